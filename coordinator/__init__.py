@@ -1,0 +1,1 @@
+"""The coordinator: decides which slices run on which nodes."""

@@ -1,0 +1,1 @@
+"""The edge node: runs the slices that it is given."""

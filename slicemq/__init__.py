@@ -1,0 +1,1 @@
+"""The contract of SliceMQ: what travels over MQTT, and how to ask for an inference."""
