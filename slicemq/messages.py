@@ -1,0 +1,436 @@
+"""Control documents: frozen dataclasses, JSON on the wire, checked on the way in (docs/reference/protocol.md).
+
+Unknown fields are ignored, so that a minor version may add some; an unknown major version is refused.
+Times are seconds, sizes are bytes unless a name says otherwise. 64-bit numbers are 16 hex digits, because
+many JSON readers keep only 53 bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import dacite
+
+from slicemq.errors import ProtocolError, VersionError
+from slicemq.topics import PROTOCOL_MAJOR, is_id, is_revision, is_sha256
+
+PROTOCOL = f"{PROTOCOL_MAJOR}.0"
+MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
+
+NodeStateWord = Literal["init", "ready", "draining", "disconnected", "lost"]
+SliceStateWord = Literal["fetching", "loading", "ready", "failed"]
+RouteStateWord = Literal["active", "draining", "lost"]
+PipelineStateWord = Literal["running", "paused", "removed"]
+CoordinatorStateWord = Literal["starting", "ready", "standby", "disconnected", "lost"]
+
+Document = TypeVar("Document")
+
+
+def new_epoch() -> str:
+    """A random 64-bit number as 16 hex digits; compared for equality only (protocol rule 16)."""
+    return secrets.token_hex(8)
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+@dataclass(frozen=True, order=True)
+class Stamp:
+    """Orders the coordinators' documents: (term, instance, counter), compared in that order (rule 21)."""
+
+    term: int
+    instance: str
+    counter: int
+
+
+@dataclass(frozen=True)
+class CoordinatorState:
+    """`coordinator`: who coordinates. `since` is Unix time; the will is the same document with `lost`."""
+
+    state: CoordinatorStateWord
+    stamp: Stamp
+    since: float
+    software: str
+
+
+@dataclass(frozen=True)
+class NodeState:
+    """`nodes/<node>/state`: `lost` is published by the broker only, as the node's will."""
+
+    node: str
+    state: NodeStateWord
+    epoch: str
+    software: str = ""
+
+    def __post_init__(self) -> None:
+        _expect(is_id(self.node), f"node: {self.node!r} is not an id")
+
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """A TFLite runtime that a node has: `ai_edge_litert` or `tflite_runtime`, and its version."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """A node's link to the broker as measured: bytes per second up and down, round trip in seconds."""
+
+    up: float
+    down: float
+    rtt: float
+
+    def __post_init__(self) -> None:
+        _expect(self.up > 0 and self.down > 0 and self.rtt >= 0, "link: rates must be positive")
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """`nodes/<node>/capacity`: what a node can give.
+
+    `cores` counts the cgroup's quota (0.2 is a fifth of a core); `threads` is what its interpreters use.
+    `memory` is bytes for slices, agent and idle workers already taken off. `speeds` is, per operator
+    class, runs per second of the shipped calibration model of that class.
+    """
+
+    node: str
+    epoch: str
+    software: str
+    arch: str
+    cores: float
+    threads: int
+    memory: int
+    worker_memory: int
+    runtime: RuntimeInfo
+    speeds: dict[str, float]
+    link: Link
+    codecs: tuple[str, ...] = ("raw",)
+    artifacts: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(is_id(self.node), f"node: {self.node!r} is not an id")
+        _expect(self.memory >= 0, "memory: must not be negative")
+        _expect(all(v > 0 for v in self.speeds.values()), "speeds: must be positive")
+
+
+@dataclass(frozen=True)
+class SliceBeat:
+    """One loaded slice in a heartbeat.
+
+    Counters count since the slice was loaded; `waiting` is the age in seconds of the oldest frame that
+    waits or is computed now (0: none); the `_ms` fields are means over the last frames.
+    """
+
+    pipeline: str
+    revision: str
+    slice: str
+    link: Literal["up", "down"]
+    frames: int = 0
+    errors: int = 0
+    dropped: int = 0
+    queued: int = 0
+    waiting: float = 0.0
+    receive_ms: float = 0.0
+    decode_ms: float = 0.0
+    invoke_ms: float = 0.0
+    encode_ms: float = 0.0
+    send_ms: float = 0.0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """`nodes/<node>/heartbeat`: not retained, QoS 0. `seen` echoes the highest coordinator stamp (rule 7)."""
+
+    node: str
+    epoch: str
+    counter: int
+    load: float
+    memory_used: int
+    slices: tuple[SliceBeat, ...] = ()
+    seen: Stamp | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A content-addressed file."""
+
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        _expect(is_sha256(self.sha256), "sha256: expected 64 lower-case hex digits")
+        _expect(self.size > 0, "size: must be positive")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor by its index in the whole model; `dtype` is numpy's name, -1 in `shape` is unknown."""
+
+    index: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Tensors that one slice sends to one set of consumers: one message, one topic."""
+
+    id: str
+    tensors: tuple[TensorSpec, ...]
+    codec: str = "raw"
+
+    def __post_init__(self) -> None:
+        _expect(is_id(self.id), f"id: {self.id!r} is not an id")
+        _expect(len(self.tensors) > 0, "tensors: must not be empty")
+
+
+@dataclass(frozen=True)
+class ResultPart:
+    """What a slice sends to the client: part `part` (from 0) of `parts`."""
+
+    part: int
+    parts: int
+    tensors: tuple[TensorSpec, ...]
+    codec: str = "raw"
+
+
+@dataclass(frozen=True)
+class SliceAssignment:
+    """One slice that a node shall run.
+
+    `takes` and `gives` are whole-model tensor indices in the order of the slice's own inputs and outputs.
+    """
+
+    pipeline: str
+    revision: str
+    slice: str
+    artifact: Artifact
+    memory: int
+    takes: tuple[int, ...]
+    gives: tuple[int, ...]
+    inputs: tuple[Bundle, ...]
+    outputs: tuple[Bundle, ...] = ()
+    result: ResultPart | None = None
+
+    def __post_init__(self) -> None:
+        _expect(is_id(self.pipeline), f"pipeline: {self.pipeline!r} is not an id")
+        _expect(is_id(self.slice), f"slice: {self.slice!r} is not an id")
+        _expect(is_revision(self.revision), f"revision: {self.revision!r} is not <n>-<8 hex>")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """`nodes/<node>/assignment`: the whole set of slices that a node shall run; `slices: []` ends all."""
+
+    node: str
+    stamp: Stamp
+    slices: tuple[SliceAssignment, ...]
+
+
+@dataclass(frozen=True)
+class SliceReport:
+    """How far one assigned slice is; `reason` says why it failed or waits."""
+
+    pipeline: str
+    revision: str
+    slice: str
+    state: SliceStateWord
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """`nodes/<node>/report`: every slice that the node holds; what is not listed takes no memory."""
+
+    node: str
+    epoch: str
+    counter: int
+    slices: tuple[SliceReport, ...] = ()
+    seen: Stamp | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """A revision that clients may send to, or must know the end of.
+
+    `entry` lists the bundles that a client publishes, `parts` how many parts a result has.
+    """
+
+    revision: str
+    state: RouteStateWord
+    weight: float
+    entry: tuple[Bundle, ...]
+    parts: int
+
+    def __post_init__(self) -> None:
+        _expect(is_revision(self.revision), f"revision: {self.revision!r} is not <n>-<8 hex>")
+        _expect(1 <= self.parts <= 1024, "parts: expected 1 to 1024")
+
+
+@dataclass(frozen=True)
+class PipelineDocument:
+    """`pipelines/<name>`: what clients read.
+
+    `spec` digests inputs and outputs; `window` is how many frames all clients together may have on their
+    way, `clients` how many share it; a higher `resend` asks clients to send again all that is unanswered.
+    """
+
+    name: str
+    stamp: Stamp
+    state: PipelineStateWord
+    reason: str
+    model: str
+    spec: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    routes: tuple[Route, ...] = ()
+    window: int = 1
+    clients: int = 1
+    resend: int = 0
+
+    def __post_init__(self) -> None:
+        _expect(is_id(self.name), f"name: {self.name!r} is not an id")
+        _expect(self.window >= 1 and self.clients >= 0, "window: must be at least 1")
+
+
+@dataclass(frozen=True)
+class PlanDocument:
+    """`pipelines/<name>/plan`: the plan file's content, for people and tools."""
+
+    name: str
+    stamp: Stamp
+    revision: str
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """`requests/<client>/<verb>`: a desired state; a repeat has the same transaction and is harmless."""
+
+    transaction: str
+    body: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _expect(1 <= len(self.transaction) <= 64, "transaction: expected 1 to 64 characters")
+
+
+@dataclass(frozen=True)
+class Response:
+    """`responses/<client>`: the answer to one request; `error` is empty when it was accepted."""
+
+    transaction: str
+    error: str = ""
+    exit_code: int = 0
+    body: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ChunkRequest:
+    """`artifacts/<sha256>/request`: the receiver asks for `chunks` chunks of `chunk` bytes from `offset`."""
+
+    receiver: str
+    transaction: str
+    offset: int
+    chunk: int
+    chunks: int
+
+    def __post_init__(self) -> None:
+        _expect(is_id(self.receiver), f"receiver: {self.receiver!r} is not an id")
+        _expect(1 <= len(self.transaction) <= 64, "transaction: expected 1 to 64 characters")
+        _expect(self.offset >= 0, "offset: must not be negative")
+        _expect(1 <= self.chunk <= 1 << 20, "chunk: expected 1 to 1048576")
+        _expect(1 <= self.chunks <= 64, "chunks: expected 1 to 64")
+
+
+@dataclass(frozen=True)
+class Beat:
+    """`coordinator/marker`: the coordinator's message to itself (rules 20 and 23)."""
+
+    instance: str
+    counter: int
+
+
+def encode(document: Any) -> bytes:
+    """The JSON of a document, with the protocol version in front."""
+    body = {"protocol": PROTOCOL, **dataclasses.asdict(document)}
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+
+
+def decode(kind: type[Document], payload: bytes, topic: str) -> Document:
+    """Read a document of type `kind`.
+
+    Raises ProtocolError that names the topic, the field and what was expected, or VersionError for
+    another major version.
+    """
+    body = _json_object(payload, topic)
+    check_version(body, topic)
+    try:
+        return dacite.from_dict(kind, body, _DACITE)  # type: ignore[type-var]
+    except (dacite.DaciteError, ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"{topic}: not a {kind.__name__}: {error}") from error
+
+
+def check_version(body: dict[str, Any], topic: str) -> None:
+    """Raise VersionError unless the document's `protocol` has this software's major version."""
+    version = body.get("protocol")
+    if not isinstance(version, str) or not version.split(".")[0].isdigit():
+        raise ProtocolError(f"{topic}: field protocol: expected a version such as {PROTOCOL!r}, got {version!r}")
+    if int(version.split(".")[0]) != PROTOCOL_MAJOR:
+        raise VersionError(f"{topic}: protocol version {version!r}, this software speaks {PROTOCOL!r}")
+
+
+def to_plain(document: Any) -> dict[str, Any]:
+    """A document as plain dicts and lists, to put inside another or to print."""
+    return dataclasses.asdict(document)
+
+
+def from_plain(kind: type[Document], body: Any, where: str) -> Document:
+    """The reverse of `to_plain`; raises ProtocolError that names `where` and the field."""
+    if not isinstance(body, dict):
+        raise ProtocolError(f"{where}: expected an object, got {type(body).__name__}")
+    try:
+        return dacite.from_dict(kind, body, _DACITE)  # type: ignore[type-var]
+    except (dacite.DaciteError, ValueError, TypeError, RecursionError) as error:
+        raise ProtocolError(f"{where}: not a {kind.__name__}: {error}") from error
+
+
+def _json_object(payload: bytes, topic: str) -> dict[str, Any]:
+    if len(payload) > MAX_DOCUMENT_BYTES:
+        raise ProtocolError(f"{topic}: {len(payload)} bytes, expected at most {MAX_DOCUMENT_BYTES}")
+    try:
+        body = json.loads(payload, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"{topic}: not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise ProtocolError(f"{topic}: expected a JSON object, got {type(body).__name__}")
+    return body
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is not a number")
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise TypeError("expected a number, got a boolean")
+    return float(value) if isinstance(value, int) and abs(value) < 1 << 53 else value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise TypeError("expected a whole number, got a boolean")
+    return value
+
+
+_DACITE = dacite.Config(cast=[tuple], type_hooks={float: _number, int: _whole}, check_types=True)
