@@ -385,7 +385,9 @@ def check_version(body: dict[str, Any], topic: str) -> None:
     """Raise VersionError unless the document's `protocol` has this software's major version."""
     version = body.get("protocol")
     if not isinstance(version, str) or not version.split(".")[0].isdigit():
-        raise ProtocolError(f"{topic}: field protocol: expected a version such as {PROTOCOL!r}, got {version!r}")
+        raise ProtocolError(
+            f"{topic}: field protocol: expected a version such as {PROTOCOL!r}, got {version!r}"
+        )
     if int(version.split(".")[0]) != PROTOCOL_MAJOR:
         raise VersionError(f"{topic}: protocol version {version!r}, this software speaks {PROTOCOL!r}")
 

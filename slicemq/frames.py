@@ -1,0 +1,240 @@
+"""Frames: bytes <-> header and tensors, every length checked (docs/reference/protocol.md, "The frame").
+
+offset  size  what
+0       4     magic `SMQF`
+4       1     version, 1
+5       3     zero
+8       4     header length n, unsigned, big-endian
+12      n     header: a MessagePack map
+12+n    0-15  zeros up to a multiple of 16
+...           tensor bytes, back to back, in the order of the header's `tensors`
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from slicemq import codecs
+from slicemq.errors import FrameError
+from slicemq.messages import TensorSpec
+from slicemq.topics import is_id, is_revision
+
+MAGIC = b"SMQF"
+VERSION = 1
+# Bounds against hostile frames: generous for real models (Basic Pitch has 17 tensors in a cut, names of 200
+# characters), small enough that a header can neither fill memory nor hold the interpreter for long.
+MAX_HEADER_BYTES = 1 << 17
+MAX_TENSORS = 1024
+MAX_DIMENSIONS = 8
+MAX_TENSOR_BYTES = 1 << 30
+_PREFIX = struct.Struct(">4sB3sI")
+_ALIGN = 16
+_U64 = 1 << 64
+
+
+@dataclass(frozen=True)
+class FrameHeader:
+    """What names a frame. `sent` is the client's Unix time in seconds; `stream` and `sequence` are 64-bit.
+
+    `error` is empty, or the reason word with which a slice ended the frame (`message` explains it).
+    """
+
+    client: str
+    stream: int
+    sequence: int
+    sent: float
+    revision: str
+    part: int = 0
+    parts: int = 1
+    error: str = ""
+    message: str = ""
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """(client, stream, sequence): what names the frame within a revision (protocol rule 2)."""
+        return (self.client, self.stream, self.sequence)
+
+
+@dataclass(frozen=True)
+class WireTensor:
+    """A tensor as it travels: `data` is `codec`'s encoding of `shape` elements of `dtype` (numpy's name)."""
+
+    index: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    codec: str
+    data: memoryview
+
+    def array(self) -> npt.NDArray[Any]:
+        """The decoded tensor; with `raw` it shares the frame's memory and is read-only. Raises FrameError."""
+        return codecs.decode(self.codec, self.data, np.dtype(self.dtype), self.shape)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A decoded frame; its tensors still share the payload's memory."""
+
+    header: FrameHeader
+    tensors: tuple[WireTensor, ...]
+
+    def arrays(self) -> dict[int, npt.NDArray[Any]]:
+        """The tensors by whole-model index; raises FrameError."""
+        return {tensor.index: tensor.array() for tensor in self.tensors}
+
+
+def encode_frame(
+    header: FrameHeader,
+    tensors: Sequence[tuple[TensorSpec, npt.NDArray[Any]]],
+    codec: str = "raw",
+) -> list[bytes | memoryview]:
+    """The frame as buffers to be sent back to back; with `raw` the tensors are not copied.
+
+    Raises FrameError when an array's dtype cannot travel or the codec is not known here.
+    """
+    rows: list[list[Any]] = []
+    buffers: list[bytes | memoryview] = []
+    for spec, array in tensors:
+        dtype = array.dtype.name
+        if dtype not in codecs.DTYPES:
+            raise FrameError(f"tensor {spec.index} ({spec.name}): dtype {dtype} cannot travel in a frame")
+        used, data = codecs.encode(codec, array)
+        rows.append([spec.index, spec.name, dtype, list(array.shape), used, len(data)])
+        buffers.append(data)
+    body: dict[str, Any] = {
+        "client": header.client,
+        "stream": header.stream,
+        "seq": header.sequence,
+        "sent": header.sent,
+        "rev": header.revision,
+        "part": header.part,
+        "parts": header.parts,
+        "tensors": rows,
+    }
+    if header.error:
+        body["error"] = header.error
+        body["message"] = header.message[:4096]
+    packed = msgpack.packb(body)
+    if len(packed) > MAX_HEADER_BYTES:
+        raise FrameError(f"header of {len(packed)} bytes, at most {MAX_HEADER_BYTES} may travel")
+    padding = -(_PREFIX.size + len(packed)) % _ALIGN
+    prefix = _PREFIX.pack(MAGIC, VERSION, b"\0\0\0", len(packed)) + packed + b"\0" * padding
+    return [prefix, *buffers]
+
+
+def decode_frame(payload: bytes | memoryview) -> Frame:
+    """Read a frame without copying its tensors; raises FrameError that names the field and what was expected."""
+    view = memoryview(payload).toreadonly()
+    if len(view) < _PREFIX.size:
+        raise FrameError(f"{len(view)} bytes, a frame has at least {_PREFIX.size}")
+    magic, version, zeros, length = _PREFIX.unpack_from(view)
+    if magic != MAGIC:
+        raise FrameError(f"magic {magic!r}, expected {MAGIC!r}")
+    if version != VERSION or zeros != b"\0\0\0":
+        raise FrameError(f"frame version {version}, this software speaks {VERSION}")
+    if length > min(MAX_HEADER_BYTES, len(view) - _PREFIX.size):
+        raise FrameError(f"header length {length}, the frame has {len(view)} bytes")
+    try:
+        body = msgpack.unpackb(view[_PREFIX.size : _PREFIX.size + length], strict_map_key=True)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise FrameError(f"header is not MessagePack: {error}") from error
+    if not isinstance(body, dict):
+        raise FrameError(f"header: expected a map, got {type(body).__name__}")
+    header = _header(body)
+    start = -(-(_PREFIX.size + length) // _ALIGN) * _ALIGN
+    return Frame(header, _tensors(body, view, start))
+
+
+def _header(body: dict[str, Any]) -> FrameHeader:
+    client, revision = _text(body, "client"), _text(body, "rev")
+    if not is_id(client):
+        raise FrameError(f"field client: {client[:80]!r} is not an id")
+    if not is_revision(revision):
+        raise FrameError(f"field rev: {revision[:80]!r} is not <n>-<8 hex>")
+    sent = body.get("sent")
+    if not isinstance(sent, float) or not math.isfinite(sent):
+        raise FrameError(f"field sent: expected a float, got {str(sent)[:80]}")
+    parts = _whole(body, "parts", 1024)
+    part = _whole(body, "part", 1024)
+    if not part < parts:
+        raise FrameError(f"field part: {part} of {parts} parts")
+    return FrameHeader(
+        client=client,
+        stream=_whole(body, "stream", _U64 - 1),
+        sequence=_whole(body, "seq", _U64 - 1),
+        sent=sent,
+        revision=revision,
+        part=part,
+        parts=parts,
+        error=_text(body, "error", 64) if "error" in body else "",
+        message=_text(body, "message", 4096) if "message" in body else "",
+    )
+
+
+def _tensors(body: dict[str, Any], view: memoryview, start: int) -> tuple[WireTensor, ...]:
+    rows = body.get("tensors")
+    if not isinstance(rows, list) or len(rows) > MAX_TENSORS:
+        raise FrameError(f"field tensors: expected a list of at most {MAX_TENSORS}")
+    tensors = []
+    position = start
+    for number, row in enumerate(rows):
+        where = f"tensors[{number}]"
+        if not isinstance(row, list) or len(row) != 6:
+            raise FrameError(f"{where}: expected [index, name, dtype, shape, codec, bytes]")
+        index, name, dtype, shape, codec, nbytes = row
+        if not _is_whole(index, 1 << 31):
+            raise FrameError(f"{where}: index {str(index)[:80]} is not a tensor index")
+        if not isinstance(name, str) or len(name) > 4096:
+            raise FrameError(f"{where}: name: expected at most 4096 characters")
+        if not isinstance(dtype, str) or dtype not in codecs.DTYPES:
+            raise FrameError(
+                f"{where}: dtype {str(dtype)[:80]!r} is not one of {', '.join(sorted(codecs.DTYPES))}"
+            )
+        if (
+            not isinstance(shape, list)
+            or len(shape) > MAX_DIMENSIONS
+            or not all(_is_whole(size, 1 << 31) for size in shape)
+        ):
+            raise FrameError(f"{where}: shape: expected at most {MAX_DIMENSIONS} whole numbers")
+        if math.prod(shape) * codecs.DTYPES[dtype] > MAX_TENSOR_BYTES:
+            raise FrameError(f"{where}: shape {shape} of {dtype} is over {MAX_TENSOR_BYTES} bytes")
+        if not isinstance(codec, str) or not _is_whole(nbytes, MAX_TENSOR_BYTES):
+            raise FrameError(f"{where}: expected a codec's name and a byte length")
+        if nbytes > len(view) - position:
+            raise FrameError(f"{where}: {nbytes} bytes announced, {max(0, len(view) - position)} left")
+        tensors.append(
+            WireTensor(index, name, dtype, tuple(shape), codec, view[position : position + nbytes])
+        )
+        position += nbytes
+    if position != len(view):
+        raise FrameError(f"{len(view)} bytes, header and tensors take {position}")
+    if len({tensor.index for tensor in tensors}) != len(tensors):
+        raise FrameError("field tensors: one index stands twice")
+    return tuple(tensors)
+
+
+def _is_whole(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def _whole(body: dict[str, Any], name: str, most: int) -> int:
+    value = body.get(name)
+    if not _is_whole(value, most):
+        raise FrameError(f"field {name}: expected a whole number up to {most}, got {str(value)[:80]}")
+    assert isinstance(value, int)
+    return value
+
+
+def _text(body: dict[str, Any], name: str, most: int = 256) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or len(value) > most:
+        raise FrameError(f"field {name}: expected at most {most} characters of text, got {str(value)[:80]}")
+    return value
