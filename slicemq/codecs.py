@@ -83,7 +83,7 @@ def decode(name: str, data: memoryview, dtype: np.dtype[Any], shape: tuple[int, 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
     little = array.astype(array.dtype.newbyteorder("<"), copy=False) if sys.byteorder == "big" else array
-    return memoryview(np.ascontiguousarray(little).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def _view(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> npt.NDArray[Any]:

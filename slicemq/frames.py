@@ -195,9 +195,7 @@ def _tensors(body: dict[str, Any], view: memoryview, start: int) -> tuple[WireTe
         if not isinstance(name, str) or len(name) > 4096:
             raise FrameError(f"{where}: name: expected at most 4096 characters")
         if not isinstance(dtype, str) or dtype not in codecs.DTYPES:
-            raise FrameError(
-                f"{where}: dtype {str(dtype)[:80]!r} is not one of {', '.join(sorted(codecs.DTYPES))}"
-            )
+            raise FrameError(f"{where}: dtype {str(dtype)[:80]!r} is not one of {', '.join(sorted(codecs.DTYPES))}")
         if (
             not isinstance(shape, list)
             or len(shape) > MAX_DIMENSIONS
@@ -210,9 +208,7 @@ def _tensors(body: dict[str, Any], view: memoryview, start: int) -> tuple[WireTe
             raise FrameError(f"{where}: expected a codec's name and a byte length")
         if nbytes > len(view) - position:
             raise FrameError(f"{where}: {nbytes} bytes announced, {max(0, len(view) - position)} left")
-        tensors.append(
-            WireTensor(index, name, dtype, tuple(shape), codec, view[position : position + nbytes])
-        )
+        tensors.append(WireTensor(index, name, dtype, tuple(shape), codec, view[position : position + nbytes]))
         position += nbytes
     if position != len(view):
         raise FrameError(f"{len(view)} bytes, header and tensors take {position}")

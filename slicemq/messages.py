@@ -376,7 +376,7 @@ def decode(kind: type[Document], payload: bytes, topic: str) -> Document:
     body = _json_object(payload, topic)
     check_version(body, topic)
     try:
-        return dacite.from_dict(kind, body, _DACITE)  # type: ignore[type-var]
+        return dacite.from_dict(kind, body, _DACITE)
     except (dacite.DaciteError, ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"{topic}: not a {kind.__name__}: {error}") from error
 
@@ -385,9 +385,7 @@ def check_version(body: dict[str, Any], topic: str) -> None:
     """Raise VersionError unless the document's `protocol` has this software's major version."""
     version = body.get("protocol")
     if not isinstance(version, str) or not version.split(".")[0].isdigit():
-        raise ProtocolError(
-            f"{topic}: field protocol: expected a version such as {PROTOCOL!r}, got {version!r}"
-        )
+        raise ProtocolError(f"{topic}: field protocol: expected a version such as {PROTOCOL!r}, got {version!r}")
     if int(version.split(".")[0]) != PROTOCOL_MAJOR:
         raise VersionError(f"{topic}: protocol version {version!r}, this software speaks {PROTOCOL!r}")
 
@@ -402,7 +400,7 @@ def from_plain(kind: type[Document], body: Any, where: str) -> Document:
     if not isinstance(body, dict):
         raise ProtocolError(f"{where}: expected an object, got {type(body).__name__}")
     try:
-        return dacite.from_dict(kind, body, _DACITE)  # type: ignore[type-var]
+        return dacite.from_dict(kind, body, _DACITE)
     except (dacite.DaciteError, ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"{where}: not a {kind.__name__}: {error}") from error
 
