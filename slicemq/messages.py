@@ -306,11 +306,12 @@ class PipelineDocument:
 
 @dataclass(frozen=True)
 class PlanDocument:
-    """`pipelines/<name>/plan`: the plan file's content, for people and tools."""
+    """`pipelines/<name>/plan`: the plan file's content, for people and tools, and the whole model's artifact."""
 
     name: str
     stamp: Stamp
     revision: str
+    model: Artifact
     plan: dict[str, Any]
 
 

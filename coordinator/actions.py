@@ -1,0 +1,73 @@
+"""What the pure core asks its shell to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.intents import Intent
+from slicemq.messages import Capacity, Response, Route, TensorSpec
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Own a retained document: publish it now and on every connection."""
+
+    topic: str
+    document: Any
+
+
+@dataclass(frozen=True)
+class Clear:
+    """Clear a retained topic (an empty retained payload) and forget it."""
+
+    topic: str
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Store the records before anything later in the list is published (rule 24)."""
+
+
+@dataclass(frozen=True)
+class Respond:
+    """Answer a client's request."""
+
+    client: str
+    response: Response
+
+
+@dataclass(frozen=True)
+class MakePlan:
+    """Plan `intent` on `nodes` (each capacity's `memory` is what is free), cut and store its slices.
+
+    Nodes in `avoid` are used only when the others do not suffice. `client` has the model if the store has not.
+    The answer is `Cluster.on_planned` or `on_plan_failed` with the same job.
+    """
+
+    job: int
+    intent: Intent
+    nodes: tuple[Capacity, ...]
+    avoid: frozenset[str]
+    client: str | None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Send a frame through a revision, again until `StopProbe`; `Cluster.on_probed` when all parts came."""
+
+    pipeline: str
+    revision: str
+    route: Route
+    inputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class StopProbe:
+    """Stop probing a revision."""
+
+    pipeline: str
+    revision: str
+
+
+Action = Publish | Clear | Persist | Respond | MakePlan | Probe | StopProbe

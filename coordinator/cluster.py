@@ -1,0 +1,377 @@
+"""The coordinator's core: what is known, and what each event changes. PURE: no I/O, no locks, no clock.
+
+Every event takes the time (seconds on a monotonic clock) and returns the actions that its shell must carry out in
+order (coordinator/service.py). The life of a revision is in lifecycle.py, who is alive in membership.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from coordinator.actions import Action, Clear, MakePlan, Persist, Probe, Publish, Respond, StopProbe
+from coordinator.documents import all_documents
+from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
+from coordinator.lifecycle import Settings, advance, flip, wants_plan
+from coordinator.membership import Membership
+from slicemq.errors import InsufficientCapacityError, PipelineError, SliceMQError
+from slicemq.messages import Capacity, Heartbeat, NodeState, Report, Response, Stamp
+from slicemq.topics import Topics
+
+_REMEMBERED_ANSWERS = 512
+
+
+class Cluster:
+    """The state of one cluster as its coordinator sees it."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        *,
+        instance: str,
+        records: Iterable[PipelineRecord] = (),
+        term: int = 0,
+        settings: Settings | None = None,
+        members: Membership | None = None,
+    ) -> None:
+        self.topics = topics
+        self.instance = instance
+        self.settings = settings or Settings()
+        self.members = members or Membership()
+        self.records = {record.name: record for record in records}
+        self.term = term
+        self.started = False
+        self._counter = 0
+        self._jobs = 0
+        self._published: dict[str, Any] = {}
+        self._sent: dict[str, tuple[Stamp, float]] = {}
+        self._addressed: set[str] = set()
+        self._answers: OrderedDict[tuple[str, str], Response] = OrderedDict()
+        self._actions: list[Action] = []
+        self._changed = True
+
+    # -- what is heard -------------------------------------------------------------------------------------
+
+    def saw_term(self, term: int) -> None:
+        """A term seen in a document or an echo: this coordinator's must exceed it (rule 21)."""
+        if not self.started:
+            self.term = max(self.term, term)
+
+    def adopt(self, record: PipelineRecord) -> None:
+        """Take over a pipeline that runs but is not in the store (rebuilt from retained documents)."""
+        self.records.setdefault(record.name, record)
+
+    def start(self, now: float) -> list[Action]:
+        """Begin to decide: the marker came back and a heartbeat deadline has passed (rule 23)."""
+        self.term += 1
+        self.started = True
+        self._actions.append(Persist())
+        return self.tick(now)
+
+    def stamp(self) -> Stamp:
+        """The next stamp of this coordinator."""
+        self._counter += 1
+        return Stamp(self.term, self.instance, self._counter)
+
+    def on_node_state(self, now: float, document: NodeState) -> list[Action]:
+        """A node's state or its will."""
+        self.members.on_state(document)
+        self._nodes_changed()
+        return self.tick(now)
+
+    def on_capacity(self, now: float, document: Capacity) -> list[Action]:
+        """A node's capacity."""
+        known = self.members.node(document.node).capacity
+        self.members.on_capacity(document)
+        if known is None or _placement_view(known) != _placement_view(document):
+            self._nodes_changed()
+            return self.tick(now)
+        return []
+
+    def on_report(self, now: float, document: Report) -> list[Action]:
+        """A node's report."""
+        self.members.on_report(document)
+        return self.tick(now)
+
+    def on_heartbeat(self, now: float, beat: Heartbeat) -> list[Action]:
+        """A node's heartbeat; most change nothing, so only a new life is looked at at once."""
+        if beat.seen is not None:
+            self.saw_term(beat.seen.term)
+        if self.members.on_heartbeat(beat):
+            self._addressed.add(beat.node)
+            self._nodes_changed()
+            return self.tick(now)
+        return []
+
+    def on_own_beat(self, now: float) -> list[Action]:
+        """The coordinator's own beat came back from the broker."""
+        if self.members.on_own_beat(now):
+            self._nodes_changed()
+        return self.tick(now)
+
+    def on_disconnected(self) -> None:
+        """The connection to the broker is down."""
+        self.members.on_disconnected()
+
+    def on_foreign(self, now: float, topic: str) -> list[Action]:
+        """A retained document of the coordinator's kind that it does not know: clear it, or end it explicitly."""
+        if not self.started or topic in self._published:
+            return []
+        parts = self.topics.parts(topic)
+        if parts[0] == "nodes":
+            self._addressed.add(parts[1])
+            self._changed = True
+            return self.tick(now)
+        return [Clear(topic)]
+
+    # -- what is asked -------------------------------------------------------------------------------------
+
+    def on_deploy(self, now: float, client: str, transaction: str, intent: Intent) -> list[Action]:
+        """`deploy`: this model shall run under this name. Answered when its plan is made, or cannot be."""
+        if self._is_repeat(client, transaction):
+            return self._take()
+        record = self.records.get(intent.name)
+        if record is None or record.removed_at is not None:
+            highest = record.highest if record is not None else 0
+            resend = record.resend if record is not None else 0
+            record = PipelineRecord(intent.name, highest=highest, resend=resend)
+            self.records[intent.name] = record
+        for wish in (record.wish, record.job_wish):
+            self._answer(wish, error="a newer deploy took its place", exit_code=41)
+        record.job = record.job_wish = None
+        record.wish = Wish(intent, (client, transaction))
+        self._changed = True
+        return self.tick(now)
+
+    def on_undeploy(self, now: float, client: str, transaction: str, name: str) -> list[Action]:
+        """`undeploy`: the pipeline shall not run any more."""
+        if self._is_repeat(client, transaction):
+            return self._take()
+        record = self.records.get(name)
+        requester = (client, transaction)
+        if record is None or record.removed_at is not None:
+            self._reply(requester, error=f"no pipeline is called {name!r}", exit_code=PipelineError.exit_code)
+            return self._take()
+        for wish in (record.wish, record.job_wish):
+            self._answer(wish, error="the pipeline was undeployed", exit_code=41)
+        for revision in record.in_phase("probing"):
+            self._actions.append(StopProbe(name, revision.id))
+        record.wish = record.job_wish = record.job = None
+        record.removed_at = now
+        record.status = "undeployed"
+        self._changed = True
+        self._actions.append(Persist())
+        self._reply(requester, body={"name": name})
+        return self.tick(now)
+
+    def on_refused(self, client: str, transaction: str, error: SliceMQError) -> list[Action]:
+        """A request that could not be read."""
+        if not self._is_repeat(client, transaction):
+            self._reply((client, transaction), error=str(error), exit_code=error.exit_code)
+        return self._take()
+
+    def on_attach(self, now: float, client: str, pipeline: str, attached: bool) -> list[Action]:
+        """A client shares (or gives back) a part of a pipeline's window; it says so again every 10 s."""
+        record = self.records.get(pipeline)
+        if record is None or record.removed_at is not None:
+            return []
+        before = len(record.clients)
+        if attached:
+            record.clients[client] = now + self.settings.client_expires
+        else:
+            record.clients.pop(client, None)
+        self._changed |= len(record.clients) != before
+        return self.tick(now) if self._changed else []
+
+    # -- what the shell answers ----------------------------------------------------------------------------
+
+    def on_planned(self, now: float, job: int, blueprint: Blueprint) -> list[Action]:
+        """A plan is made and its slices are stored: prepare a revision of it."""
+        record = self._record_of(job)
+        if record is None:
+            return []
+        wish, record.job, record.job_wish = record.job_wish, None, None
+        active = record.active
+        intent = wish.intent if wish is not None else record.intent
+        assert intent is not None
+        if active is not None and wish is not None and active.blueprint.digest == blueprint.digest:
+            active.intent = record.intent = intent
+            self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
+            self._actions.append(Persist())
+            return self.tick(now)
+        if coming := record.coming:
+            # A wish superseded what was preparing.
+            if coming.phase == "probing":
+                self._actions.append(StopProbe(record.name, coming.id))
+            del record.revisions[coming.id]
+        record.highest += 1
+        revision = Revision(f"{record.highest}-{blueprint.digest[:8]}", intent, blueprint, since=now)
+        revision.deadline = now + self.settings.prepare_most
+        record.revisions[revision.id] = revision
+        record.intent = record.intent or intent
+        record.status = f"{revision.id}: nodes fetch their slices"
+        record.needs_nodes = False
+        self._addressed |= revision.nodes
+        self._changed = True
+        self._actions.append(Persist())
+        self._answer(wish, body={"name": record.name, "revision": revision.id, "unchanged": False})
+        return self.tick(now)
+
+    def on_plan_failed(self, now: float, job: int, error: SliceMQError) -> list[Action]:
+        """No plan can be made now."""
+        record = self._record_of(job)
+        if record is None:
+            return []
+        wish, record.job, record.job_wish = record.job_wish, None, None
+        if wish is not None and wish.requester is not None:
+            self._answer(wish, error=str(error), exit_code=error.exit_code)
+            if record.intent is None:
+                del self.records[record.name]
+            return self.tick(now)
+        record.needs_nodes = isinstance(error, InsufficientCapacityError)
+        record.retry_at = now + self.settings.retry_after
+        record.status = str(error) if record.active is None else f"no newer revision: {error}"
+        self._changed = True
+        return self.tick(now)
+
+    def on_probed(self, now: float, pipeline: str, revision_id: str) -> list[Action]:
+        """A probe frame has left every output of a revision (rule 11): flip."""
+        record = self.records.get(pipeline)
+        revision = record.revisions.get(revision_id) if record is not None else None
+        if record is None or revision is None or revision.phase != "probing" or record.removed_at is not None:
+            return []
+        flip(record, revision, self.settings, now)
+        self._changed = True
+        self._actions.append(Persist())
+        return self.tick(now)
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Action]:
+        """Move on whatever time or facts allow; returns all actions that have come up."""
+        if not self.started:
+            return self._take()
+        for record in list(self.records.values()):
+            self._advance(record, now)
+        if self._changed:
+            self._changed = False
+            self._flush(now)
+        self._repeat_unseen(now)
+        return self._take()
+
+    def _advance(self, record: PipelineRecord, now: float) -> None:
+        if record.removed_at is not None:
+            if now - record.removed_at > self.settings.removed_shown:
+                del self.records[record.name]
+                self._changed = True
+                self._actions.append(Persist())
+            return
+        gone = [client for client, until in record.clients.items() if until < now]
+        for client in gone:
+            del record.clients[client]
+        change = advance(record, self.members, self.settings, now)
+        self._changed |= change.changed or bool(gone)
+        if change.persist:
+            self._actions.append(Persist())
+        self._actions += [StopProbe(record.name, revision.id) for revision in change.unprobe]
+        self._actions += [Probe(record.name, r.id, r.blueprint.route, r.blueprint.inputs) for r in change.probe]
+        if wants_plan(record, now):
+            self._plan(record)
+
+    def _plan(self, record: PipelineRecord) -> None:
+        self._jobs += 1
+        record.job, record.job_wish, record.wish = self._jobs, record.wish, None
+        intent = record.job_wish.intent if record.job_wish is not None else record.intent
+        assert intent is not None
+        requester = record.job_wish.requester if record.job_wish is not None else None
+        nodes = tuple(
+            dataclasses.replace(capacity, memory=max(0, capacity.memory - self._assigned_memory(node.id)))
+            for node in sorted(self.members.nodes.values(), key=lambda node: node.id)
+            if node.usable and (capacity := node.current_capacity) is not None
+        )
+        avoid = frozenset(node.node for node in nodes if self.members.is_shunned(node.node))
+        self._actions.append(MakePlan(self._jobs, intent, nodes, avoid, requester[0] if requester else None))
+
+    def _assigned_memory(self, node: str) -> int:
+        return sum(
+            item.memory
+            for record in self.records.values()
+            if record.removed_at is None
+            for revision in record.revisions.values()
+            if revision.phase != "lost"
+            for item in revision.blueprint.slices.get(node, ())
+        )
+
+    # -- documents and answers -----------------------------------------------------------------------------
+
+    def _flush(self, now: float) -> None:
+        wanted = all_documents(self.topics, self.records, sorted(self._addressed))
+        for topic in [topic for topic in self._published if topic not in wanted]:
+            del self._published[topic]
+            self._actions.append(Clear(topic))
+        for topic, document in wanted.items():
+            if self._published.get(topic) != document:
+                self._published[topic] = document
+                stamped = dataclasses.replace(document, stamp=self.stamp())
+                self._sent[topic] = (stamped.stamp, now)
+                self._actions.append(Publish(topic, stamped))
+
+    def _repeat_unseen(self, now: float) -> None:
+        """Send an assignment again until the node's report says that it saw it (rule 7)."""
+        for name in self._addressed:
+            node = self.members.nodes.get(name)
+            topic = self.topics.node(name, "assignment")
+            if node is None or not node.alive or topic not in self._sent:
+                continue
+            stamp, when = self._sent[topic]
+            report = node.current_report
+            seen = report.seen if report is not None else None
+            if (seen is None or seen < stamp) and now - when >= self.settings.resend_assignment:
+                self._sent[topic] = (stamp, now)
+                self._actions.append(Publish(topic, dataclasses.replace(self._published[topic], stamp=stamp)))
+
+    def _nodes_changed(self) -> None:
+        self._changed = True
+        for record in self.records.values():
+            record.needs_nodes = False
+
+    def _record_of(self, job: int) -> PipelineRecord | None:
+        return next((record for record in self.records.values() if record.job == job), None)
+
+    def _is_repeat(self, client: str, transaction: str) -> bool:
+        known = self._answers.get((client, transaction))
+        if known is not None:
+            self._actions.append(Respond(client, known))
+            return True
+        waiting = {
+            wish.requester
+            for record in self.records.values()
+            for wish in (record.wish, record.job_wish)
+            if wish is not None
+        }
+        return (client, transaction) in waiting
+
+    def _answer(self, wish: Wish | None, **fields: Any) -> None:
+        if wish is not None and wish.requester is not None:
+            self._reply(wish.requester, **fields)
+
+    def _reply(self, requester: tuple[str, str], **fields: Any) -> None:
+        response = Response(requester[1], **fields)
+        self._answers[requester] = response
+        while len(self._answers) > _REMEMBERED_ANSWERS:
+            self._answers.popitem(last=False)
+        self._actions.append(Respond(requester[0], response))
+
+    def _take(self) -> list[Action]:
+        """The actions so far, with one Persist in front of all if any asks for it."""
+        actions, self._actions = self._actions, []
+        persist = any(isinstance(action, Persist) for action in actions)
+        rest: list[Action] = [action for action in actions if not isinstance(action, Persist)]
+        return [Persist(), *rest] if persist else rest
+
+
+def _placement_view(capacity: Capacity) -> Capacity:
+    """What of a capacity matters for placing slices (not which artifacts are cached)."""
+    return dataclasses.replace(capacity, artifacts=())

@@ -1,0 +1,80 @@
+"""The retained documents that follow from what the coordinator knows, still without their stamps. PURE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from coordinator.intents import PipelineRecord
+from slicemq.messages import Assignment, PipelineDocument, PlanDocument, Route, Stamp
+from slicemq.topics import Topics
+
+UNSTAMPED = Stamp(0, "", 0)
+
+
+def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
+    """What clients read; None while the pipeline's inputs and outputs are not known yet."""
+    newest = record.active or record.coming
+    face = record.face or (newest.blueprint if newest is not None else None)
+    if face is None:
+        return None
+    intent = record.intent or (newest.intent if newest is not None else None)
+    removed = record.removed_at is not None
+    active = record.active
+    routes: list[Route] = []
+    if not removed:
+        for revision in record.revisions.values():
+            if revision.phase in ("active", "draining", "lost"):
+                blueprint = revision.blueprint.route
+                weight = 1.0 if revision.phase == "active" else 0.0
+                routes.append(Route(revision.id, revision.phase, weight, blueprint.entry, blueprint.parts))
+    return PipelineDocument(
+        name=record.name,
+        stamp=UNSTAMPED,
+        state="removed" if removed else "running" if active is not None else "paused",
+        reason=record.status,
+        model=intent.model.sha256 if intent is not None else "",
+        spec=face.spec,
+        inputs=face.inputs,
+        outputs=face.outputs,
+        routes=tuple(routes),
+        window=face.window,
+        clients=max(1, len(record.clients)),
+        resend=record.resend,
+    )
+
+
+def plan_document(record: PipelineRecord) -> PlanDocument | None:
+    """The plan of the active revision, or of the one that prepares."""
+    revision = record.active or record.coming
+    if revision is None or record.removed_at is not None:
+        return None
+    return PlanDocument(record.name, UNSTAMPED, revision.id, revision.intent.model, revision.blueprint.plan)
+
+
+def assignment(node: str, records: Iterable[PipelineRecord]) -> Assignment:
+    """All that `node` shall run; lost revisions are left out."""
+    slices = tuple(
+        item
+        for record in records
+        if record.removed_at is None
+        for revision in record.revisions.values()
+        if revision.phase != "lost"
+        for item in revision.assignments(node)
+    )
+    return Assignment(node, UNSTAMPED, slices)
+
+
+def all_documents(topics: Topics, records: dict[str, PipelineRecord], nodes: Iterable[str]) -> dict[str, Any]:
+    """Every document of the coordinator except its own state, by topic."""
+    documents: dict[str, Any] = {}
+    for record in records.values():
+        for topic, document in (
+            (topics.pipeline(record.name), pipeline_document(record)),
+            (topics.plan(record.name), plan_document(record)),
+        ):
+            if document is not None:
+                documents[topic] = document
+    for node in nodes:
+        documents[topics.node(node, "assignment")] = assignment(node, records.values())
+    return documents

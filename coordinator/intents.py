@@ -1,0 +1,125 @@
+"""What the coordinator keeps: intents, revisions, and their form in the store. PURE."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from coordinator.membership import SliceKey
+from slicemq.messages import Artifact, Route, SliceAssignment, TensorSpec
+
+Phase = Literal["preparing", "probing", "active", "draining", "lost"]
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What an operator asked for: this model under this name.
+
+    `plan` is a plan file's content when the operator gave one; then no other is made while its nodes live.
+    `options` are the planner's options as plain JSON.
+    """
+
+    name: str
+    model: Artifact
+    plan: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A made plan with its slices cut and stored: all that a revision of it needs.
+
+    `slices` gives each node's assignments, whose revision is put in later.
+    `stage_seconds` is the predicted time of each slice, by slice id.
+    """
+
+    digest: str
+    plan: dict[str, Any]
+    slices: dict[str, tuple[SliceAssignment, ...]]
+    route: Route
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    spec: str
+    window: int
+    stage_seconds: dict[str, float]
+
+
+@dataclass
+class Revision:
+    """A blueprint on its way through its life (the table of phases is at the head of lifecycle.py).
+
+    `since` is when its phase began and `deadline` when the phase must end, both on the caller's clock;
+    `unready` and `quiet` are since when a slice is not ready, and since when no frame moves (None: not so).
+    """
+
+    id: str
+    intent: Intent
+    blueprint: Blueprint
+    phase: Phase = "preparing"
+    since: float = 0.0
+    deadline: float = math.inf
+    unready: float | None = None
+    quiet: float | None = None
+    frames: int = -1
+
+    @property
+    def nodes(self) -> set[str]:
+        """The nodes that run a slice of it."""
+        return set(self.blueprint.slices)
+
+    def keys(self, node: str) -> list[SliceKey]:
+        """The slices that `node` runs for it."""
+        return [(item.pipeline, self.id, item.slice) for item in self.blueprint.slices[node]]
+
+    def assignments(self, node: str) -> list[SliceAssignment]:
+        """What `node` is told to run for it."""
+        return [replace(item, revision=self.id) for item in self.blueprint.slices.get(node, ())]
+
+
+@dataclass
+class Wish:
+    """A deploy request that waits for its plan. `requester` is (client, transaction)."""
+
+    intent: Intent
+    requester: tuple[str, str] | None
+
+
+@dataclass
+class PipelineRecord:
+    """One pipeline: what runs, what is wished for, and what it waits for.
+
+    `intent` is None until the first plan succeeded; `highest` is the highest revision number ever used for
+    this name (rule 1); `face` is the blueprint whose specs clients see; `job` is the planning under way.
+    """
+
+    name: str
+    intent: Intent | None = None
+    highest: int = 0
+    revisions: dict[str, Revision] = field(default_factory=dict)
+    face: Blueprint | None = None
+    wish: Wish | None = None
+    job: int | None = None
+    job_wish: Wish | None = None
+    retry_at: float = -math.inf
+    needs_nodes: bool = False
+    status: str = ""
+    resend: int = 0
+    clients: dict[str, float] = field(default_factory=dict)
+    removed_at: float | None = None
+
+    def in_phase(self, *phases: Phase) -> list[Revision]:
+        """The revisions in any of `phases`, oldest first."""
+        return [revision for revision in self.revisions.values() if revision.phase in phases]
+
+    @property
+    def active(self) -> Revision | None:
+        """The revision that clients send to."""
+        found = self.in_phase("active")
+        return found[-1] if found else None
+
+    @property
+    def coming(self) -> Revision | None:
+        """The revision that prepares (rule 12: one at a time)."""
+        found = self.in_phase("preparing", "probing")
+        return found[-1] if found else None

@@ -1,0 +1,223 @@
+"""The life of a revision, and when a pipeline needs a new one. PURE.
+
+| phase     | leaves it when                                             | to                    |
+| --------- | ---------------------------------------------------------- | --------------------- |
+| preparing | every slice reports ready in its node's current life       | probing               |
+|           | a node is lost, a slice fails, the deadline passes         | (dropped), plan again |
+| probing   | a probe frame has left every output (rule 11)              | active                |
+|           | as above                                                   | (dropped), plan again |
+| active    | a newer revision becomes active                            | draining              |
+|           | a node is lost; a slice fails, hangs or stays not ready    | lost, plan again      |
+| draining  | no frame moved for `drain_quiet` s, or `drain_most` s over | (retired)             |
+|           | a node is lost                                             | lost                  |
+| lost      | `lost_shown` s after a newer one became active             | (forgotten)           |
+
+Slices of `lost` revisions leave the assignments at once; their routes stay in the pipeline's document, so
+that clients know to send again. A slice that stops being ready and comes back in time (its worker was started
+again) raises the document's `resend`, because what it held is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from coordinator.intents import PipelineRecord, Revision, Wish
+from coordinator.membership import Membership
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Times in seconds of the coordinator's decisions."""
+
+    prepare_most: float = 300.0
+    probe_most: float = 60.0
+    unready_grace: float = 5.0
+    drain_quiet: float = 2.0
+    drain_most: float = 30.0
+    lost_shown: float = 60.0
+    removed_shown: float = 30.0
+    retry_after: float = 3.0
+    client_expires: float = 30.0
+    resend_assignment: float = 1.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `advance` found: `probe` and `unprobe` name revisions; `changed` says that documents differ now."""
+
+    changed: bool = False
+    probe: tuple[Revision, ...] = ()
+    unprobe: tuple[Revision, ...] = ()
+    persist: bool = False
+
+
+def advance(record: PipelineRecord, members: Membership, settings: Settings, now: float) -> Change:
+    """Move every revision of `record` as far as the facts allow; starts no planning."""
+    changed = False
+    probe: list[Revision] = []
+    unprobe: list[Revision] = []
+    for revision in list(record.revisions.values()):
+        phase = revision.phase
+        if phase in ("preparing", "probing"):
+            trouble = _trouble(revision, members)
+            if trouble is None and now > revision.deadline:
+                waiting = sorted(_unready(revision, members))
+                trouble = (
+                    f"{phase} took longer than {now - revision.since:.0f} s ({', '.join(waiting) or 'no answer'})"
+                )
+                for node in waiting:
+                    members.shun(node)
+            if trouble is not None:
+                _abandon(record, revision, trouble, now, settings)
+                if phase == "probing":
+                    unprobe.append(revision)
+            elif phase == "preparing":
+                missing = _unready(revision, members)
+                status = _preparing_status(revision, missing)
+                changed |= status != record.status
+                record.status = status
+                if not missing:
+                    _enter(revision, "probing", now, settings.probe_most)
+                    probe.append(revision)
+                    record.status = f"{revision.id}: waiting for the probe frame"
+        elif phase == "active":
+            trouble = _trouble(revision, members) or _hanging(revision, members)
+            trouble = trouble or _unready_for(record, revision, members, settings, now)
+            if trouble is not None:
+                _lose(record, revision, trouble, now)
+        elif phase == "draining":
+            if any(not members.node(name).alive for name in revision.nodes):
+                _enter(revision, "lost", now)
+            elif _has_drained(revision, members, settings, now):
+                del record.revisions[revision.id]
+        elif record.active is not None and now - revision.since > settings.lost_shown:
+            del record.revisions[revision.id]
+        changed |= revision.id not in record.revisions or revision.phase != phase
+    return Change(changed, tuple(probe), tuple(unprobe), persist=changed)
+
+
+def flip(record: PipelineRecord, revision: Revision, settings: Settings, now: float) -> None:
+    """Make `revision` the active one; the one before it drains."""
+    for old in record.in_phase("active"):
+        _enter(old, "draining", now, settings.drain_most)
+    for lost in record.in_phase("lost"):
+        lost.since = now
+    _enter(revision, "active", now)
+    record.intent = revision.intent
+    record.face = revision.blueprint
+    record.status = ""
+    record.needs_nodes = False
+
+
+def wants_plan(record: PipelineRecord, now: float) -> bool:
+    """Whether planning should start now: something is wished for, or nothing serves the pipeline."""
+    if record.removed_at is not None or record.job is not None:
+        return False
+    if record.wish is not None:
+        return True
+    unserved = record.intent is not None and record.active is None and record.coming is None
+    return unserved and not record.needs_nodes and now >= record.retry_at
+
+
+def _trouble(revision: Revision, members: Membership) -> str | None:
+    for name in revision.nodes:
+        node = members.node(name)
+        if not node.alive:
+            return f"node {name} was lost" if node.state == "lost" else f"node {name} has stopped"
+        report = node.current_report
+        wanted = {(p, r, s) for p, r, s in revision.keys(name)}
+        for entry in report.slices if report is not None else ():
+            if (entry.pipeline, entry.revision, entry.slice) in wanted and entry.state == "failed":
+                members.shun(name)
+                return f"slice {entry.slice} failed on {name}: {entry.reason or 'no reason given'}"
+    return None
+
+
+def _hanging(revision: Revision, members: Membership) -> str | None:
+    for name in revision.nodes:
+        for key in revision.keys(name):
+            why = members.stuck(name, key, revision.blueprint.stage_seconds.get(key[2], 0.0))
+            if why is not None:
+                members.shun(name)
+                return f"slice {key[2]} on {name}: {why}"
+    return None
+
+
+def _unready(revision: Revision, members: Membership) -> dict[str, list[str]]:
+    """node -> its slices of this revision that do not report ready in its current life."""
+    missing: dict[str, list[str]] = {}
+    for name in revision.nodes:
+        report = members.node(name).current_report
+        ready = {
+            (entry.pipeline, entry.revision, entry.slice)
+            for entry in (report.slices if report is not None else ())
+            if entry.state == "ready"
+        }
+        absent = [key[2] for key in revision.keys(name) if key not in ready]
+        if absent:
+            missing[name] = absent
+    return missing
+
+
+def _unready_for(
+    record: PipelineRecord, revision: Revision, members: Membership, settings: Settings, now: float
+) -> str | None:
+    missing = _unready(revision, members)
+    if not missing:
+        if revision.unready is not None:
+            revision.unready = None
+            record.resend += 1
+        return None
+    if revision.unready is None:
+        revision.unready = now
+    if now - revision.unready <= settings.unready_grace:
+        return None
+    for name in missing:
+        members.shun(name)
+    return f"slices not ready for {now - revision.unready:.0f} s: {_listed(missing)}"
+
+
+def _preparing_status(revision: Revision, missing: dict[str, list[str]]) -> str:
+    total = sum(len(revision.keys(name)) for name in revision.nodes)
+    waiting = sum(len(slices) for slices in missing.values())
+    text = f"{revision.id}: {total - waiting} of {total} slices ready"
+    return f"{text}, waiting for {_listed(missing)}" if missing else text
+
+
+def _listed(missing: dict[str, list[str]]) -> str:
+    return ", ".join(f"{'+'.join(slices)} on {name}" for name, slices in sorted(missing.items()))
+
+
+def _has_drained(revision: Revision, members: Membership, settings: Settings, now: float) -> bool:
+    frames = 0
+    for name in revision.nodes:
+        beat = members.node(name).beat
+        frames += sum(s.frames for s in beat.slices if s.revision == revision.id) if beat is not None else 0
+    if frames != revision.frames or revision.quiet is None:
+        revision.frames, revision.quiet = frames, now
+    return now - revision.quiet >= settings.drain_quiet or now >= revision.deadline
+
+
+def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, settings: Settings) -> None:
+    del record.revisions[revision.id]
+    record.status = f"{revision.id} was abandoned: {why}"
+    lost_node = why.startswith("node ")
+    record.retry_at = now if lost_node else now + settings.retry_after
+    if record.active is None:
+        record.intent = revision.intent
+    elif lost_node and record.wish is None:
+        record.wish = Wish(revision.intent, None)
+
+
+def _lose(record: PipelineRecord, revision: Revision, why: str, now: float) -> None:
+    _enter(revision, "lost", now)
+    record.status = f"{revision.id} was lost: {why}"
+    record.retry_at = now
+
+
+def _enter(revision: Revision, phase: str, now: float, within: float = math.inf) -> None:
+    revision.phase = phase  # type: ignore[assignment]
+    revision.since = now
+    revision.deadline = now + within
+    revision.unready = revision.quiet = None

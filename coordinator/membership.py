@@ -1,0 +1,181 @@
+"""Who is alive (protocol rules 16, 19 and 20). PURE: documents and times in, answers out.
+
+Silence is counted on a clock of its own, the listening clock: it advances only by the coordinator's own
+beats that come back through the broker, and by at most two beat intervals for each. So while the coordinator is
+stopped or cut off, or the broker hangs, no silence is counted against anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from slicemq.messages import Capacity, Heartbeat, NodeState, Report, SliceBeat
+
+BEAT_INTERVAL = 0.25
+HEARTBEAT_DEADLINE = 1.5
+# A data link that is down longer than its own reconnect back-off needs makes its slice not ready.
+LINK_GRACE = 6.0
+SHUN_SECONDS = 30.0
+
+SliceKey = tuple[str, str, str]
+"""(pipeline, revision, slice)"""
+
+
+@dataclass
+class _Progress:
+    """When a slice last finished a frame or had none waiting, and since when its data link is down."""
+
+    frames: int = -1
+    moved: float = 0.0
+    link_down: float | None = None
+
+
+@dataclass
+class Node:
+    """All that is known of one node. `epoch` is the life that counts now; None while none is known alive."""
+
+    id: str
+    epoch: str | None = None
+    heard: float = 0.0
+    last_epoch: str | None = None
+    states: dict[str, NodeState] = field(default_factory=dict)
+    capacity: Capacity | None = None
+    report: Report | None = None
+    beat: Heartbeat | None = None
+    shunned_until: float = -1.0
+    progress: dict[SliceKey, _Progress] = field(default_factory=dict)
+
+    @property
+    def alive(self) -> bool:
+        """Whether a life of this node is known to be running."""
+        return self.epoch is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether slices may be placed here: alive, ready, and its capacity is of this life."""
+        return self.epoch is not None and self.state == "ready" and self.current_capacity is not None
+
+    @property
+    def state(self) -> str:
+        """The node's own word for its state; `lost` once it is not alive."""
+        if self.epoch is None:
+            last = self.states.get(self.last_epoch or "")
+            return "disconnected" if last is not None and last.state == "disconnected" else "lost"
+        document = self.states.get(self.epoch)
+        return document.state if document is not None else "init"
+
+    @property
+    def current_capacity(self) -> Capacity | None:
+        """The capacity document, if it is of the life that counts."""
+        return self.capacity if self.capacity is not None and self.capacity.epoch == self.epoch else None
+
+    @property
+    def current_report(self) -> Report | None:
+        """The report, if it is of the life that counts."""
+        return self.report if self.report is not None and self.report.epoch == self.epoch else None
+
+
+@dataclass
+class Membership:
+    """The nodes of the cluster, and the listening clock. Each event returns the ids of nodes just lost."""
+
+    deadline: float = HEARTBEAT_DEADLINE
+    beat_interval: float = BEAT_INTERVAL
+    nodes: dict[str, Node] = field(default_factory=dict)
+    clock: float = 0.0
+    _last_beat: float | None = None
+
+    def node(self, name: str) -> Node:
+        """The node called `name`, made when it is new."""
+        return self.nodes.setdefault(name, Node(name))
+
+    def on_own_beat(self, now: float) -> list[str]:
+        """One of the coordinator's own beats came back: advance the listening clock, count silence."""
+        if self._last_beat is not None:
+            self.clock += min(max(0.0, now - self._last_beat), 2 * self.beat_interval)
+        self._last_beat = now
+        silent = [n for n in self.nodes.values() if n.alive and self.clock - n.heard > self.deadline]
+        for node in silent:
+            self._end(node)
+        return [node.id for node in silent]
+
+    def on_disconnected(self) -> None:
+        """The coordinator lost its connection: what it does not hear says nothing."""
+        self._last_beat = None
+
+    def on_state(self, document: NodeState) -> list[str]:
+        """A node's state, or its will. A will of another life than the current one is ignored (rule 16)."""
+        node = self.node(document.node)
+        node.states[document.epoch] = document
+        for epoch in [e for e in node.states if e not in (node.epoch, node.last_epoch, document.epoch)]:
+            del node.states[epoch]
+        if document.epoch == node.epoch and document.state in ("lost", "disconnected"):
+            self._end(node)
+            return [node.id]
+        return []
+
+    def on_capacity(self, document: Capacity) -> None:
+        """A node's capacity; it counts once a heartbeat of the same life is heard."""
+        self.node(document.node).capacity = document
+
+    def on_report(self, document: Report) -> None:
+        """A node's report; it counts once a heartbeat of the same life is heard."""
+        self.node(document.node).report = document
+
+    def on_heartbeat(self, beat: Heartbeat) -> bool:
+        """A heartbeat: the newest decides which life counts. Returns whether a life has just begun.
+
+        While the current life is still heard, another one's heartbeats are a second node under the same id
+        (which stops by itself when it hears the first): they are not counted.
+        """
+        node = self.node(beat.node)
+        ended = node.states.get(beat.epoch)
+        if ended is not None and ended.state in ("lost", "disconnected") and beat.epoch != node.epoch:
+            # A straggler of a life that has said its end; a live one publishes its state again (rule 17).
+            return False
+        if node.epoch is not None and node.epoch != beat.epoch:
+            return False
+        begins = node.epoch is None
+        node.epoch = node.last_epoch = beat.epoch
+        node.heard = self.clock
+        node.beat = beat
+        if begins:
+            node.progress.clear()
+        for entry in beat.slices:
+            self._note_progress(node, entry)
+        return begins
+
+    def shun(self, name: str) -> None:
+        """Leave a node out of new plans for a while, if the others suffice."""
+        self.node(name).shunned_until = self.clock + SHUN_SECONDS
+
+    def is_shunned(self, name: str) -> bool:
+        """Whether new plans should do without this node."""
+        return self.node(name).shunned_until > self.clock
+
+    def stuck(self, name: str, key: SliceKey, stage_seconds: float) -> str | None:
+        """Why a slice that reports ready does not work (rule 19), or None."""
+        node = self.nodes.get(name)
+        progress = node.progress.get(key) if node is not None else None
+        if progress is None:
+            return None
+        if progress.link_down is not None and self.clock - progress.link_down > LINK_GRACE:
+            return f"its data link is down for {self.clock - progress.link_down:.1f} s"
+        limit = max(self.deadline, 10 * stage_seconds)
+        if self.clock - progress.moved > limit:
+            return f"a frame waits for {self.clock - progress.moved:.1f} s and none is finished"
+        return None
+
+    def _note_progress(self, node: Node, entry: SliceBeat) -> None:
+        progress = node.progress.setdefault((entry.pipeline, entry.revision, entry.slice), _Progress())
+        if entry.frames != progress.frames or entry.waiting <= 0:
+            progress.frames = entry.frames
+            progress.moved = self.clock
+        if entry.link == "up":
+            progress.link_down = None
+        elif progress.link_down is None:
+            progress.link_down = self.clock
+
+    def _end(self, node: Node) -> None:
+        node.epoch = None
+        node.progress.clear()
