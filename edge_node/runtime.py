@@ -1,0 +1,248 @@
+"""The one seam over the TFLite runtimes: `ai_edge_litert` and `tflite_runtime`.
+
+The two (and TensorFlow) break each other in one process, so a process uses the first that it has loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import mmap
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_node.modelcheck import check_model
+from slicemq.errors import InputError, ModelError, RuntimeUnavailableError, UnsupportedOperatorError
+from slicemq.messages import RuntimeInfo
+
+# In order of preference: the first is faster on everything that was measured and knows newer operators.
+RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+_DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}
+_LACKING = (
+    re.compile(r"builtin opcode '(?P<op>[^']+)' version '(?P<version>\d+)'"),
+    re.compile(r"(?:unresolved|unsupported) custom op:? '?(?P<op>[\w.:/-]*\w)"),
+    re.compile(r"Op builtin_code out of range: (?P<op>\d+)"),
+    re.compile(r"Select TensorFlow op\(s\), included in the given model, .*?\((?P<op>\w+)\)", re.DOTALL),
+)
+_stderr_lock = threading.Lock()
+_greeted = False
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output of a model: numpy's dtype name (`string` for strings) and the shape as allocated."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Interpreter:
+    """A loaded model with memory for its tensors. For one thread at a time."""
+
+    def __init__(self, native: Any, runtime: RuntimeInfo, name: str) -> None:
+        self.runtime = runtime
+        self._native = native
+        self._name = name
+        self._describe()
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """The inputs in the order of the model's subgraph."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """The outputs in the order of the model's subgraph; shapes that depend on data are known after `invoke`."""
+        return self._outputs
+
+    def set_input(self, position: int, array: npt.NDArray[Any]) -> None:
+        """Copy `array` into input `position`; raises InputError that names it when dtype or shape differ."""
+        info = self._inputs[position]
+        if info.dtype != "string" and (array.dtype.name != info.dtype or array.shape != info.shape):
+            raise InputError(
+                f"{self._name}: input {position} ({info.name}): expected {info.dtype} {list(info.shape)}, "
+                f"got {array.dtype.name} {list(array.shape)}"
+            )
+        try:
+            self._native.set_tensor(self._input_indices[position], array)
+        except (ValueError, RuntimeError) as error:
+            raise InputError(f"{self._name}: input {position} ({info.name}): {_first_line(error)}") from error
+
+    def invoke(self) -> None:
+        """Run the model on the inputs that are set; raises ModelError with the runtime's reason."""
+        try:
+            self._native.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{self._name}: {_first_line(error)}") from error
+
+    def output(self, position: int, *, copy: bool = True) -> npt.NDArray[Any]:
+        """Output `position` of the last `invoke`.
+
+        With `copy=False` a view of the interpreter's own memory: drop it before the next `invoke` or
+        `resize`, which the runtime refuses while a view lives.
+        """
+        index = self._output_indices[position]
+        try:
+            if copy or self._outputs[position].dtype == "string":
+                array: npt.NDArray[Any] = self._native.get_tensor(index)
+            else:
+                array = self._native.tensor(index)()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{self._name}: output {position}: {_first_line(error)}") from error
+        return array
+
+    def resize(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Give every input a new shape and allocate again; raises ModelError when the model cannot have it."""
+        if len(shapes) != len(self._input_indices):
+            raise InputError(f"{self._name}: {len(shapes)} shapes for {len(self._input_indices)} inputs")
+        try:
+            for index, shape in zip(self._input_indices, shapes, strict=True):
+                self._native.resize_tensor_input(index, list(shape), strict=False)
+            self._native.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{self._name}: shapes {list(shapes)}: {_first_line(error)}") from error
+        self._describe()
+
+    def warm_up(self) -> None:
+        """Run once on zeros, so that the first frame does not pay for lazy preparation."""
+        for position, info in enumerate(self._inputs):
+            if info.dtype != "string":
+                self.set_input(position, np.zeros(info.shape, info.dtype))
+        self.invoke()
+
+    def _describe(self) -> None:
+        inputs, outputs = self._native.get_input_details(), self._native.get_output_details()
+        self._input_indices = [int(detail["index"]) for detail in inputs]
+        self._output_indices = [int(detail["index"]) for detail in outputs]
+        self._inputs = tuple(_info(detail) for detail in inputs)
+        self._outputs = tuple(_info(detail) for detail in outputs)
+
+
+def available_runtimes() -> tuple[RuntimeInfo, ...]:
+    """The runtimes that are installed, best first, found without importing them."""
+    return tuple(RuntimeInfo(name, _version(name)) for name in RUNTIMES if importlib.util.find_spec(name))
+
+
+def load_runtime(runtime: str = "auto") -> RuntimeInfo:
+    """Import a runtime: `auto` takes the one already loaded, else the best that imports.
+
+    Raises RuntimeUnavailableError that says how to install one.
+    """
+    loaded = [name for name in RUNTIMES if f"{name}.interpreter" in sys.modules]
+    if runtime not in ("auto", *RUNTIMES):
+        raise RuntimeUnavailableError(f"runtime {runtime!r}: expected auto, {' or '.join(RUNTIMES)}")
+    if loaded and runtime not in ("auto", loaded[0]):
+        raise RuntimeUnavailableError(f"{runtime} and {loaded[0]} cannot both be used in one process")
+    reasons = []
+    for name in loaded or (RUNTIMES if runtime == "auto" else (runtime,)):
+        try:
+            importlib.import_module(f"{name}.interpreter")
+        except Exception as error:  # noqa: BLE001 - a runtime built for another numpy fails in many ways
+            reasons.append(f"{name}: {_first_line(error)}")
+        else:
+            return RuntimeInfo(name, _version(name))
+    raise RuntimeUnavailableError(
+        f"no TFLite runtime can be imported ({'; '.join(reasons)}): pip install 'slicemq[litert]', or "
+        "'slicemq[tflite-runtime]' where the former has no wheel"
+    )
+
+
+def open_interpreter(model: bytes | str | Path, *, runtime: str = "auto", threads: int = 1) -> Interpreter:
+    """Load a model from its bytes or from a file and allocate its tensors.
+
+    Raises ModelError for a file that cannot be read or is damaged, UnsupportedOperatorError that names the
+    operator which the runtime lacks, RuntimeUnavailableError.
+    """
+    chosen = load_runtime(runtime)
+    name = "model" if isinstance(model, bytes) else str(model)
+    _check(model, name)
+    module = sys.modules[f"{chosen.name}.interpreter"]
+    source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
+    try:
+        with _without_greeting():
+            native = module.Interpreter(**source, num_threads=max(1, threads))
+            native.allocate_tensors()
+        return Interpreter(native, chosen, name)
+    except (ValueError, RuntimeError) as error:
+        raise _load_error(error, chosen, name) from error
+
+
+def _check(model: bytes | str | Path, name: str) -> None:
+    if isinstance(model, bytes):
+        check_model(model, name)
+        return
+    try:
+        with open(model, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            with memoryview(mapped) as view:
+                check_model(view, name)
+    except OSError as error:
+        raise ModelError(f"{name}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ModelError(f"{name}: not a TFLite model: the file is empty") from error
+
+
+def _load_error(error: Exception, runtime: RuntimeInfo, name: str) -> ModelError:
+    text = str(error)
+    for pattern in _LACKING:
+        found = pattern.search(text)
+        if found:
+            operator = found["op"]
+            version = found.groupdict().get("version")
+            known = f"operator {operator}" + (f" in version {version}" if version else "")
+            return UnsupportedOperatorError(f"{name}: {runtime.name} {runtime.version} lacks {known}")
+    return ModelError(f"{name}: {runtime.name} {runtime.version} cannot load it: {_first_line(error)}")
+
+
+@contextlib.contextmanager
+def _without_greeting() -> Iterator[None]:
+    """Keep the runtime's first `INFO:` lines off standard error; everything else that comes is passed on.
+
+    They are written by C++ code straight to file descriptor 2, once in a process's life.
+    """
+    global _greeted
+    with _stderr_lock:
+        if _greeted or not hasattr(os, "memfd_create"):
+            yield
+            return
+        _greeted = True
+        saved, caught = os.dup(2), os.memfd_create("slicemq-stderr")
+        try:
+            os.dup2(caught, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.lseek(caught, 0, os.SEEK_SET)
+            with os.fdopen(caught, "rb") as text:
+                kept = [line for line in text if not line.startswith(b"INFO:")]
+            os.write(saved, b"".join(kept))
+            os.close(saved)
+
+
+def _info(detail: dict[str, Any]) -> TensorInfo:
+    dtype = np.dtype(detail["dtype"])
+    name = "string" if dtype.kind in "SUO" else dtype.name
+    return TensorInfo(str(detail["name"]), name, tuple(int(size) for size in detail["shape"]))
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(_DISTRIBUTIONS[name])
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
