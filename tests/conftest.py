@@ -1,0 +1,44 @@
+"""Fixtures for all tests: both brokers, started once, and a cluster id for each test."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.brokers import Amqtt, Broker, Mosquitto
+
+
+@pytest.fixture(scope="session")
+def mosquitto() -> Iterator[Broker]:
+    """A running mosquitto with the shipped configuration. Tests share it: they keep to their own cluster."""
+    with Mosquitto() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def amqtt() -> Iterator[Broker]:
+    """A running embedded broker. Tests share it: they keep to their own cluster."""
+    with Amqtt() as running:
+        yield running
+
+
+@pytest.fixture(params=["mosquitto", "amqtt"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Each of the two brokers in turn."""
+    found: Broker = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(params=["mosquitto", "amqtt"])
+def own_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """A broker for one test alone, which may kill, freeze and restart it."""
+    with Mosquitto() if request.param == "mosquitto" else Amqtt() as running:
+        yield running
+
+
+@pytest.fixture
+def cluster() -> str:
+    """A cluster id that no other test uses."""
+    return f"test-{secrets.token_hex(4)}"
