@@ -1,0 +1,325 @@
+"""The client's ledger: every frame from submit until the application takes its outcome.
+
+PURE: events and times come in, actions go out; no I/O, no lock, no clock, no random numbers. `client.py` is the
+shell. Times are seconds of any monotonic clock. The rules named here are those of docs/reference/protocol.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from slicemq.frames import FrameHeader
+from slicemq.messages import PipelineDocument, Route
+from slicemq.outcomes import Action, Counters, Deliver, Failover, Outcome, Send
+from slicemq.pacing import Deadlines, Window, spread
+from slicemq.specs import matches
+from slicemq.topics import is_id
+
+
+@dataclass
+class _Sending:
+    first: float
+    parts: int
+    got: dict[int, dict[int, npt.NDArray[Any]]] = field(default_factory=dict)
+
+
+@dataclass
+class _Frame:
+    sequence: int
+    inputs: Any
+    spec: str
+    submitted: float
+    waits: bool = True
+    attempts: int = 0
+    misses: int = 0
+    last: str = ""
+    sent: float = 0.0
+    due: float | None = None
+    sendings: dict[str, _Sending] = field(default_factory=dict)
+
+
+def document_fault(document: PipelineDocument) -> str:
+    """What makes the document unusable for a client, or the empty text."""
+    known = {spec.index for spec in document.inputs}
+    for route in document.routes:
+        for bundle in route.entry:
+            for spec in bundle.tensors:
+                if spec.index not in known:
+                    return f"route {route.revision}: bundle {bundle.id}: tensor {spec.index} is not an input"
+    if len({route.revision for route in document.routes}) != len(document.routes):
+        return "routes: one revision stands twice"
+    return ""
+
+
+class Ledger:
+    """The frames of one stream (rule 2); each ends exactly once, in order, never by a mixture (rules 3 and 5).
+
+    `resend_after` is the base of the resend deadlines (None: pacing.Deadlines' default). `give_up_after` None
+    means never; it counts from submit, pauses included.
+    """
+
+    def __init__(
+        self, client: str, stream: int, *, resend_after: float | None = None, give_up_after: float | None = None
+    ) -> None:
+        self.client = client
+        self.stream = stream
+        self.counters = Counters()
+        self.window = Window()
+        self._deadlines = Deadlines(resend_after)
+        self._give_up_after = give_up_after
+        self._document: PipelineDocument | None = None
+        self._routes: tuple[Route, ...] = ()  # the active ones when frames may be sent now, else none
+        self._connected = False
+        self._closed = False
+        self._still_since: float | None = None
+        self._open: dict[int, _Frame] = {}
+        self._ended: dict[int, Outcome] = {}
+        self._deliver_next = 0
+        self._taken = 0
+        self._wake: float | None = None
+        self._lost: tuple[str, float] | None = None
+
+    # ---- what the shell asks
+
+    @property
+    def document_now(self) -> PipelineDocument | None:
+        """The document with the highest stamp so far."""
+        return self._document
+
+    @property
+    def unanswered(self) -> int:
+        """Frames that have not ended."""
+        return len(self._open)
+
+    @property
+    def held(self) -> int:
+        """Places of the window that are taken: from submit until the application took the outcome (rule 9)."""
+        return self.counters.submitted - self._taken
+
+    @property
+    def room(self) -> bool:
+        """Whether another frame may be submitted."""
+        return self.held < self.window.size
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `tick` must be called at the latest."""
+        return self._wake
+
+    # ---- events
+
+    def submit(self, now: float, inputs: Any, spec: str) -> tuple[int, list[Action]]:
+        """A new frame whose inputs were checked against the document with digest `spec`: its number, actions."""
+        frame = _Frame(self.counters.submitted, inputs, spec, now)
+        self.counters.submitted += 1
+        self._open[frame.sequence] = frame
+        if self._give_up_after is not None:
+            self._wake_by(now + self._give_up_after)
+        if self._closed:
+            self._fail(frame, now, "closed", "the client is closed")
+        elif not self._still_valid(frame, now):
+            pass
+        elif self._routes:
+            return frame.sequence, [self._send(frame, now)]
+        return frame.sequence, self._deliver()
+
+    def document(self, now: float, document: PipelineDocument) -> list[Action]:
+        """A pipeline document; one that is not newer than the known one is ignored (rule 21)."""
+        known = self._document
+        if self._closed or (known is not None and not known.stamp < document.stamp):
+            return []
+        if document_fault(document):
+            self.counters.dropped["document"] += 1
+            return []
+        self._document = document
+        self.window.grant(document.window, document.clients)
+        raised = known is not None and document.resend > known.resend
+        lost = {route.revision for route in document.routes if route.state == "lost"}
+        for frame in list(self._open.values()):
+            if self._still_valid(frame, now) and frame.last and not frame.waits:
+                if frame.last in lost and self._lost is None:
+                    self._lost = (frame.last, now)
+                frame.waits = raised or frame.last in lost
+        self._moved(now)
+        return self._flush(now) + self._deliver()
+
+    def connected(self, now: float) -> list[Action]:
+        """Results are subscribed (SUBACK) and the document was read after it: all unanswered goes out (rule 8)."""
+        self._connected = True
+        for frame in self._open.values():
+            frame.waits = True
+        self._moved(now)
+        return self._flush(now)
+
+    def disconnected(self, now: float) -> None:
+        """The connection for frames is gone; frames are held, their resend deadlines stand still."""
+        self._connected = False
+        self._moved(now)
+
+    def result(self, now: float, header: FrameHeader, tensors: Mapping[int, npt.NDArray[Any]]) -> list[Action]:
+        """A part of a result, or an error frame, from the network; whatever does not fit is counted and dropped."""
+        if header.client != self.client or header.stream != self.stream:
+            return self._drop("stream")
+        frame = self._open.get(header.sequence)
+        if frame is None:
+            if header.sequence >= self.counters.submitted:
+                return self._drop("sequence")
+            self.counters.doubles += 1
+            return []
+        sending = frame.sendings.get(header.revision)
+        if sending is None:
+            return self._drop("revision")
+        if header.error:
+            # An older revision may fail because it is being taken down; the answer of the last one counts.
+            if header.revision != frame.last:
+                return self._drop("late error")
+            reason = header.error if is_id(header.error) else "slice-error"
+            self._fail(frame, now, reason, header.message, header.revision)
+            return self._deliver()
+        if header.parts != sending.parts or not 0 <= header.part < sending.parts:
+            return self._drop("parts")
+        if header.part in sending.got:
+            self.counters.doubles += 1
+            return []
+        assert self._document is not None
+        wanted = {spec.index: spec for spec in self._document.outputs}
+        if not all(index in wanted and matches(wanted[index], array) for index, array in tensors.items()):
+            return self._drop("tensors")
+        sending.got[header.part] = dict(tensors)
+        if len(sending.got) < sending.parts:
+            return []
+        joined = {index: array for part in sending.got.values() for index, array in part.items()}
+        if set(joined) != set(wanted) or len(joined) != sum(map(len, sending.got.values())):
+            sending.got.clear()
+            return self._drop("tensors")
+        self._answer(frame, now, header.revision, joined)
+        return self._deliver()
+
+    def taken(self) -> None:
+        """The application took one outcome; its place in the window is free."""
+        self._taken += 1
+
+    def tick(self, now: float) -> list[Action]:
+        """Time passes: frames past `give_up_after` end, frames past their deadline are sent again."""
+        if self._closed:
+            return []
+        for frame in list(self._open.values()):
+            if self._give_up_after is not None and now >= frame.submitted + self._give_up_after:
+                self._fail(frame, now, "gave-up", f"no result within {self._give_up_after:g} s")
+            elif self._routes and frame.due is not None and now >= frame.due:
+                self.counters.missed += 1
+                self.window.missed(now, frame.sent)
+                frame.misses += 1
+                frame.waits = True
+        actions = self._flush(now) + self._deliver()
+        self._reckon()
+        return actions
+
+    def close(self, now: float) -> list[Action]:
+        """The application closes: every unanswered frame ends as `closed`."""
+        self._closed = True
+        for frame in list(self._open.values()):
+            self._fail(frame, now, "closed", "the client was closed before the result came")
+        self._wake = None
+        return self._deliver()
+
+    # ---- inside
+
+    def _still_valid(self, frame: _Frame, now: float) -> bool:
+        document = self._document
+        if document is not None and document.state == "removed":
+            self._fail(frame, now, "removed", f"pipeline {document.name} was removed")
+            return False
+        if document is not None and document.spec != frame.spec:
+            self._fail(frame, now, "spec-changed", f"pipeline {document.name} now takes or gives other tensors")
+            return False
+        return True
+
+    def _moved(self, now: float) -> None:
+        document = self._document
+        running = document is not None and document.state == "running" and self._connected and not self._closed
+        active = document.routes if document is not None and running else ()
+        self._routes = tuple(route for route in active if route.state == "active")
+        if not self._routes and self._still_since is None:
+            self._still_since = now
+        elif self._routes and self._still_since is not None:
+            for frame in self._open.values():
+                if frame.due is not None:
+                    frame.due += now - self._still_since
+            self._still_since = None
+        self._reckon()
+
+    def _flush(self, now: float) -> list[Action]:
+        if not self._routes:
+            return []
+        return [self._send(frame, now) for frame in self._open.values() if frame.waits]
+
+    def _send(self, frame: _Frame, now: float) -> Send:
+        route = self._choose(frame)
+        if route.revision != frame.last:
+            frame.misses = 0
+        frame.sendings.setdefault(route.revision, _Sending(now, route.parts))
+        frame.last, frame.sent, frame.waits = route.revision, now, False
+        frame.due = now + self._deadlines.interval(
+            frame.misses, spread(self.stream, frame.sequence, frame.attempts + 32)
+        )
+        frame.attempts += 1
+        self.counters.sent += 1
+        self.counters.resent += frame.attempts > 1
+        self._wake_by(frame.due)
+        return Send(frame.sequence, frame.attempts, route, frame.inputs)
+
+    def _choose(self, frame: _Frame) -> Route:
+        total = sum(max(0.0, route.weight) for route in self._routes)
+        mark = spread(self.stream, frame.sequence, frame.attempts) * total
+        for route in self._routes:
+            mark -= max(0.0, route.weight)
+            if mark < 0:
+                return route
+        return self._routes[0]
+
+    def _answer(self, frame: _Frame, now: float, revision: str, tensors: dict[int, npt.NDArray[Any]]) -> None:
+        # From the first sending: what was sent twice can then only be judged slower than it is.
+        self._deadlines.observe(now - frame.sendings[revision].first)
+        self.window.answered()
+        self.counters.answered += 1
+        if self._lost is not None and revision != self._lost[0]:
+            lost, at = self._lost
+            self.counters.failovers.append(Failover(lost, revision, at, now - at))
+            self._lost = None
+        self._end(frame, Outcome(frame.sequence, revision, frame.attempts, now - frame.submitted, tensors))
+
+    def _fail(self, frame: _Frame, now: float, reason: str, message: str, revision: str = "") -> None:
+        self.counters.failed += 1
+        latency = now - frame.submitted
+        self._end(frame, Outcome(frame.sequence, revision, frame.attempts, latency, {}, reason, message))
+
+    def _end(self, frame: _Frame, outcome: Outcome) -> None:
+        del self._open[frame.sequence]
+        self._ended[frame.sequence] = outcome
+
+    def _deliver(self) -> list[Action]:
+        actions: list[Action] = []
+        while self._deliver_next in self._ended:
+            actions.append(Deliver(self._ended.pop(self._deliver_next)))
+            self._deliver_next += 1
+        return actions
+
+    def _drop(self, cause: str) -> list[Action]:
+        self.counters.dropped[cause] += 1
+        return []
+
+    def _wake_by(self, time: float) -> None:
+        self._wake = time if self._wake is None else min(self._wake, time)
+
+    def _reckon(self) -> None:
+        self._wake = None
+        for frame in self._open.values():
+            if self._routes and frame.due is not None:
+                self._wake_by(frame.due)
+            if self._give_up_after is not None:
+                self._wake_by(frame.submitted + self._give_up_after)
