@@ -1,0 +1,106 @@
+"""The seam to the TFLite schema classes (from ai_edge_litert's wheel) and to hostile bytes.
+
+The generated classes read lazily and trust every offset, so whatever they raise on damaged bytes is turned into
+ModelError here, and `Budget` bounds what overlapping vectors could make of a small file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from slicemq.errors import MissingDependencyError, ModelError
+
+Bytes = bytes | bytearray | memoryview | mmap.mmap
+
+IDENTIFIER = b"TFL3"
+MAX_MODEL_BYTES = 2**31 - 1
+# What struct, numpy and the flatbuffers package raise on offsets, counts and types that do not hold together.
+_DAMAGE = (
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def classes() -> Any:
+    """The generated schema module; raises MissingDependencyError when ai_edge_litert is not installed."""
+    try:
+        import ai_edge_litert.schema_py_generated as schema
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"reading .tflite files needs the package ai-edge-litert (pip install 'slicemq[coordinator]'): {error}"
+        ) from error
+    return schema
+
+
+def builder(room: int) -> Any:
+    """A flatbuffers builder with `room` bytes to start with."""
+    try:
+        return importlib.import_module("flatbuffers").Builder(room)
+    except ImportError as error:
+        raise MissingDependencyError(f"writing .tflite files needs the package flatbuffers: {error}") from error
+
+
+@contextmanager
+def damage_as_model_error(what: str) -> Iterator[None]:
+    """Turn what the schema classes raise on damaged bytes into a ModelError that names `what`."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except _DAMAGE as error:
+        detail = str(error) or type(error).__name__
+        raise ModelError(f"{what}: damaged TFLite flatbuffer ({detail})") from error
+
+
+def open_model(path: str | Path) -> mmap.mmap:
+    """Map a model file into memory without reading it; raises ModelError when that is not possible."""
+    try:
+        with Path(path).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError as error:
+        raise ModelError(f"{path}: an empty file, not a TFLite model") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the model: {error.strerror or error}") from error
+
+
+def root(data: Bytes) -> Any:
+    """The `Model` table of `data`; raises ModelError unless it is a .tflite flatbuffer of at most 2 GB."""
+    if len(data) > MAX_MODEL_BYTES:
+        raise ModelError(f"model of {len(data)} bytes: flatbuffers of more than 2 GB are not supported")
+    if len(data) < 8 or bytes(data[4:8]) != IDENTIFIER:
+        raise ModelError("not a TFLite model: the file identifier 'TFL3' is missing at byte 4")
+    with damage_as_model_error("model"):
+        return classes().Model.GetRootAs(data, 0)
+
+
+class Budget:
+    """Counts the elements that reading a model takes; a sound file never holds more bytes than it has."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, count: int, what: str, each: int = 4) -> int:
+        """Return `count` (elements of `each` bytes); raises ModelError when the file cannot hold that many."""
+        self._left -= count * each
+        if count < 0 or self._left < 0:
+            raise ModelError(f"{what}: damaged TFLite flatbuffer (more elements than the file has bytes)")
+        return count
+
+
+def vector(table: Any, field: str, budget: Budget, what: str, each: int = 4) -> list[Any]:
+    """The scalars of vector `field` of a generated class, [] when it is absent."""
+    if not budget.take(getattr(table, f"{field}Length")(), f"{what} {field}", each):
+        return []
+    return list(getattr(table, f"{field}AsNumpy")().tolist())
