@@ -1,0 +1,187 @@
+"""One planning job: model file and capacities in, stored slices and a blueprint out. Runs in a child process.
+
+Reading, measuring and cutting a model take the interpreter's lock for long and load a runtime that a hostile model
+may crash; neither may touch the coordinator. The child keeps what it learnt of a model, so that planning
+again after a loss takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import mmap
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from converters.graph import Graph, read_graph
+from converters.memory import slice_memory
+from converters.profile import Profile, estimate, measure
+from converters.slicing import iter_slices
+from coordinator.artifacts import ArtifactStore
+from coordinator.intents import Blueprint, Intent
+from coordinator.planner import make_plan
+from coordinator.planner.fleet import fleet_from_capacities
+from coordinator.planner.model import PlanOptions
+from coordinator.planner.plan import Plan
+from coordinator.revisions import blueprint
+from slicemq.errors import InsufficientCapacityError, ModelError, PlanError, StoreError
+from slicemq.messages import Capacity
+
+logger = logging.getLogger("slicemq.coordinator.planning")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Functions of other rooms, as `module:function`, given by the command line that composes the program.
+
+    `load` opens an interpreter, `calibrate` measures this machine's speed per operator class.
+    """
+
+    load: str
+    calibrate: str
+
+    def function(self, reference: str) -> Callable[..., Any]:
+        """The function that a reference names."""
+        module, _, name = reference.partition(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        return found
+
+
+@dataclass(frozen=True)
+class PlanningJob:
+    """All that a child needs. `folder` holds `artifacts/` and `profiles/`."""
+
+    intent: Intent
+    nodes: tuple[Capacity, ...]
+    avoid: frozenset[str]
+    folder: Path
+    tools: Tools
+
+
+def run(job: PlanningJob) -> Blueprint:
+    """Plan, cut, store. Raises ModelError, PlanError (InsufficientCapacityError) or StoreError."""
+    store = ArtifactStore(job.folder / "artifacts")
+    path = store.path(job.intent.model.sha256)
+    graph = model_graph(str(path))
+    if graph.sha256 != job.intent.model.sha256:
+        raise ModelError(f"{path}: its SHA-256 is {graph.sha256}")
+    plan = _plan(job, graph, str(path))
+    groups = [list(item.operators) for item in plan.slices]
+    artifacts, takes, gives = [], [], []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for piece in iter_slices(data, graph, groups):
+            artifacts.append(store.put(piece.data))
+            takes.append(piece.inputs)
+            gives.append(piece.outputs)
+    return blueprint(job.intent.name, graph, plan, takes, gives, artifacts)
+
+
+def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
+    options = plan_options(job.intent.options)
+    if job.intent.plan is not None:
+        plan = Plan.from_plain(job.intent.plan, graph=graph)
+        present = {capacity.node for capacity in job.nodes}
+        if all(node in present for item in plan.slices for node in item.nodes):
+            _check_memory(plan, job.nodes)
+            return plan
+        missing = sorted({node for item in plan.slices for node in item.nodes} - present)
+        logger.warning("the operator's plan names nodes that are not here (%s): making another", ", ".join(missing))
+    if not job.nodes:
+        raise InsufficientCapacityError("no node is ready")
+    source = str(job.intent.options.get("profile", "measure"))
+    profile = model_profile(path, source, str(job.folder / "profiles"), job.tools)
+    reference = reference_speeds(job.tools)
+
+    def attempt(nodes: list[Capacity]) -> Plan:
+        return make_plan(
+            graph, profile, fleet_from_capacities(nodes, reference), memory=slice_memory, options=options
+        )
+
+    preferred = [capacity for capacity in job.nodes if capacity.node not in job.avoid]
+    if preferred and len(preferred) < len(job.nodes):
+        try:
+            return attempt(preferred)
+        except InsufficientCapacityError:
+            logger.info("not enough without the nodes that failed lately: planning with them")
+    return attempt(list(job.nodes))
+
+
+def plan_options(body: Mapping[str, Any]) -> PlanOptions:
+    """The planner's options from a request's JSON. Raises PlanError that names the field."""
+    pins, exclude, most = body.get("pins", {}), body.get("exclude", []), body.get("max_slices")
+    if not isinstance(pins, dict) or not all(isinstance(v, str) for v in pins.values()):
+        raise PlanError("field pins: expected an object, slice -> node")
+    if not isinstance(exclude, list) or not all(isinstance(v, str) for v in exclude):
+        raise PlanError("field exclude: expected a list of nodes")
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool)):
+        raise PlanError("field max_slices: expected a whole number")
+    if body.get("profile", "measure") not in ("measure", "estimate"):
+        raise PlanError("field profile: expected measure or estimate")
+    return PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=most)
+
+
+def _check_memory(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
+    free = {capacity.node: capacity.memory for capacity in nodes}
+    for item in plan.slices:
+        for node in item.nodes:
+            free[node] -= int(item.memory_mb * 1e6)
+            if free[node] < 0:
+                raise InsufficientCapacityError(
+                    f"the plan's slice {item.id} needs {item.memory_mb:.1f} MB on node {node}, "
+                    f"which has {(free[node] + item.memory_mb * 1e6) / 1e6:.1f} MB free"
+                )
+
+
+@lru_cache(maxsize=4)
+def model_graph(path: str) -> Graph:
+    """The graph of a stored model (artifacts never change, so a path is enough as the key)."""
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return read_graph(data)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def model_profile(path: str, source: str, folder: str, tools: Tools) -> Profile:
+    """The cost of each operator: estimated, or measured once on this machine and kept in `folder`."""
+    graph = model_graph(path)
+    if source == "estimate":
+        return estimate(graph)
+    load = tools.function(tools.load)
+    kept = Path(folder) / f"{graph.sha256}.json"
+    found = _kept_profile(kept, graph)
+    if found is not None:
+        return found
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        profile = measure(data, graph, load)
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(".new")
+        temporary.write_text(json.dumps(asdict(profile)))
+        os.replace(temporary, kept)
+    except OSError as error:
+        logger.warning("%s: not kept: %s", kept, error.strerror)
+    return profile
+
+
+def _kept_profile(path: Path, graph: Graph) -> Profile | None:
+    try:
+        body = json.loads(path.read_text())
+        body["seconds"] = {int(index): float(value) for index, value in body["seconds"].items()}
+        profile = Profile(**body)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return profile if set(profile.seconds) >= set(graph.steps) else None
+
+
+@lru_cache(maxsize=1)
+def reference_speeds(tools: Tools) -> dict[str, float]:
+    """This machine's runs per second of each class's calibration model."""
+    speeds: dict[str, float] = tools.function(tools.calibrate)()
+    return speeds

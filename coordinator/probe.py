@@ -1,0 +1,110 @@
+"""Probe frames: zeros sent through a revision until all parts of a result come (protocol rule 11)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from coordinator.actions import Probe
+from slicemq.datalink import DataLink
+from slicemq.errors import FrameError, SliceMQError
+from slicemq.frames import FrameHeader, decode_frame, encode_frame
+from slicemq.messages import TensorSpec
+from slicemq.topics import Topics
+
+logger = logging.getLogger("slicemq.coordinator.probe")
+# A probe frame is sent again when no answer came for this long; doubled each time, because a slow chain
+# would otherwise be filled with probes.
+_FIRST_WAIT = 1.0
+_LONGEST_WAIT = 15.0
+
+
+@dataclass
+class _Running:
+    probe: Probe
+    next_at: float = 0.0
+    wait: float = _FIRST_WAIT
+    parts: dict[int, set[int]] = field(default_factory=dict)
+
+
+class Prober:
+    """Sends probe frames over `link` and calls `on_passed(pipeline, revision)` from the link's thread."""
+
+    def __init__(self, link: DataLink, topics: Topics, client: str, on_passed: Callable[[str, str], None]) -> None:
+        self._link = link
+        self._topics = topics
+        self._client = client
+        self._on_passed = on_passed
+        self._running: dict[tuple[str, str], _Running] = {}
+        self._lock = threading.Lock()
+        self._stream = int.from_bytes(np.random.default_rng().bytes(8), "big")
+        self._sequence = 0
+
+    def start(self, probe: Probe) -> None:
+        """Begin to probe a revision; `tick` sends."""
+        self._link.subscribe([self._topics.results(probe.pipeline, self._client)])
+        with self._lock:
+            self._running[probe.pipeline, probe.revision] = _Running(probe)
+
+    def stop(self, pipeline: str, revision: str) -> None:
+        """Forget a revision."""
+        with self._lock:
+            self._running.pop((pipeline, revision), None)
+            others = any(name == pipeline for name, _ in self._running)
+        if not others:
+            self._link.unsubscribe([self._topics.results(pipeline, self._client)])
+
+    def tick(self, now: float) -> None:
+        """Send what is due."""
+        with self._lock:
+            due = [running for running in self._running.values() if now >= running.next_at]
+            for running in due:
+                running.next_at = now + running.wait
+                running.wait = min(2 * running.wait, _LONGEST_WAIT)
+        for running in due:
+            try:
+                self._send(running)
+            except SliceMQError as error:
+                logger.warning("probe of %s %s: %s", running.probe.pipeline, running.probe.revision, error)
+
+    def on_frame(self, topic: str, payload: bytes) -> None:
+        """A frame on this prober's results topic."""
+        try:
+            header = decode_frame(payload).header
+        except FrameError as error:
+            logger.warning("%s: dropped: %s", topic, error)
+            return
+        name = self._topics.parts(topic)[1]
+        with self._lock:
+            running = self._running.get((name, header.revision))
+            if running is None or header.client != self._client or header.stream != self._stream:
+                return
+            if header.error:
+                logger.warning("probe of %s %s: %s %s", name, header.revision, header.error, header.message)
+                return
+            if header.parts != running.probe.route.parts:
+                return
+            seen = running.parts.setdefault(header.sequence, set())
+            seen.add(header.part)
+            passed = len(seen) == header.parts
+        if passed:
+            self._on_passed(name, header.revision)
+
+    def _send(self, running: _Running) -> None:
+        probe = running.probe
+        with self._lock:
+            self._sequence += 1
+            header = FrameHeader(self._client, self._stream, self._sequence, time.time(), probe.revision)
+        for bundle in probe.route.entry:
+            tensors = [(spec, _zeros(spec)) for spec in bundle.tensors]
+            topic = self._topics.data(probe.pipeline, probe.revision, bundle.id)
+            self._link.send(topic, encode_frame(header, tensors, bundle.codec))
+
+
+def _zeros(spec: TensorSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    return np.zeros([max(1, size) if size < 0 else size for size in spec.shape], np.dtype(spec.dtype))

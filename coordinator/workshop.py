@@ -1,0 +1,142 @@
+"""The shell around planning jobs: fetches the model, runs the job in a child process, probes the broker's limit."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from coordinator import planning
+from coordinator.actions import MakePlan
+from coordinator.downloads import Exchange
+from coordinator.intents import Blueprint
+from coordinator.planning import PlanningJob, Tools
+from slicemq.errors import ArtifactError, CoordinatorError, ModelError, OversizeError, SliceMQError
+
+logger = logging.getLogger("slicemq.coordinator.planning")
+_PR_SET_PDEATHSIG = 1
+
+Planned = Callable[[int, Blueprint], None]
+Failed = Callable[[int, SliceMQError], None]
+ProbeSize = Callable[[int], bool]
+"""Whether the broker carries a message of so many bytes."""
+
+
+class Workshop:
+    """Runs one planning job at a time and tells the outcome by a callback, from its own thread."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tools: Tools,
+        exchange: Exchange,
+        probe_size: ProbeSize,
+        planned: Planned,
+        failed: Failed,
+    ) -> None:
+        self._folder = folder
+        self._tools = tools
+        self._exchange = exchange
+        self._probe_size = probe_size
+        self._planned = planned
+        self._failed = failed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="planning")
+        self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._carried = 0
+
+    def warm_up(self) -> None:
+        """Start the child and let it measure this machine, before the first job asks."""
+        self._thread.submit(self._warm_up)
+
+    def make(self, action: MakePlan) -> None:
+        """Begin a job."""
+        self._thread.submit(self._run, action)
+
+    def stop(self) -> None:
+        """Drop what waits and end the child."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            children = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in children:
+                child.kill()
+
+    def _warm_up(self) -> None:
+        try:
+            self._child(planning.reference_speeds, self._tools).result()
+        except Exception as error:  # noqa: BLE001 - planning itself will say what is wrong
+            logger.warning("measuring this machine failed: %s", error)
+
+    def _run(self, action: MakePlan) -> None:
+        try:
+            self._planned(action.job, self._make(action))
+        except SliceMQError as error:
+            logger.warning("%s: no plan: %s", action.intent.name, error)
+            self._failed(action.job, error)
+        except Exception as error:
+            logger.exception("%s: planning failed", action.intent.name)
+            self._failed(action.job, SliceMQError(f"planning failed: {error}"))
+
+    def _make(self, action: MakePlan) -> Blueprint:
+        model = action.intent.model
+        try:
+            # Nobody offers the model unless a client is deploying it just now: do not wait long for a stranger.
+            self._exchange.fetch(model, patience=15.0 if action.client is not None else 3.0)
+        except ArtifactError as error:
+            raise CoordinatorError(
+                f"the model {model.sha256[:12]} is not in the coordinator's store and nobody sent it ({error}); "
+                "deploy it again"
+            ) from error
+        job = PlanningJob(action.intent, action.nodes, action.avoid, self._folder, self._tools)
+        try:
+            made = self._child(planning.run, job).result()
+        except BrokenProcessPool as error:
+            with self._lock:
+                self._pool = None
+            raise ModelError(
+                f"the process that read, measured and cut the model {model.sha256[:12]} died; "
+                "try --profile estimate, and 'slicemq model verify' on the file"
+            ) from error
+        self._check_size(made)
+        return made
+
+    def _check_size(self, made: Blueprint) -> None:
+        largest = max((bundle for bundle in made.plan["bundles"]), key=lambda bundle: int(bundle["bytes"]))
+        nbytes = int(largest["bytes"])
+        if nbytes <= self._carried:
+            return
+        if not self._probe_size(nbytes):
+            raise OversizeError(
+                f"the broker does not carry a message of {nbytes} bytes (bundle {largest['id']}): raise its limit "
+                "(message_size_limit of mosquitto, see docs/reference/broker-settings.md)"
+            )
+        self._carried = nbytes
+
+    def _child(self, function: Callable[..., Blueprint | dict[str, float]], argument: object) -> Future[Blueprint]:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    1, multiprocessing.get_context("spawn"), _obey_parent, (os.getpid(),)
+                )
+            return self._pool.submit(function, argument)  # type: ignore[return-value,arg-type]
+
+
+def _obey_parent(parent: int) -> None:
+    """Leave Ctrl-C to the coordinator, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+    if os.getppid() != parent:
+        os._exit(1)
