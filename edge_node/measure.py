@@ -1,0 +1,124 @@
+"""The child process that measures: `python -m edge_node.measure`, a task as JSON on standard input.
+
+`speeds`: runs per second of each calibration model. A CPU quota lets short bursts run at full speed and
+stops the process for the rest of the period, so a short measurement in wall time says too much. With one
+thread the CPU time of a run is measured and multiplied out by the share of a core that the quota gives;
+with more threads (never more than whole cores of the quota) nothing is throttled, and wall time counts.
+
+`link`: rates and round trip to the broker (see linkprobe).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import statistics
+import sys
+import time
+from typing import Any
+
+from edge_node.capacity import CALIBRATION, CLASSES
+from slicemq.errors import BrokerError, SliceMQError
+from slicemq.messages import to_plain
+
+# For the four classes together: about 1.4 s at most, 3 s with imports and loading on a slow board.
+CLASS_WALL_SECONDS = 0.35
+CLASS_CPU_SECONDS = 0.2
+_BATCHES = 5
+
+
+def main() -> int:
+    """Do the task; the result, or `{"error": ...}`, is one line of JSON on standard output."""
+    task = json.loads(sys.stdin.read())
+    try:
+        body = _speeds(task) if task["task"] == "speeds" else _link(task)
+    except SliceMQError as error:
+        body = {"error": str(error)}
+    sys.stdout.write(json.dumps(body) + "\n")
+    return 1 if "error" in body else 0
+
+
+def _speeds(task: dict[str, Any]) -> dict[str, Any]:
+    # The imports that a worker makes, so that this process's memory tells a worker's.
+    import edge_node.worker  # noqa: F401
+    from edge_node import runtime
+    from slicemq import codecs
+
+    info = runtime.load_runtime(task["runtime"])
+    idle = _resident()
+    speeds = {name: _speed(name, info.name, task["threads"], task["cores"]) for name in CLASSES}
+    return {"runtime": to_plain(info), "speeds": speeds, "worker_memory": idle, "codecs": codecs.available()}
+
+
+def _speed(name: str, runtime: str, threads: int, cores: float) -> float:
+    """Runs per second of one calibration model."""
+    import numpy as np
+
+    from edge_node.runtime import open_interpreter
+
+    interpreter = open_interpreter(CALIBRATION / f"{name}.tflite", runtime=runtime, threads=threads)
+    shape = interpreter.inputs[0].shape
+    interpreter.set_input(0, np.random.default_rng(1).uniform(0, 1, shape).astype(np.float32))
+    interpreter.invoke()
+    clock = time.process_time if threads == 1 else time.perf_counter
+    share = min(1.0, cores) if threads == 1 else 1.0
+    started = clock()
+    interpreter.invoke()
+    batch = max(1, int(CLASS_CPU_SECONDS / _BATCHES / max(clock() - started, 1e-6)))
+    end = time.perf_counter() + CLASS_WALL_SECONDS
+    rates = []
+    while len(rates) < _BATCHES and (not rates or time.perf_counter() < end):
+        started = clock()
+        for _ in range(batch):
+            interpreter.invoke()
+        rates.append(batch / max(clock() - started, 1e-9))
+    return statistics.median(rates) * share
+
+
+def _link(task: dict[str, Any]) -> dict[str, Any]:
+    from edge_node.linkprobe import DEADLINE, LinkProbe
+    from slicemq.options import BrokerOptions
+    from slicemq.session import Session
+
+    echoes: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+    topic, nonce = task["topic"], secrets.token_bytes(8)
+    session = Session(
+        BrokerOptions.from_dict(task["broker"]),
+        task["client_id"],
+        on_message=lambda _topic, payload, _retained: echoes.put((time.monotonic(), payload[:8])),
+    )
+    session.subscribe(topic)
+    session.start()
+    try:
+        session.wait_up(10.0)
+        probe = LinkProbe(time.monotonic())
+        sizes = probe.first()
+        end = time.monotonic() + 2 * DEADLINE
+        while not probe.done:
+            for size in sizes:
+                if not session.publish(topic, nonce + bytes(size), qos=0):
+                    raise BrokerError("the connection was lost while the link was measured")
+            sizes = []
+            try:
+                at, name = echoes.get(timeout=0.05)
+            except queue.Empty:
+                probe.tick(time.monotonic())
+            else:
+                if name == nonce:
+                    sizes = probe.echo(at)
+            if time.monotonic() > end:
+                probe.tick(time.monotonic())
+        return to_plain(probe.link())
+    finally:
+        session.stop()
+
+
+def _resident() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
