@@ -86,7 +86,7 @@ class ArtifactStore:
             raise StoreError(f"{part}: {error.strerror}") from error
 
     def finish(self, artifact: Artifact) -> Path:
-        """Check a complete download and give it its name. Raises ArtifactError, and drops it, if it does not match."""
+        """Check a complete download and name it. Raises ArtifactError, and drops it, if it does not match."""
         path = self.path(artifact.sha256)
         part = path.with_suffix(".part")
         digest = hashlib.sha256()

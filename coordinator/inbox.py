@@ -103,7 +103,11 @@ class Inbox:
 
     def _outranked(self, state: CoordinatorState) -> bool:
         mine = (self._cluster.term, self._instance)
-        return self._cluster.started and (state.stamp.term, state.stamp.instance) > mine
+        return (
+            self._cluster.started
+            and state.stamp.instance != self._instance
+            and (state.stamp.term, state.stamp.instance) > mine
+        )
 
     def _node(
         self, now: float, parts: tuple[str, ...], topic: str, payload: bytes, retained: bool

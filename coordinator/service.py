@@ -96,7 +96,7 @@ class CoordinatorService:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Coordinate until `stop` is set. Raises StoreError, BrokerRefusedError or CoordinatorError (another one)."""
+        """Coordinate until `stop` is set. Raises CoordinatorError when another coordinator shows itself."""
         session = self._session
         session.subscribe(*self._inbox.filters, *self._exchange.filters)
         session.start()

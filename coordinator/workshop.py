@@ -128,7 +128,7 @@ class Workshop:
                 self._pool = ProcessPoolExecutor(
                     1, multiprocessing.get_context("spawn"), _obey_parent, (os.getpid(),)
                 )
-            return self._pool.submit(function, argument)  # type: ignore[return-value,arg-type]
+            return self._pool.submit(function, argument)  # type: ignore[arg-type]
 
 
 def _obey_parent(parent: int) -> None:

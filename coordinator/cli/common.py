@@ -143,17 +143,29 @@ _NETWORK_OPTIONS: list[tuple[str, Any, Any]] = [
 _OUTPUT_OPTIONS: list[tuple[str, Any, Any]] = [
     ("output_format", str, typer.Option("text", "--format", help="text or json.")),
 ]
-_LOG_OPTIONS: list[tuple[str, Any, Any]] = [
-    (
-        "log_level",
-        str,
-        typer.Option("warning", "--log-level", envvar="SLICEMQ_LOG_LEVEL", help=", ".join(LEVELS) + "."),
-    ),
-    ("log_format", str, typer.Option("text", "--log-format", envvar="SLICEMQ_LOG_FORMAT", help="text or json.")),
-]
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
+def _log_options(level: str) -> list[tuple[str, Any, Any]]:
+    return [
+        (
+            "log_level",
+            str,
+            typer.Option(level, "--log-level", envvar="SLICEMQ_LOG_LEVEL", help=", ".join(LEVELS) + "."),
+        ),
+        (
+            "log_format",
+            str,
+            typer.Option("text", "--log-format", envvar="SLICEMQ_LOG_FORMAT", help="text or json."),
+        ),
+    ]
+
+
+def daemon(function: Callable[..., None]) -> Callable[..., None]:
+    """A verb that runs until it is stopped, and therefore says by default what it does."""
+    return verb(function, log_level="info")
+
+
+def verb(function: Callable[..., None], *, log_level: str = "warning") -> Callable[..., None]:
     """Make a command of `function`: add the shared options, set up logging, turn errors into exit codes."""
     hints = get_type_hints(function)
     own = [
@@ -166,7 +178,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
     shared = [
         *(_NETWORK_OPTIONS if wants_net else []),
         *(_OUTPUT_OPTIONS if wants_out else []),
-        *_LOG_OPTIONS,
+        *_log_options(log_level),
     ]
 
     @functools.wraps(function)

@@ -1,0 +1,76 @@
+"""`slicemq coordinator run`, and the `slicemq-coordinator` console script."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from coordinator.cli.common import Network, daemon
+from slicemq.errors import ConfigError
+from slicemq.version import __version__
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+LOADER = "coordinator.cli.tools:load_interpreter"
+CALIBRATION = "coordinator.cli.tools:reference_speeds"
+
+
+@daemon
+def command(
+    net: Network,
+    state_dir: Path | None = typer.Option(
+        None,
+        "--state-dir",
+        envvar="SLICEMQ_STATE_DIR",
+        help="Folder of the store. Default: $STATE_DIRECTORY, else ~/.local/state/slicemq/coordinator-<cluster>.",
+    ),
+    heartbeat_deadline: float = typer.Option(
+        1.5, "--heartbeat-deadline", min=0.5, help="Seconds of silence after which a node counts as lost."
+    ),
+) -> None:
+    """Run the coordinator: it plans, hands out slices, watches the nodes and replaces those that are lost."""
+    from coordinator.planning import Tools
+    from coordinator.service import CoordinatorService, ServiceOptions
+    from slicemq.systemd import notify
+
+    folder = state_dir or _default_folder(net.cluster)
+    options = ServiceOptions(net.options, net.cluster, folder, Tools(LOADER, CALIBRATION), heartbeat_deadline)
+    stop = threading.Event()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--state-dir {folder}: {error.strerror}") from error
+    service = CoordinatorService(options, on_ready=lambda: notify("READY=1\nSTATUS=coordinating"))
+    service.run(stop)
+    notify("STOPPING=1")
+
+
+def _default_folder(cluster: str) -> Path:
+    given = os.environ.get("STATE_DIRECTORY")
+    if given:
+        return Path(given.split(":")[0])
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "slicemq" / f"coordinator-{cluster}"
+
+
+def console() -> None:
+    """The `slicemq-coordinator` console script: the same verb as a program of its own."""
+    if "--version" in sys.argv[1:]:
+        sys.stdout.write(f"slicemq-coordinator {__version__}\n")
+        return
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+    app(prog_name="slicemq-coordinator")

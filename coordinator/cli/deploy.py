@@ -1,0 +1,232 @@
+"""`slicemq deploy FILE --name NAME`: hand a model to the coordinator, and wait until it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import queue
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coordinator.cli.common import Network, Output, verb
+from slicemq.errors import CoordinatorError, ModelError, PlanError, UsageError
+from slicemq.messages import Artifact, ChunkRequest, PipelineDocument, PlanDocument, decode, to_plain
+from slicemq.topics import check_id
+from slicemq.transfer import serve
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from coordinator.cli.ask import Caller
+
+logger = logging.getLogger("slicemq.deploy")
+
+
+@verb
+def command(
+    net: Network,
+    out: Output,
+    file: Path = typer.Argument(..., help="The model, a .tflite file."),
+    name: str = typer.Option(..., "--name", help="What the pipeline shall be called."),
+    plan: Path | None = typer.Option(None, "--plan", help="A plan file (slicemq plan make); default: plan now."),
+    profile: str = typer.Option(
+        "measure", "--profile", help="Operator costs: measure (on the coordinator's machine) or estimate."
+    ),
+    pin: list[str] = typer.Option([], "--pin", help="SLICE=NODE, such as s0=pi-1; may be given several times."),
+    exclude: list[str] = typer.Option([], "--exclude", help="A node to leave out; may be given several times."),
+    max_slices: int | None = typer.Option(None, "--max-slices", min=1, help="At most so many slices."),
+    wait: bool = typer.Option(True, "--wait/--no-wait", help="Wait until the pipeline runs."),
+    timeout: float = typer.Option(600.0, "--timeout", min=1.0, help="Seconds to wait at most."),
+) -> None:
+    """Hand a model to the coordinator: it plans, cuts and delivers it, and switches the pipeline over to it."""
+    from coordinator.cli.ask import calling
+
+    check_id("pipeline", name)
+    if profile not in ("measure", "estimate"):
+        raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
+    artifact = _check_model(file)
+    options = {"profile": profile, "pins": _pins(pin), "exclude": exclude, "max_slices": max_slices}
+    body = {"name": name, "model": to_plain(artifact), "plan": _read_plan(plan), "options": options}
+    begun = time.monotonic()
+    with out.progress() as progress, calling(net) as caller:
+        caller.check_coordinator()
+        upload = _Upload(caller, artifact, file, progress)
+        watch = _Watch(caller, name)
+        task = progress.add_task("planning", total=None, note="")
+        answer = caller.ask("deploy", body, timeout).body
+        revision = str(answer.get("revision"))
+        progress.update(task, description=f"revision {revision}")
+        if wait:
+            watch.until_running(revision, timeout - (time.monotonic() - begun), progress, task)
+        upload.stop()
+        made = watch.plan(revision)
+    seconds = time.monotonic() - begun
+    result = {
+        "name": name,
+        "revision": watch.running or revision,
+        "model": artifact.sha256,
+        "unchanged": bool(answer.get("unchanged")),
+        "running": watch.running is not None,
+        "seconds": round(seconds, 3),
+        "plan": made,
+    }
+    out.result(result, lambda: _text(result, out))
+
+
+def _check_model(file: Path) -> Artifact:
+    from converters.graph import read_graph
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror}") from error
+    try:
+        read_graph(data)
+    except ModelError as error:
+        raise type(error)(f"{file}: {error}") from error
+    return Artifact(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _read_plan(file: Path | None) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    try:
+        body = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{file}: {error}") from error
+    if not isinstance(body, dict):
+        raise PlanError(f"{file}: expected a plan file, got {type(body).__name__}")
+    return body
+
+
+def _pins(given: list[str]) -> dict[str, str]:
+    pins = {}
+    for text in given:
+        key, equals, node = text.partition("=")
+        if not equals or not key or not node:
+            raise UsageError(f"--pin {text}: expected SLICE=NODE, such as s0=pi-1")
+        pins[key] = check_id("node", node)
+    return pins
+
+
+class _Upload:
+    """Serves the model's chunks to whoever asks for them, until it is stopped."""
+
+    def __init__(self, caller: Caller, artifact: Artifact, file: Path, progress: Progress) -> None:
+        self._caller = caller
+        self._artifact = artifact
+        self._file = open(file, "rb")  # noqa: SIM115 - closed by stop
+        self._progress = progress
+        self._task = progress.add_task("sending the model", total=artifact.size, note="", visible=False)
+        self._requests: queue.Queue[ChunkRequest | None] = queue.Queue(64)
+        self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
+        self._thread.start()
+        caller.on(caller.net.topics.artifact_request(artifact.sha256), self._on_request)
+
+    def stop(self) -> None:
+        self._requests.put(None)
+        self._thread.join()
+        self._file.close()
+
+    def _on_request(self, topic: str, payload: bytes) -> None:
+        try:
+            self._requests.put_nowait(decode(ChunkRequest, payload, topic))
+        except queue.Full:
+            logger.debug("too many requests for chunks; the receiver asks again")
+
+    def _run(self) -> None:
+        topics, size = self._caller.net.topics, self._artifact.size
+        while (request := self._requests.get()) is not None:
+            topic = topics.artifact_chunks(self._artifact.sha256, request.receiver)
+            for payload in serve(request, size, self._read):
+                self._caller.session.publish(topic, payload, qos=0)
+            self._progress.update(self._task, completed=min(request.offset, size), visible=True)
+
+    def _read(self, offset: int, count: int) -> bytes:
+        self._file.seek(offset)
+        return self._file.read(count)
+
+
+class _Watch:
+    """Follows the pipeline's documents."""
+
+    def __init__(self, caller: Caller, name: str) -> None:
+        self._caller = caller
+        self._name = name
+        self._changed = threading.Condition()
+        self._document: PipelineDocument | None = None
+        self._plan: PlanDocument | None = None
+        self.running: str | None = None
+        topics = caller.net.topics
+        caller.on(topics.pipeline(name), self._on_document)
+        caller.on(topics.plan(name), self._on_plan)
+
+    def until_running(self, revision: str, timeout: float, progress: Progress, task: Any) -> None:
+        """Wait until `revision` or a later one is active. Raises CoordinatorError with the pipeline's reason."""
+        deadline = time.monotonic() + timeout
+        number = int(revision.partition("-")[0])
+        shown = ""
+        while True:
+            with self._changed:
+                self._changed.wait(0.5)
+                document = self._document
+            self._caller.check_coordinator()
+            if document is not None:
+                for route in document.routes:
+                    if route.state == "active" and int(route.revision.partition("-")[0]) >= number:
+                        self.running = route.revision
+                        return
+                if document.reason != shown:
+                    shown = document.reason
+                    progress.update(task, note=shown)
+                    logger.info("%s: %s", self._name, shown)
+            if time.monotonic() > deadline:
+                raise CoordinatorError(
+                    f"pipeline {self._name} does not run after {timeout:.0f} s: {shown or 'no reason given'}"
+                )
+
+    def plan(self, revision: str) -> dict[str, Any] | None:
+        """The plan of the revision, once its document has come."""
+        wanted = self.running or revision
+        with self._changed:
+            self._changed.wait_for(lambda: self._plan is not None and self._plan.revision == wanted, timeout=5.0)
+            return self._plan.plan if self._plan is not None else None
+
+    def _on_document(self, topic: str, payload: bytes) -> None:
+        if payload:
+            with self._changed:
+                self._document = decode(PipelineDocument, payload, topic)
+                self._changed.notify_all()
+
+    def _on_plan(self, topic: str, payload: bytes) -> None:
+        if payload:
+            with self._changed:
+                self._plan = decode(PlanDocument, payload, topic)
+                self._changed.notify_all()
+
+
+def _text(result: dict[str, Any], out: Output) -> str:
+    how = "already runs" if result["unchanged"] else "runs" if result["running"] else "is being prepared"
+    lines = [f"{result['name']}: revision {result['revision']} {how} ({result['seconds']:.1f} s)"]
+    plan = result["plan"]
+    if plan is not None:
+        rows = [
+            [
+                str(item["id"]),
+                "+".join(item["nodes"]),
+                str(len(item["operators"])),
+                f"{item['compute_ms']:.1f}",
+                f"{item['bytes_in'] / 1e6:.3f}",
+                f"{item['bytes_out'] / 1e6:.3f}",
+                f"{item['memory_mb']:.1f}",
+            ]
+            for item in plan["slices"]
+        ]
+        lines.append(out.table(["slice", "node", "operators", "compute ms", "MB in", "MB out", "memory MB"], rows))
+        lines.append(f"planned period {plan['period_ms']:.1f} ms ({plan['method']}, gap {100 * plan['gap']:.1f} %)")
+    return "\n".join(lines)

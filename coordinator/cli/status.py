@@ -1,0 +1,100 @@
+"""`slicemq status`: coordinator, nodes and pipelines at one glance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from coordinator.cli.common import Network, Output, verb
+
+if TYPE_CHECKING:
+    from coordinator.cli.view import View
+
+
+@verb
+def command(net: Network, out: Output) -> None:
+    """Show the coordinator, the nodes and the pipelines."""
+    from coordinator.cli.node_list import node_rows
+    from coordinator.cli.view import read_view
+
+    view = read_view(net)
+    body = {
+        "cluster": net.cluster,
+        "broker": net.options.describe(),
+        "coordinator": _coordinator(view),
+        "nodes": node_rows(view),
+        "pipelines": [_pipeline(view, name) for name in sorted(view.pipelines)],
+    }
+    out.result(body, lambda: _text(body, out))
+
+
+def _coordinator(view: View) -> dict[str, Any] | None:
+    state = view.coordinator
+    if state is None:
+        return None
+    return {
+        "state": state.state,
+        "term": state.stamp.term,
+        "instance": state.stamp.instance,
+        "since": state.since,
+        "software": state.software,
+    }
+
+
+def _pipeline(view: View, name: str) -> dict[str, Any]:
+    document = view.pipelines[name]
+    plan = view.plans.get(name)
+    beats = {
+        (item.revision, item.slice, beat.node): item
+        for beat in view.beats.values()
+        for item in beat.slices
+        if item.pipeline == name
+    }
+    slices = []
+    for entry in plan.plan.get("slices", []) if plan is not None else []:
+        for node in entry["nodes"]:
+            beat = beats.get((plan.revision if plan is not None else "", entry["id"], node))
+            slices.append(
+                {
+                    "slice": entry["id"],
+                    "node": node,
+                    "planned_ms": round(entry["compute_ms"], 3),
+                    "frames": beat.frames if beat is not None else None,
+                    "invoke_ms": round(beat.invoke_ms, 3) if beat is not None else None,
+                    "queued": beat.queued if beat is not None else None,
+                    "dropped": beat.dropped if beat is not None else None,
+                    "link": beat.link if beat is not None else None,
+                }
+            )
+    return {
+        "name": name,
+        "state": document.state,
+        "reason": document.reason,
+        "model": document.model,
+        "routes": [{"revision": r.revision, "state": r.state} for r in document.routes],
+        "window": document.window,
+        "clients": document.clients,
+        "period_ms": plan.plan.get("period_ms") if plan is not None else None,
+        "slices": slices,
+    }
+
+
+def _text(body: dict[str, Any], out: Output) -> str:
+    from coordinator.cli.node_list import node_table
+
+    coordinator = body["coordinator"]
+    lines = [f"cluster {body['cluster']} at {body['broker']}"]
+    if coordinator is None:
+        lines.append("coordinator: none has ever been there")
+    else:
+        lines.append(f"coordinator: {coordinator['state']} (term {coordinator['term']}, {coordinator['software']})")
+    lines += ["", node_table(body["nodes"], out) if body["nodes"] else "no nodes"]
+    for pipeline in body["pipelines"]:
+        routes = ", ".join(f"{r['revision']} {r['state']}" for r in pipeline["routes"]) or "no route"
+        lines += ["", f"pipeline {pipeline['name']}: {pipeline['state']} ({routes})"]
+        if pipeline["reason"]:
+            lines.append(f"  {pipeline['reason']}")
+        if pipeline["slices"]:
+            columns = ["slice", "node", "planned_ms", "invoke_ms", "frames", "queued", "dropped"]
+            rows = [["" if item[key] is None else str(item[key]) for key in columns] for item in pipeline["slices"]]
+            lines.append(out.table(columns, rows))
+    return "\n".join(lines)

@@ -1,0 +1,23 @@
+"""What the composition root lends to the coordinator from the node's room: an interpreter and a calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_node.runtime import Interpreter
+
+
+def load_interpreter(model: bytes | str | Path) -> Interpreter:
+    """Open a model in the coordinator's runtime, with one thread."""
+    from edge_node.runtime import open_interpreter
+
+    return open_interpreter(model)
+
+
+def reference_speeds() -> dict[str, float]:
+    """This machine's runs per second of each operator class's calibration model."""
+    from edge_node.capacity import measure_speeds
+
+    return measure_speeds()

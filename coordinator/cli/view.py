@@ -1,0 +1,105 @@
+"""What the cluster's retained documents say, read without the coordinator's help."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from coordinator.cli.common import Network
+from slicemq.errors import ProtocolError
+from slicemq.messages import (
+    Capacity,
+    CoordinatorState,
+    Heartbeat,
+    NodeState,
+    PipelineDocument,
+    PlanDocument,
+    Report,
+    decode,
+)
+from slicemq.session import Session
+
+logger = logging.getLogger("slicemq.view")
+Kind = TypeVar("Kind")
+_CONNECT_SECONDS = 10.0
+
+
+@dataclass
+class View:
+    """The cluster at one moment; documents that could not be read are left out, with a warning."""
+
+    coordinator: CoordinatorState | None = None
+    states: dict[str, NodeState] = field(default_factory=dict)
+    capacities: dict[str, Capacity] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
+    beats: dict[str, Heartbeat] = field(default_factory=dict)
+    pipelines: dict[str, PipelineDocument] = field(default_factory=dict)
+    plans: dict[str, PlanDocument] = field(default_factory=dict)
+
+    def state_of(self, node: str) -> str:
+        """The node's state; a live word without the heartbeat that belongs to it reads `silent`."""
+        state = self.states.get(node)
+        if state is None:
+            return "unknown"
+        if state.state in ("init", "ready", "draining") and node not in self.beats:
+            return "silent"
+        return state.state
+
+
+def read_view(net: Network, listen: float = 1.2) -> View:
+    """Read all retained documents, and heartbeats for up to `listen` seconds (until each live node was heard).
+
+    Raises BrokerError.
+    """
+    topics, view = net.topics, View()
+    all_heard = threading.Event()
+    awaited: set[str] = set()
+
+    def on_message(topic: str, payload: bytes, retained: bool) -> None:
+        parts = topics.parts(topic)
+        if parts[0] == "nodes" and parts[-1] == "heartbeat":
+            beat = decode(Heartbeat, payload, topic)
+            view.beats[beat.node] = beat
+            awaited.discard(beat.node)
+            if not awaited:
+                all_heard.set()
+
+    session = Session(net.options, f"cli-{secrets.token_hex(4)}", on_message=on_message)
+    session.subscribe(topics.node("+", "heartbeat"))
+    try:
+        session.start()
+        session.wait_up(_CONNECT_SECONDS)
+        filters = [topics.coordinator, topics.pipeline("+"), topics.plan("+")]
+        filters += [topics.node("+", leaf) for leaf in ("state", "capacity", "report")]
+        for topic, payload in sorted(session.snapshot(*filters).items()):
+            _take(view, topics.parts(topic), topic, payload)
+        awaited |= {n for n, s in view.states.items() if s.state in ("init", "ready", "draining")} - set(view.beats)
+        if awaited:
+            all_heard.wait(listen)
+    finally:
+        session.stop()
+    return view
+
+
+def _take(view: View, parts: tuple[str, ...], topic: str, payload: bytes) -> None:
+    kinds: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+        "state": (NodeState, lambda d: view.states.__setitem__(d.node, d)),
+        "capacity": (Capacity, lambda d: view.capacities.__setitem__(d.node, d)),
+        "report": (Report, lambda d: view.reports.__setitem__(d.node, d)),
+        "plan": (PlanDocument, lambda d: view.plans.__setitem__(d.name, d)),
+    }
+    try:
+        if parts == ("coordinator",):
+            view.coordinator = decode(CoordinatorState, payload, topic)
+        elif parts[0] == "pipelines" and len(parts) == 2:
+            document = decode(PipelineDocument, payload, topic)
+            view.pipelines[document.name] = document
+        elif parts[-1] in kinds:
+            kind, put = kinds[parts[-1]]
+            put(decode(kind, payload, topic))
+    except ProtocolError as error:
+        logger.warning("%s", error)
