@@ -1,0 +1,206 @@
+"""What every contiguous segment costs on every node: the numbers that any planning method works on (PURE).
+
+With a broker the links are a star: a segment's bytes go up and down its own node's link whatever the other
+nodes are, and one row bounds the broker. A worker receives, computes and sends at the same time, so a stage
+takes the longest of the three, the period is the slowest stage's time and the latency the sum of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.graph import operator_class
+from converters.slicing import legal_positions
+from coordinator.planner.model import Fleet, Memory, NodeSpec, Overheads, PlanOptions, Supports
+from coordinator.planner.segments import Table, Traffic, any_of, traffic, work
+from slicemq.errors import PlanError
+
+if TYPE_CHECKING:
+    from converters.graph import Graph
+    from converters.profile import Profile
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """Nodes that differ in nothing but their id, and every segment's cost on one of them.
+
+    Tables have shape (n+1, n+1), are indexed [i, j] and hold seconds; `period` is infinite where the
+    segment may not run here (memory, operators, pins).
+    """
+
+    spec: NodeSpec
+    ids: tuple[str, ...]
+    compute: Table
+    down: Table
+    up: Table
+    period: Table
+    latency: Table
+    steps: npt.NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        """How many nodes there are of this type."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Everything a planning method may look at.
+
+    `n` steps; `relayed[i, j]` bytes that the broker delivers because of a segment (its inputs and results);
+    `slice_pins` maps a slice number to the type that must run it; `memory` bytes beyond an idle worker.
+    """
+
+    n: int
+    types: tuple[NodeType, ...]
+    bytes_in: Table
+    bytes_out: Table
+    relayed: Table
+    memory: Table
+    broker_rate: float | None
+    slice_pins: Mapping[int, int]
+    max_slices: int
+
+    def without_broker(self) -> Costs:
+        """The same with a broker that never limits."""
+        return replace(self, broker_rate=None)
+
+
+def build_costs(
+    graph: Graph,
+    profile: Profile,
+    fleet: Fleet,
+    memory: Table,
+    options: PlanOptions,
+    supports: Supports | None = None,
+) -> Costs:
+    """The costs of all segments of `graph` on the nodes of `fleet` that are not excluded.
+
+    `memory` is a table of `segment_memory`. Raises PlanError for pins and exclusions that do not fit.
+    """
+    n = len(graph.steps)
+    nodes = permitted(fleet, options)
+    bytes_ = traffic(graph)
+    slice_pins, range_pins = options.slice_pins(), _position_pins(graph, options)
+    pinned = set(slice_pins.values()) | {node for _, node in range_pins}
+    for node in sorted(pinned - {spec.id for spec in nodes}):
+        known = {spec.id for spec in fleet.nodes}
+        raise PlanError(f"pin to node {node}: it is {'excluded' if node in known else 'not in the fleet'}")
+
+    groups: dict[tuple[object, ...], list[NodeSpec]] = {}
+    for spec in nodes:
+        groups.setdefault((spec.kind(), spec.id if spec.id in pinned else None), []).append(spec)
+    legal = np.zeros(n + 1, dtype=bool)
+    legal[[0, *legal_positions(graph), n]] = True
+    upper = np.triu(legal[:, None] & legal[None, :], k=1)
+    types = []
+    for members in groups.values():
+        spec = members[0]
+        allowed = upper & (memory <= spec.memory * (1.0 - options.headroom))
+        for positions, node in range_pins:
+            if node != spec.id:
+                allowed &= ~any_of(n, positions)
+        if supports is not None:
+            allowed &= ~_unsupported(graph, spec, supports)
+        ids = tuple(member.id for member in members)
+        types.append(_node_type(graph, profile, spec, ids, bytes_, allowed, options.overheads))
+    by_id = {node: number for number, kind in enumerate(types) for node in kind.ids}
+    return Costs(
+        n=n,
+        types=tuple(types),
+        bytes_in=bytes_.bytes_in,
+        bytes_out=bytes_.bytes_out,
+        relayed=bytes_.bytes_in + bytes_.results,
+        memory=memory,
+        broker_rate=fleet.broker_rate,
+        slice_pins={number: by_id[node] for number, node in slice_pins.items()},
+        max_slices=min(n, len(nodes), options.max_slices or n),
+    )
+
+
+def permitted(fleet: Fleet, options: PlanOptions) -> list[NodeSpec]:
+    """The nodes that may be used; raises PlanError when an excluded node is unknown."""
+    known = {spec.id for spec in fleet.nodes}
+    for node in sorted(options.exclude - known):
+        raise PlanError(f"exclude {node}: the fleet has no such node")
+    return [spec for spec in fleet.nodes if spec.id not in options.exclude]
+
+
+def segment_memory(graph: Graph, memory: Memory) -> Table:
+    """`memory(graph, operators of the segment)` for every segment, by calling it n(n+1)/2 times."""
+    n = len(graph.steps)
+    table = np.zeros((n + 1, n + 1))
+    steps = list(graph.steps)
+    for i in range(n):
+        for j in range(i + 1, n + 1):
+            table[i, j] = memory(graph, steps[i:j])
+    return table
+
+
+def _node_type(
+    graph: Graph,
+    profile: Profile,
+    spec: NodeSpec,
+    ids: tuple[str, ...],
+    bytes_: Traffic,
+    allowed: npt.NDArray[np.bool_],
+    overheads: Overheads,
+) -> NodeType:
+    speeds: dict[str, float] = {}
+
+    def seconds(index: int) -> float:
+        name = graph.operators[index].name
+        if name not in speeds:
+            speeds[name] = spec.speed(operator_class(name))
+        return profile.seconds.get(index, 0.0) / speeds[name]
+
+    into, out, mean = bytes_.bytes_in, bytes_.bytes_out, spec.mean_speed
+    moving = (
+        overheads.message * ((into > 0).astype(float) + (out > 0))
+        + overheads.receive_per_byte * into
+        + overheads.send_per_byte * out
+    )
+    steps = np.array([seconds(index) for index in graph.steps])
+    compute = work(steps) + (profile.overhead + moving) / mean
+    down, up = into / spec.down, out / spec.up
+    period = np.where(allowed, np.maximum(compute, np.maximum(down, up)), np.inf)
+    return NodeType(
+        spec=spec,
+        ids=ids,
+        compute=compute,
+        down=down,
+        up=up,
+        period=period,
+        latency=compute + down + up + spec.rtt,
+        steps=steps,
+    )
+
+
+def _unsupported(graph: Graph, spec: NodeSpec, supports: Supports) -> npt.NDArray[np.bool_]:
+    refused = {operator.index for operator in graph.operators if not supports(spec, operator)}
+    marked = []
+    for position, index in enumerate(graph.steps):
+        needed = {index, *graph.constant_operators(graph.operators[index].inputs)}
+        if needed & refused:
+            marked.append(position)
+    return any_of(len(graph.steps), marked)
+
+
+def _position_pins(graph: Graph, options: PlanOptions) -> list[tuple[Sequence[int], str]]:
+    place = {index: position for position, index in enumerate(graph.steps)}
+    found: list[tuple[Sequence[int], str]] = []
+    for first, last, node in options.range_pins():
+        if last >= len(graph.operators):
+            raise PlanError(f"pin {first}-{last}={node}: the model has operators 0 to {len(graph.operators) - 1}")
+        positions = [place[index] for index in range(first, last + 1) if index in place]
+        if not positions:
+            raise PlanError(
+                f"pin {first}-{last}={node}: only operators fed by constants, which go with their consumers"
+            )
+        found.append((positions, node))
+    return found

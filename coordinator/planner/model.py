@@ -1,0 +1,149 @@
+"""What a planner is given besides the model: nodes, their links, and what the user wants (PURE).
+
+Units: seconds, bytes, bytes per second; the fleet file and the plan file convert at their edges.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from slicemq.errors import PlanError
+
+if TYPE_CHECKING:
+    from converters.graph import Graph, Operator
+    from coordinator.planner.cost import Costs
+    from coordinator.planner.split import Split
+
+_SLICE_PIN = re.compile(r"s?(0|[1-9][0-9]{0,5})\Z")
+_RANGE_PIN = re.compile(r"(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})\Z")
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """A node as the planner sees it.
+
+    `memory` is what is free for slices. `speeds` is relative to the machine that the profile speaks of, per
+    operator class; a class that is not listed runs at the geometric mean of the others. `rtt` is the round
+    trip to the broker.
+    """
+
+    id: str
+    memory: int
+    speeds: Mapping[str, float]
+    up: float
+    down: float
+    rtt: float = 0.0
+    runtime: str = ""
+    codecs: tuple[str, ...] = ("raw",)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def mean_speed(self) -> float:
+        """The geometric mean of the speeds; 1.0 when none is known."""
+        if not self.speeds:
+            return 1.0
+        return math.exp(sum(math.log(speed) for speed in self.speeds.values()) / len(self.speeds))
+
+    def speed(self, operator_class: str) -> float:
+        """How many times faster than the profile's machine this node runs operators of a class."""
+        found = self.speeds.get(operator_class)
+        return self.mean_speed if found is None else found
+
+    def kind(self) -> tuple[object, ...]:
+        """Equal for nodes that differ in nothing but their id."""
+        return (
+            self.memory,
+            tuple(sorted(self.speeds.items())),
+            self.up,
+            self.down,
+            self.rtt,
+            self.runtime,
+            self.codecs,
+            tuple(sorted(self.labels.items())),
+        )
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The nodes, and how many bytes per second the broker can deliver (None: it is not what limits)."""
+
+    nodes: tuple[NodeSpec, ...]
+    broker_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Overheads:
+    """What a node's worker spends on a frame besides invoking, on the profile's machine.
+
+    `message` is for one message, in or out; `receive_per_byte` covers reading and decoding,
+    `send_per_byte` encoding and writing. The defaults are what paho and the broker hop cost on the
+    development machine (2.9 and 1.9 ms of processor time per MB).
+    """
+
+    message: float = 0.0003
+    receive_per_byte: float = 2.9e-9
+    send_per_byte: float = 1.9e-9
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the user wants of a plan.
+
+    `pins` maps a slice (`0` or `s0`: counted from the model's inputs) or a range of operators
+    (`10-20`, both ends included, places in the file) to a node's id. `headroom` is the share of each
+    node's free memory that must stay free.
+    """
+
+    pins: Mapping[str, str] = field(default_factory=dict)
+    exclude: frozenset[str] = frozenset()
+    max_slices: int | None = None
+    headroom: float = 0.0
+    overheads: Overheads = field(default_factory=Overheads)
+
+    def __post_init__(self) -> None:
+        if self.max_slices is not None and self.max_slices < 1:
+            raise PlanError(f"max_slices: expected at least 1, got {self.max_slices}")
+        if not 0.0 <= self.headroom < 1.0:
+            raise PlanError(f"headroom: expected at least 0 and less than 1, got {self.headroom}")
+
+    def slice_pins(self) -> dict[int, str]:
+        """Slice number -> node id; raises PlanError for a pin that is neither a slice nor a range."""
+        found: dict[int, str] = {}
+        for key, node in self.pins.items():
+            match = _SLICE_PIN.match(key)
+            if match is None:
+                if _RANGE_PIN.match(key) is None:
+                    raise PlanError(
+                        f"pin {key}={node}: expected a slice such as s0, or a range of operators such as 10-20"
+                    )
+                continue
+            number = int(match.group(1))
+            if found.setdefault(number, node) != node:
+                raise PlanError(f"pin {key}={node}: slice s{number} is pinned to {found[number]} already")
+        return found
+
+    def range_pins(self) -> list[tuple[int, int, str]]:
+        """(first operator, last operator, node id)."""
+        found: list[tuple[int, int, str]] = []
+        for key, node in self.pins.items():
+            match = _RANGE_PIN.match(key)
+            if match is not None:
+                first, last = int(match.group(1)), int(match.group(2))
+                if first > last:
+                    raise PlanError(f"pin {key}={node}: the range ends before it starts")
+                found.append((first, last, node))
+        return found
+
+
+Memory = Callable[["Graph", "list[int]"], int]
+"""Bytes beyond an idle worker that a slice of these operators takes."""
+
+Supports = Callable[[NodeSpec, "Operator"], bool]
+"""Whether a node's runtime can run an operator."""
+
+Planner = Callable[["Costs"], "Split"]
+"""A planning method: costs in, the segments and their nodes out, with how good that is known to be."""
