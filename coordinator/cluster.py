@@ -287,21 +287,22 @@ class Cluster:
         assert intent is not None
         requester = record.job_wish.requester if record.job_wish is not None else None
         nodes = tuple(
-            dataclasses.replace(capacity, memory=max(0, capacity.memory - self._assigned_memory(node.id)))
+            dataclasses.replace(capacity, memory=max(0, capacity.memory - self._assigned_memory(capacity)))
             for node in sorted(self.members.nodes.values(), key=lambda node: node.id)
             if node.usable and (capacity := node.current_capacity) is not None
         )
         avoid = frozenset(node.node for node in nodes if self.members.is_shunned(node.node))
         self._actions.append(MakePlan(self._jobs, intent, nodes, avoid, requester[0] if requester else None))
 
-    def _assigned_memory(self, node: str) -> int:
+    def _assigned_memory(self, capacity: Capacity) -> int:
+        """Bytes that assigned slices take; the capacity leaves room for one worker, each slice has its own."""
         return sum(
-            item.memory
+            item.memory + capacity.worker_memory
             for record in self.records.values()
             if record.removed_at is None
             for revision in record.revisions.values()
             if revision.phase != "lost"
-            for item in revision.blueprint.slices.get(node, ())
+            for item in revision.blueprint.slices.get(capacity.node, ())
         )
 
     # -- documents and answers -----------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
         raise InsufficientCapacityError("no node is ready")
     source = str(job.intent.options.get("profile", "measure"))
     profile = model_profile(path, source, str(job.folder / "profiles"), job.tools)
-    reference = reference_speeds(job.tools)
+    reference = reference_speeds(job.tools, job.folder)
 
     def attempt(nodes: list[Capacity]) -> Plan:
         return make_plan(
@@ -181,7 +181,7 @@ def _kept_profile(path: Path, graph: Graph) -> Profile | None:
 
 
 @lru_cache(maxsize=1)
-def reference_speeds(tools: Tools) -> dict[str, float]:
-    """This machine's runs per second of each class's calibration model."""
-    speeds: dict[str, float] = tools.function(tools.calibrate)()
+def reference_speeds(tools: Tools, folder: Path) -> dict[str, float]:
+    """This machine's runs per second of each class's calibration model; kept in `folder`."""
+    speeds: dict[str, float] = tools.function(tools.calibrate)(folder)
     return speeds

@@ -90,7 +90,9 @@ class CoordinatorService:
             options.folder,
             options.tools,
             self._exchange,
-            lambda nbytes: probe_message_size(self._session, self._topics.link_probe(name), nbytes),
+            lambda nbytes: probe_message_size(
+                options.broker, f"{name}-size", self._topics.link_probe(name), nbytes
+            ),
             self._planned,
             self._plan_failed,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from coordinator import planning
 from coordinator.actions import MakePlan
@@ -73,7 +74,7 @@ class Workshop:
 
     def _warm_up(self) -> None:
         try:
-            self._child(planning.reference_speeds, self._tools).result()
+            self._child(planning.reference_speeds, self._tools, self._folder).result()
         except Exception as error:  # noqa: BLE001 - planning itself will say what is wrong
             logger.warning("measuring this machine failed: %s", error)
 
@@ -99,7 +100,7 @@ class Workshop:
             ) from error
         job = PlanningJob(action.intent, action.nodes, action.avoid, self._folder, self._tools)
         try:
-            made = self._child(planning.run, job).result()
+            made: Blueprint = self._child(planning.run, job).result()
         except BrokenProcessPool as error:
             with self._lock:
                 self._pool = None
@@ -122,13 +123,13 @@ class Workshop:
             )
         self._carried = nbytes
 
-    def _child(self, function: Callable[..., Blueprint | dict[str, float]], argument: object) -> Future[Blueprint]:
+    def _child(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         with self._lock:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
                     1, multiprocessing.get_context("spawn"), _obey_parent, (os.getpid(),)
                 )
-            return self._pool.submit(function, argument)  # type: ignore[arg-type]
+            return self._pool.submit(function, *arguments)
 
 
 def _obey_parent(parent: int) -> None:

@@ -16,8 +16,11 @@ def load_interpreter(model: bytes | str | Path) -> Interpreter:
     return open_interpreter(model)
 
 
-def reference_speeds() -> dict[str, float]:
-    """This machine's runs per second of each operator class's calibration model."""
-    from edge_node.capacity import measure_speeds
+def reference_speeds(folder: Path) -> dict[str, float]:
+    """This machine's runs per second of each operator class's calibration model, with one thread.
 
-    return measure_speeds()
+    Measured in a child process and kept in `folder`.
+    """
+    from edge_node.capacity import measure_speeds, read_board
+
+    return measure_speeds(read_board(threads=1), "auto", folder / "speeds.json").speeds
