@@ -162,14 +162,16 @@ class FrameFailedError(SliceMQError):
     """A frame ended without a result.
 
     `reason` is one of the words of the contract: `gave-up`, `spec-changed`, `poisoned`, `slice-error`,
-    `removed`, `closed`.
+    `removed`, `closed`, `unsendable`. `sequence` is the frame's number where it is known.
     """
 
     exit_code = 62
 
-    def __init__(self, reason: str, message: str = "") -> None:
-        super().__init__(f"{reason}: {message}" if message else reason)
+    def __init__(self, reason: str, message: str = "", sequence: int | None = None) -> None:
+        where = "" if sequence is None else f"frame {sequence}: "
+        super().__init__(f"{where}{reason}: {message}" if message else f"{where}{reason}")
         self.reason = reason
+        self.sequence = sequence
 
 
 class RuntimeUnavailableError(SliceMQError):

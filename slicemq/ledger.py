@@ -110,6 +110,11 @@ class Ledger:
         """When `tick` must be called at the latest."""
         return self._wake
 
+    def wants(self, send: Send) -> bool:
+        """Whether this attempt is still the frame's last one, and unanswered."""
+        frame = self._open.get(send.sequence)
+        return frame is not None and frame.attempts == send.attempt
+
     # ---- events
 
     def submit(self, now: float, inputs: Any, spec: str) -> tuple[int, list[Action]]:
@@ -197,6 +202,13 @@ class Ledger:
             sending.got.clear()
             return self._drop("tensors")
         self._answer(frame, now, header.revision, joined)
+        return self._deliver()
+
+    def unsendable(self, now: float, sequence: int, message: str) -> list[Action]:
+        """An attempt cannot be made at all (a bundle larger than MQTT carries): the frame ends."""
+        frame = self._open.get(sequence)
+        if frame is not None:
+            self._fail(frame, now, "unsendable", message)
         return self._deliver()
 
     def taken(self) -> None:
@@ -291,12 +303,17 @@ class Ledger:
             lost, at = self._lost
             self.counters.failovers.append(Failover(lost, revision, at, now - at))
             self._lost = None
-        self._end(frame, Outcome(frame.sequence, revision, frame.attempts, now - frame.submitted, tensors))
+        assert self._document is not None
+        latency, specs = now - frame.submitted, self._document.outputs
+        self._end(frame, Outcome(frame.sequence, revision, frame.attempts, latency, tensors, specs))
 
     def _fail(self, frame: _Frame, now: float, reason: str, message: str, revision: str = "") -> None:
         self.counters.failed += 1
         latency = now - frame.submitted
-        self._end(frame, Outcome(frame.sequence, revision, frame.attempts, latency, {}, reason, message))
+        self._end(
+            frame,
+            Outcome(frame.sequence, revision, frame.attempts, latency, reason=reason, message=message),
+        )
 
     def _end(self, frame: _Frame, outcome: Outcome) -> None:
         del self._open[frame.sequence]

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
-from slicemq.messages import Route
+from slicemq.messages import Route, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Send:
 class Outcome:
     """How a frame ended: `tensors` by whole-model index, or a `reason` word (and `message`) when it failed.
 
-    `latency` is seconds from submit; `revision` the one that answered (empty when none did).
+    `specs` are the model's outputs when it was answered; `latency` is seconds from submit; `revision` the one
+    that answered (empty when none did).
     """
 
     sequence: int
@@ -33,6 +34,7 @@ class Outcome:
     attempts: int
     latency: float
     tensors: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
+    specs: tuple[TensorSpec, ...] = ()
     reason: str = ""
     message: str = ""
 

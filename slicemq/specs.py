@@ -14,6 +14,7 @@ import numpy.typing as npt
 from slicemq.errors import InputError
 from slicemq.messages import TensorSpec
 
+Arrays: TypeAlias = "dict[int, npt.NDArray[Any]]"
 Inputs: TypeAlias = (
     "npt.NDArray[Any] | list[npt.NDArray[Any]] | tuple[npt.NDArray[Any], ...]"
     " | Mapping[str, npt.NDArray[Any]] | Mapping[int, npt.NDArray[Any]]"

@@ -241,6 +241,24 @@ def test_an_error_frame_ends_the_frame_with_its_reason() -> None:
     assert found.reason == "slice-error"
 
 
+def test_a_frame_that_cannot_travel_ends_once() -> None:
+    ledger = running()
+    submit(ledger)
+    assert ends(ledger.unsendable(1, 0, "too large")) == [(0, "unsendable")]
+    assert ledger.unsendable(2, 0, "too large") == []
+
+
+def test_an_attempt_is_wanted_while_it_is_the_last_one_of_an_unanswered_frame() -> None:
+    ledger = running()
+    (first,) = submit(ledger)
+    (again,) = ledger.document(1, document(2, route(R1, "lost"), route(R2)))
+    assert isinstance(first, Send)
+    assert isinstance(again, Send)
+    assert [ledger.wants(first), ledger.wants(again)] == [False, True]
+    ledger.result(2, header(0, R2), tensors())
+    assert not ledger.wants(again)
+
+
 def test_rule_5_a_changed_specification_ends_frames_and_never_sends_them_on() -> None:
     ledger = running()
     submit(ledger)
