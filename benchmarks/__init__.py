@@ -1,0 +1,1 @@
+"""One command per table that the README or docs quote."""

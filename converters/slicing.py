@@ -67,6 +67,22 @@ def groups_at(graph: Graph, positions: Sequence[int]) -> list[list[int]]:
     return [list(graph.steps[a:b]) for a, b in pairwise(bounds)]
 
 
+def legal_positions(graph: Graph) -> tuple[int, ...]:
+    """Where `graph.steps` can be cut by `groups_at`: each tensor that crosses can travel in a frame, and the step
+    before depends on an input of the model (so that no slice is without inputs).
+    """
+    fed = set(graph.inputs)
+    found = []
+    for position, step in enumerate(graph.steps[:-1], start=1):
+        operator = graph.operators[step]
+        if fed.intersection(operator.inputs):
+            fed.update(operator.outputs)
+            fed.discard(-1)
+            if all(graph.tensors[t].dtype in codecs.DTYPES for t in graph.crossing(position)):
+                found.append(position)
+    return tuple(found)
+
+
 def cut_positions(graph: Graph, tensors: Sequence[str]) -> list[int]:
     """The positions right after the operators that make `tensors` (each a name, or an index in decimal digits).
 
