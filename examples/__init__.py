@@ -1,0 +1,1 @@
+"""Programs that show SliceMQ at work."""
