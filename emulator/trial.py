@@ -96,9 +96,8 @@ def run_trial(
     def source() -> Any:
         for number in range(frames):
             if faults and number in faults:
-                at = time.monotonic()
                 what = faults[number](latest)
-                report.faults.append(Fault(what, at - begun, latest))
+                report.faults.append(Fault(what, time.monotonic() - begun, latest))
             yield inputs[number % len(inputs)]
 
     with Pipeline(name, broker, cluster=cluster) as pipeline:

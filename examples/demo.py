@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.models import pictures, real_models
 from edge_node.runtime import open_interpreter
+from emulator.placement import Placement
 from emulator.site import Site
 from emulator.trial import Report, run_trial, single_device
 from examples import faces
@@ -65,7 +66,6 @@ def _run(broker: Any, frames: int, faults: list[str], picture: Path, logs: Path 
         print(done.stdout)
         _say(f"{frames} frames of {len(images)} real pictures, {len(inputs)} different ones, while nodes fail")
         plan = [(number + 1) * frames // (len(faults) + 1) for number in range(len(faults))]
-        actions = {at: _fault(site, word) for at, word in zip(plan, faults, strict=True)}
         found: dict[int, list[faces.Face]] = {}
 
         def look(number: int, result: Result) -> None:
@@ -74,7 +74,9 @@ def _run(broker: Any, frames: int, faults: list[str], picture: Path, logs: Path 
                 found[number] = faces.to_faces(boxes, scores, images[number])
 
         reference = single_device(open_interpreter(model))
-        report = run_trial(site.options, site.cluster, NAME, inputs, frames, reference, actions, look)
+        with Placement(site.options, site.cluster, NAME) as placement:
+            actions = {at: _fault(site, placement, word) for at, word in zip(plan, faults, strict=True)}
+            report = run_trial(site.options, site.cluster, NAME, inputs, frames, reference, actions, look)
         _tell(report)
         print(site.command("status").stdout)
     with_faces = next((number for number, boxes in sorted(found.items()) if boxes), None)
@@ -89,13 +91,13 @@ def _run(broker: Any, frames: int, faults: list[str], picture: Path, logs: Path 
     return 0
 
 
-def _fault(site: Site, word: str) -> Callable[[str], str]:
+def _fault(site: Site, placement: Placement, word: str) -> Callable[[str], str]:
     def act(revision: str) -> str:
-        plan = next(p for p in site.json("status")["pipelines"] if p["name"] == NAME)
-        node = plan["slices"][len(plan["slices"]) // 2]["node"]
+        slices = placement.nodes()
+        name, node = slices[len(slices) // 2]
         number = signal.SIGKILL if word == "kill" else signal.SIGSTOP
         site.nodes[node].signal(number)
-        return f"{number.name} to {node} ({plan['slices'][len(plan['slices']) // 2]['slice']} of {revision})"
+        return f"{number.name} to {node} ({name} of {revision})"
 
     return act
 
