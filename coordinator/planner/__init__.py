@@ -1,1 +1,5 @@
 """Numbers in, plan out."""
+
+from coordinator.planner.make import make_plan
+
+__all__ = ["make_plan"]

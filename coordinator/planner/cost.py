@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from converters.graph import operator_class
 from converters.slicing import legal_positions
-from coordinator.planner.model import Fleet, Memory, NodeSpec, Overheads, PlanOptions, Supports
+from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions, Supports
 from coordinator.planner.segments import Table, Traffic, any_of, traffic, work
 from slicemq.errors import PlanError
 
@@ -30,7 +30,8 @@ class NodeType:
     """Nodes that differ in nothing but their id, and every segment's cost on one of them.
 
     Tables have shape (n+1, n+1), are indexed [i, j] and hold seconds; `period` is infinite where the
-    segment may not run here (memory, operators, pins).
+    segment may not run here (memory, operators, pins). `whole` and `useful` say, pins left aside, whether
+    the whole model and whether any segment can run here; `steps` are the seconds of each step.
     """
 
     spec: NodeSpec
@@ -41,6 +42,8 @@ class NodeType:
     period: Table
     latency: Table
     steps: npt.NDArray[np.float64]
+    whole: bool
+    useful: bool
 
     @property
     def count(self) -> int:
@@ -81,7 +84,7 @@ def build_costs(
 ) -> Costs:
     """The costs of all segments of `graph` on the nodes of `fleet` that are not excluded.
 
-    `memory` is a table of `segment_memory`. Raises PlanError for pins and exclusions that do not fit.
+    `memory[i, j]` is the bytes of segment (i, j]. Raises PlanError for pins and exclusions that do not fit.
     """
     n = len(graph.steps)
     nodes = permitted(fleet, options)
@@ -101,14 +104,15 @@ def build_costs(
     types = []
     for members in groups.values():
         spec = members[0]
-        allowed = upper & (memory <= spec.memory * (1.0 - options.headroom))
+        fits = upper & (memory <= spec.memory * (1.0 - options.headroom))
+        if supports is not None:
+            fits &= ~_unsupported(graph, spec, supports)
+        allowed = fits.copy()
         for positions, node in range_pins:
             if node != spec.id:
                 allowed &= ~any_of(n, positions)
-        if supports is not None:
-            allowed &= ~_unsupported(graph, spec, supports)
         ids = tuple(member.id for member in members)
-        types.append(_node_type(graph, profile, spec, ids, bytes_, allowed, options.overheads))
+        types.append(_node_type(graph, profile, spec, ids, bytes_, fits, allowed, options.overheads))
     by_id = {node: number for number, kind in enumerate(types) for node in kind.ids}
     return Costs(
         n=n,
@@ -131,23 +135,13 @@ def permitted(fleet: Fleet, options: PlanOptions) -> list[NodeSpec]:
     return [spec for spec in fleet.nodes if spec.id not in options.exclude]
 
 
-def segment_memory(graph: Graph, memory: Memory) -> Table:
-    """`memory(graph, operators of the segment)` for every segment, by calling it n(n+1)/2 times."""
-    n = len(graph.steps)
-    table = np.zeros((n + 1, n + 1))
-    steps = list(graph.steps)
-    for i in range(n):
-        for j in range(i + 1, n + 1):
-            table[i, j] = memory(graph, steps[i:j])
-    return table
-
-
 def _node_type(
     graph: Graph,
     profile: Profile,
     spec: NodeSpec,
     ids: tuple[str, ...],
     bytes_: Traffic,
+    fits: npt.NDArray[np.bool_],
     allowed: npt.NDArray[np.bool_],
     overheads: Overheads,
 ) -> NodeType:
@@ -178,6 +172,8 @@ def _node_type(
         period=period,
         latency=compute + down + up + spec.rtt,
         steps=steps,
+        whole=bool(fits[0, -1]),
+        useful=bool(fits.any()),
     )
 
 

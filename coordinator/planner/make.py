@@ -1,0 +1,150 @@
+"""Making a plan: costs, the planner's answer, and the figures that go with it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from coordinator.planner.cost import Costs, build_costs, permitted
+from coordinator.planner.memory import segment_memory
+from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions, Supports
+from coordinator.planner.plan import (
+    FAMILY,
+    Alternative,
+    Plan,
+    PlannedBundle,
+    PlannedSlice,
+    ProfileSource,
+    bundles_of,
+)
+from coordinator.planner.shortage import shortage, wishes_forbid, without_wishes
+from coordinator.planner.split import NoPlanError, Split, split
+from slicemq.errors import InsufficientCapacityError, PlanError
+
+if TYPE_CHECKING:
+    from converters.graph import Graph
+    from converters.profile import Profile
+
+
+def make_plan(
+    graph: Graph,
+    profile: Profile,
+    fleet: Fleet,
+    *,
+    memory: Memory,
+    options: PlanOptions | None = None,
+    supports: Supports | None = None,
+    planner: Planner = split,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Plan:
+    """The plan of the least period for `graph` on `fleet`.
+
+    `memory` gives a slice's bytes beyond an idle worker, `profile` the operators' seconds on the machine of speed
+    1. `clock` is read for `solve_seconds` only. Raises InsufficientCapacityError when the nodes cannot hold or
+    run the model, PlanError when the options (pins, exclusions) are wrong or leave no plan.
+    """
+    options = options or PlanOptions()
+    begun = clock()
+    if not permitted(fleet, options):
+        raise shortage(graph, fleet, options, None)
+    if not graph.steps:
+        raise PlanError("the model has no operators to place")
+    table = segment_memory(graph, memory)
+    costs = build_costs(graph, profile, fleet, table, options, supports)
+    try:
+        found = planner(costs)
+    except NoPlanError as error:
+        free = without_wishes(options)
+        if free is not None and _has_plan(build_costs(graph, profile, fleet, table, free, supports), planner):
+            raise wishes_forbid(options) from error
+        if not error.proved:
+            raise InsufficientCapacityError(
+                "no plan was found, although one may exist: the nodes' memory is too scarce for the model"
+            ) from error
+        raise shortage(graph, fleet, options, costs) from error
+    return _plan(graph, profile, costs, found, clock() - begun)
+
+
+def _has_plan(costs: Costs, planner: Planner) -> bool:
+    try:
+        planner(costs)
+    except NoPlanError:
+        return False
+    return True
+
+
+def _plan(graph: Graph, profile: Profile, costs: Costs, found: Split, seconds: float) -> Plan:
+    groups = [list(graph.steps[i:j]) for i, j in found.segments]
+    bundles = bundles_of(graph, groups)
+    type_of = {node: kind for kind in costs.types for node in kind.ids}
+    slices = []
+    for number, ((i, j), node) in enumerate(zip(found.segments, found.nodes, strict=True)):
+        kind = type_of[node]
+        slices.append(
+            PlannedSlice(
+                id=f"s{number}",
+                nodes=(node,),
+                operators=tuple(groups[number]),
+                # Rounded up, so that the file never promises that a slice fits where it does not.
+                memory_mb=math.ceil(float(costs.memory[i, j]) / 1e3) / 1e3,
+                compute_ms=_ms(kind.compute[i, j]),
+                bytes_in=_sum(bundles, lambda b, me=f"s{number}": me in b.targets),  # type: ignore[misc]
+                bytes_out=_sum(bundles, lambda b, me=f"s{number}": b.source == me),  # type: ignore[misc]
+                down_ms=_ms(kind.down[i, j]),
+                up_ms=_ms(kind.up[i, j]),
+            )
+        )
+    period, bound = _ms(found.period), _ms(found.lower_bound)
+    return Plan(
+        model=graph.sha256,
+        objective="period",
+        period_ms=period,
+        latency_ms=_ms(found.latency),
+        lower_bound_ms=bound,
+        gap=round(max(0.0, found.period / found.lower_bound - 1.0), 6) if found.lower_bound > 0 else 0.0,
+        method=found.method,
+        family=FAMILY,
+        solve_seconds=round(seconds, 4),
+        window=math.ceil(found.latency / found.period - 1e-9) + 1 if found.period > 0 else 2,
+        profile=ProfileSource(profile.runtime, profile.measured),
+        slices=tuple(slices),
+        bundles=bundles,
+        alternatives=(one_node(costs),),
+    )
+
+
+def one_node(costs: Costs) -> Alternative:
+    """The whole model on the one node where its period is least (pins left aside)."""
+    n = costs.n
+    able = [kind for kind in costs.types if kind.whole]
+    if not able:
+        largest = max(costs.types, key=lambda kind: kind.spec.memory).spec
+        return Alternative(
+            "one-node",
+            (),
+            None,
+            None,
+            f"no node can run the whole model: it needs {costs.memory[0, n] / 1e6:.1f} MB, "
+            f"the largest node ({largest.id}) has {largest.memory / 1e6:.1f} MB",
+        )
+    relayed = float(costs.relayed[0, n]) / costs.broker_rate if costs.broker_rate else 0.0
+    figures = [
+        (
+            max(float(max(kind.compute[0, n], kind.down[0, n], kind.up[0, n])), relayed),
+            float(kind.latency[0, n]),
+            kind.ids[0],
+        )
+        for kind in able
+    ]
+    period, latency, node = min(figures)
+    return Alternative("one-node", (node,), _ms(period), _ms(latency))
+
+
+def _sum(bundles: tuple[PlannedBundle, ...], mine: Callable[[PlannedBundle], bool]) -> int:
+    return sum(bundle.bytes for bundle in bundles if mine(bundle))
+
+
+def _ms(seconds: float) -> float:
+    return round(float(seconds) * 1e3, 4)
