@@ -11,7 +11,6 @@ with more threads (never more than whole cores of the quota) nothing is throttle
 from __future__ import annotations
 
 import json
-import os
 import queue
 import secrets
 import statistics
@@ -42,12 +41,11 @@ def main() -> int:
 
 def _speeds(task: dict[str, Any]) -> dict[str, Any]:
     # The imports that a worker makes, so that this process's memory tells a worker's.
-    import edge_node.worker  # noqa: F401
-    from edge_node import runtime
+    from edge_node import runtime, worker
     from slicemq import codecs
 
     info = runtime.load_runtime(task["runtime"])
-    idle = _resident()
+    idle = worker.resident()
     speeds = {name: _speed(name, info.name, task["threads"], task["cores"]) for name in CLASSES}
     return {"runtime": to_plain(info), "speeds": speeds, "worker_memory": idle, "codecs": codecs.available()}
 
@@ -68,7 +66,7 @@ def _speed(name: str, runtime: str, threads: int, cores: float) -> float:
     interpreter.invoke()
     batch = max(1, int(CLASS_CPU_SECONDS / _BATCHES / max(clock() - started, 1e-6)))
     end = time.perf_counter() + CLASS_WALL_SECONDS
-    rates = []
+    rates: list[float] = []
     while len(rates) < _BATCHES and (not rates or time.perf_counter() < end):
         started = clock()
         for _ in range(batch):
@@ -113,11 +111,6 @@ def _link(task: dict[str, Any]) -> dict[str, Any]:
         return to_plain(probe.link())
     finally:
         session.stop()
-
-
-def _resident() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,332 @@
+"""A loaded slice at work: frames in, `invoke`, frames out, as three threads so that the three overlap.
+
+receive (the data link's thread): read, check and decode a frame, join it with its other bundles
+compute: the oldest whole frame into the interpreter, `invoke`, outputs out of it
+send: encode and publish, while the next frame is computed
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_node.join import Backlog, Bounds, Joiner
+from edge_node.runtime import Interpreter, TensorInfo
+from slicemq.errors import FrameError, ModelError, SliceMQError
+from slicemq.frames import FrameHeader, decode_frame, encode_frame
+from slicemq.messages import Bundle, SliceAssignment, SliceBeat, TensorSpec
+from slicemq.topics import Topics
+
+logger = logging.getLogger("slicemq.node.slice")
+
+Array = npt.NDArray[Any]
+Send = Callable[[str, Sequence[bytes | memoryview]], bool]
+
+# A pipeline's window lies on its slowest slice when that falls behind: room for two dozen frames, and for
+# bursts of small ones.
+_FRAMES = 24
+_LEAST_BYTES = 16_000_000
+_COUNT = 1024
+_AGE = 30.0
+# Outputs that wait for the sender: one being sent, one ready.
+_OUTBOX = 2
+_MEAN_OF = 32
+_LOG_EVERY = 10.0
+
+
+@dataclass(frozen=True)
+class _Work:
+    header: FrameHeader
+    arrays: dict[int, Array]
+
+
+@dataclass(frozen=True)
+class _Done:
+    since: float
+    header: FrameHeader
+    arrays: dict[int, Array]
+    error: str = ""
+
+
+class Stage:
+    """Runs one slice. `send` publishes; its False means that the frame is lost (the client sends it again)."""
+
+    def __init__(self, assignment: SliceAssignment, topics: Topics, interpreter: Interpreter, send: Send) -> None:
+        """Raises ModelError when the slice's tensors are not those of the assignment."""
+        self._assignment = assignment
+        self._topics = topics
+        self._interpreter = interpreter
+        self._send = send
+        _check_fit(assignment, interpreter)
+        self._bundles = {
+            topics.data(assignment.pipeline, assignment.revision, bundle.id): bundle for bundle in assignment.inputs
+        }
+        frame = sum(_spec_bytes(spec) for bundle in assignment.inputs for spec in bundle.tensors)
+        bounds = Bounds(_COUNT, max(_LEAST_BYTES, _FRAMES * frame), _AGE)
+        self._joiner: Joiner[tuple[str, int, int], tuple[FrameHeader, dict[int, Array]]] = Joiner(
+            [bundle.id for bundle in assignment.inputs], bounds
+        )
+        self._backlog: Backlog[_Work] = Backlog(bounds)
+        self._ready = threading.Condition()
+        self._outbox: queue.Queue[_Done | None] = queue.Queue(_OUTBOX)
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self._working: deque[float] = deque()
+        self._frames = self._errors = self._refused = self._unsent = 0
+        self._times: dict[str, deque[float]] = {
+            name: deque(maxlen=_MEAN_OF) for name in ("receive", "decode", "invoke", "encode", "send")
+        }
+        self._network_cpu: float | None = None
+        self._limiter = _Limiter()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics to subscribe to."""
+        return tuple(self._bundles)
+
+    def start(self) -> None:
+        """Start the threads that compute and send."""
+        for name, loop in (("compute", self._compute_loop), ("send", self._send_loop)):
+            thread = threading.Thread(target=loop, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End both threads; what waits is dropped."""
+        with self._ready:
+            self._stopping = True
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def on_frame(self, topic: str, payload: bytes) -> None:
+        """A message from the data link, on its thread. Bad frames are counted, dropped and logged."""
+        bundle = self._bundles.get(topic)
+        if bundle is None:
+            return
+        if self._network_cpu is not None:
+            self._times["receive"].append(time.thread_time() - self._network_cpu)
+        started = time.perf_counter()
+        try:
+            self._take(bundle, payload)
+        except FrameError as error:
+            self._refused += 1
+            self._limiter.warn(topic, "%s: frame dropped: %s", topic, error)
+        self._times["decode"].append(time.perf_counter() - started)
+        self._network_cpu = time.thread_time()
+
+    def beat(self, link_up: bool, memory: int) -> SliceBeat:
+        """The figures for the heartbeat."""
+        now = time.monotonic()
+        with self._ready:
+            self._joiner.expire(now)
+            self._backlog.expire(now)
+            waiting = [since for since in (self._backlog.since(), *tuple(self._working)[:1]) if since is not None]
+            dropped = self._joiner.dropped + self._backlog.dropped + self._refused + self._unsent
+            queued = len(self._backlog)
+        return SliceBeat(
+            pipeline=self._assignment.pipeline,
+            revision=self._assignment.revision,
+            slice=self._assignment.slice,
+            link="up" if link_up else "down",
+            frames=self._frames,
+            errors=self._errors,
+            dropped=dropped,
+            queued=queued,
+            waiting=round(now - min(waiting), 4) if waiting else 0.0,
+            memory=memory,
+            **{f"{name}_ms": _mean_ms(times) for name, times in self._times.items()},
+        )
+
+    def _take(self, bundle: Bundle, payload: bytes) -> None:
+        frame = decode_frame(payload)
+        header = frame.header
+        try:
+            if header.revision != self._assignment.revision:
+                raise FrameError(f"field rev: {header.revision}, expected {self._assignment.revision}")
+            if header.error:
+                raise FrameError(f"field error: {header.error!r} on a data topic")
+            arrays = frame.arrays()
+            _check_tensors(bundle, arrays)
+        except FrameError as error:
+            raise FrameError(f"from client {header.client}: {error}") from error
+        now = time.monotonic()
+        with self._ready:
+            whole = self._joiner.add(header.key, bundle.id, (header, arrays), len(payload), now)
+            if whole is None:
+                return
+            joined = {index: array for _, part in whole.values() for index, array in part.items()}
+            nbytes = sum(array.nbytes for array in joined.values())
+            self._backlog.push(_Work(header, joined), nbytes, now)
+            self._ready.notify()
+
+    def _compute_loop(self) -> None:
+        while True:
+            with self._ready:
+                popped = self._backlog.pop(time.monotonic())
+                while popped is None and not self._stopping:
+                    self._ready.wait()
+                    popped = self._backlog.pop(time.monotonic())
+                if self._stopping or popped is None:
+                    break
+                since, work = popped
+                self._working.append(since)
+            self._outbox.put(self._compute(since, work))
+        self._outbox.put(None)
+
+    def _compute(self, since: float, work: _Work) -> _Done:
+        started = time.perf_counter()
+        try:
+            for position, index in enumerate(self._assignment.takes):
+                self._interpreter.set_input(position, work.arrays[index])
+            self._interpreter.invoke()
+            arrays = {index: self._interpreter.output(p) for p, index in enumerate(self._assignment.gives)}
+        except SliceMQError as error:
+            self._errors += 1
+            self._limiter.warn(
+                "invoke", "frame %s of client %s: %s", work.header.sequence, work.header.client, error
+            )
+            return _Done(since, work.header, {}, str(error))
+        self._times["invoke"].append(time.perf_counter() - started)
+        return _Done(since, work.header, arrays)
+
+    def _send_loop(self) -> None:
+        while (done := self._outbox.get()) is not None:
+            try:
+                self._send_done(done)
+            except FrameError as error:
+                self._unsent += 1
+                self._limiter.warn("encode", "a frame cannot be sent: %s", error)
+            finally:
+                with self._ready:
+                    self._working.popleft()
+                    self._frames += not done.error
+
+    def _send_done(self, done: _Done) -> None:
+        assignment, encoding, sending = self._assignment, 0.0, 0.0
+        messages: list[tuple[str, FrameHeader, tuple[TensorSpec, ...], str]] = []
+        results = self._topics.results(assignment.pipeline, done.header.client)
+        part = assignment.result
+        if done.error:
+            messages.append((results, _result_header(done.header, assignment, done.error), (), "raw"))
+        else:
+            for bundle in assignment.outputs:
+                topic = self._topics.data(assignment.pipeline, assignment.revision, bundle.id)
+                messages.append((topic, done.header, bundle.tensors, bundle.codec))
+            if part is not None:
+                messages.append((results, _result_header(done.header, assignment), part.tensors, part.codec))
+        for topic, header, specs, codec in messages:
+            started = time.perf_counter()
+            parts = encode_frame(header, [(spec, done.arrays[spec.index]) for spec in specs], codec)
+            encoded = time.perf_counter()
+            if not self._send(topic, parts):
+                self._unsent += 1
+            encoding += encoded - started
+            sending += time.perf_counter() - encoded
+        self._times["encode"].append(encoding)
+        self._times["send"].append(sending)
+
+
+class _Limiter:
+    """Logs the first message of a kind at once and then at most one in `_LOG_EVERY` seconds, with a count."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+        self._held: dict[str, int] = {}
+
+    def warn(self, kind: str, text: str, *values: object) -> None:
+        now = time.monotonic()
+        if now - self._last.get(kind, -math.inf) < _LOG_EVERY:
+            self._held[kind] = self._held.get(kind, 0) + 1
+            return
+        self._last[kind] = now
+        held = self._held.pop(kind, 0)
+        logger.warning(text + (f" ({held} more since the last message)" if held else ""), *values)
+
+
+def _result_header(header: FrameHeader, assignment: SliceAssignment, error: str = "") -> FrameHeader:
+    part = assignment.result
+    return FrameHeader(
+        client=header.client,
+        stream=header.stream,
+        sequence=header.sequence,
+        sent=header.sent,
+        revision=header.revision,
+        part=part.part if part is not None else 0,
+        parts=part.parts if part is not None else 1,
+        error="slice-error" if error else "",
+        message=f"slice {assignment.slice}: {error}" if error else "",
+    )
+
+
+def _check_fit(assignment: SliceAssignment, interpreter: Interpreter) -> None:
+    """Whether the slice's inputs and outputs are those of the assignment, and each input comes in one bundle."""
+    inputs = [spec for bundle in assignment.inputs for spec in bundle.tensors]
+    _check_side("inputs", assignment.takes, interpreter.inputs, {spec.index: spec for spec in inputs})
+    if len({spec.index for spec in inputs}) != len(inputs):
+        raise ModelError("assignment: a tensor comes in two input bundles")
+    given = [spec for bundle in assignment.outputs for spec in bundle.tensors]
+    if assignment.result is not None:
+        given.extend(assignment.result.tensors)
+    missing = sorted({spec.index for spec in given} - set(assignment.gives))
+    if missing:
+        raise ModelError(f"assignment: the slice does not make tensors {missing} that it shall send")
+    if len(assignment.gives) != len(interpreter.outputs):
+        raise ModelError(
+            f"assignment: outputs: {len(assignment.gives)} tensors, the slice has {len(interpreter.outputs)}"
+        )
+
+
+def _check_side(
+    side: str, indices: Sequence[int], infos: Sequence[TensorInfo], specs: dict[int, TensorSpec]
+) -> None:
+    if len(indices) != len(infos):
+        raise ModelError(f"assignment: {side}: {len(indices)} tensors, the slice has {len(infos)}")
+    for index, info in zip(indices, infos, strict=True):
+        spec = specs.get(index)
+        if spec is None:
+            raise ModelError(f"assignment: {side}: tensor {index} comes in no bundle")
+        if spec.dtype != info.dtype or not _shape_fits(spec.shape, info.shape):
+            raise ModelError(
+                f"assignment: {side}: tensor {index} ({spec.name}) is {spec.dtype} {list(spec.shape)}, "
+                f"the slice has {info.dtype} {list(info.shape)}"
+            )
+
+
+def _check_tensors(bundle: Bundle, arrays: dict[int, Array]) -> None:
+    if arrays.keys() != {spec.index for spec in bundle.tensors}:
+        expected = [spec.index for spec in bundle.tensors]
+        raise FrameError(f"bundle {bundle.id}: tensors {sorted(arrays)}, expected {sorted(expected)}")
+    for spec in bundle.tensors:
+        array = arrays[spec.index]
+        if array.dtype.name != spec.dtype or not _shape_fits(spec.shape, array.shape):
+            raise FrameError(
+                f"tensor {spec.index} ({spec.name}): {array.dtype.name} {list(array.shape)}, "
+                f"expected {spec.dtype} {list(spec.shape)}"
+            )
+
+
+def _shape_fits(spec: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(spec) == len(shape) and all(want in (-1, size) for want, size in zip(spec, shape, strict=True))
+
+
+def _spec_bytes(spec: TensorSpec) -> int:
+    try:
+        return math.prod(max(1, size) for size in spec.shape) * np.dtype(spec.dtype).itemsize
+    except TypeError:
+        return 0
+
+
+def _mean_ms(times: deque[float]) -> float:
+    values = tuple(times)
+    return round(1000 * sum(values) / len(values), 4) if values else 0.0
