@@ -6,6 +6,7 @@ Here rates are Mbit/s and memory is MB (10^6) in the file, bytes and seconds beh
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -18,11 +19,7 @@ from slicemq.errors import ConfigError
 from slicemq.messages import Capacity
 from slicemq.topics import is_id
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+_toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 MAX_NODES = 1000
 _TOP = ("broker", "node")
 _BROKER = ("rate_mbps",)
@@ -42,8 +39,8 @@ def fleet_from_file(path: str | Path) -> Fleet:
 def fleet_from_text(text: str, where: str = "fleet") -> Fleet:
     """Read a fleet file's content; `where` names it in errors. Raises ConfigError that names the field."""
     try:
-        body = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        body = _toml.loads(text)
+    except (_toml.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{where}: not TOML: {error}") from error
     _check_keys(body, _TOP, where, "")
     broker = body.get("broker", {})

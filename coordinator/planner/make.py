@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from converters.memory import slice_memory
 from coordinator.planner.cost import Costs, build_costs, permitted
 from coordinator.planner.memory import segment_memory
 from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions, Supports
@@ -33,7 +34,7 @@ def make_plan(
     profile: Profile,
     fleet: Fleet,
     *,
-    memory: Memory,
+    memory: Memory = slice_memory,
     options: PlanOptions | None = None,
     supports: Supports | None = None,
     planner: Planner = split,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -139,7 +139,7 @@ class PlanOptions:
         return found
 
 
-Memory = Callable[["Graph", "list[int]"], int]
+Memory = Callable[["Graph", Iterable[int]], int]
 """Bytes beyond an idle worker that a slice of these operators takes."""
 
 Supports = Callable[[NodeSpec, "Operator"], bool]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from converters.graph import Graph, Operator, Tensor, operator_class
 from converters.profile import Profile
@@ -121,7 +121,7 @@ def random_fleet(rng: random.Random, nodes: int, memory: int, broker: float | No
     return Fleet(tuple(specs), broker)
 
 
-def weights_memory(graph: Graph, group: list[int]) -> int:
+def weights_memory(graph: Graph, group: Iterable[int]) -> int:
     """A stand-in for the memory formula: weights and the largest tensor touched."""
     largest = max(
         (
