@@ -66,7 +66,7 @@ def blueprint(
         outputs=outputs,
         spec=spec_digest(inputs, outputs),
         window=plan.window,
-        stage_seconds={item.id: item.compute_ms / 1e3 for item in plan.slices},
+        stage_seconds={item.id: item.stage_ms / 1e3 for item in plan.slices},
     )
 
 
