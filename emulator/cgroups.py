@@ -66,7 +66,7 @@ def limit(name: str, *, share: float | None = None, memory: int | None = None) -
         return _v1(name, quota, memory)
     except OSError as error:
         raise ConfigError(
-            f"cannot limit processes here ({error.filename}: {error.strerror}); run as root on a machine with cgroups"
+            f"cannot limit processes here ({error.filename}: {error.strerror}); it takes root and cgroups"
         ) from error
 
 
@@ -83,7 +83,7 @@ def _v2(name: str, quota: int | None, memory: int | None) -> Group:
 
 
 def _v1(name: str, quota: int | None, memory: int | None) -> Group:
-    folders = []
+    folders: list[Path] = []
     for controller in ("cpu", "cpuacct", "memory"):
         folder = _ROOT / controller / name
         if any(os.path.samefile(folder.parent, other.parent) for other in folders):
