@@ -1,0 +1,361 @@
+"""The agent's mind: assignment + what happens -> what to fetch, start, stop and report. PURE.
+
+A slice that the node holds is in one of these phases. It leaves the table (and the report) only when it is
+no longer assigned and its worker is gone, because only then is its memory free (protocol rule 12).
+
+    phase     reported as          leaves by
+    fetching  fetching             Fetched -> waiting; FetchFailed -> failed, or fetching again after a pause
+    waiting   loading, "waiting    room -> starting; it has room when its memory fits beside what is held, or
+              for memory"          when nothing is being stopped that could free some
+    starting  loading              WorkerReady -> running; WorkerFailed -> failed; WorkerDied -> fetching
+    running   ready                WorkerDied -> fetching (which checks the file's hash again before the load)
+    failed    failed, reason       a new revision
+    stopping  loading, "stopping"  WorkerDied -> gone; when it is wanted again by then -> fetching
+
+Two deaths of a slice's worker within a minute fail the slice (rule 10). Every event of a worker carries the
+number that StartWorker gave it, so that late words of an earlier one change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from slicemq.messages import (
+    Artifact,
+    Assignment,
+    SliceAssignment,
+    SliceBeat,
+    SliceReport,
+    SliceStateWord,
+    Stamp,
+)
+
+Key = tuple[str, str, str]
+Phase = Literal["fetching", "waiting", "starting", "running", "failed", "stopping"]
+
+CRASH_SECONDS = 60.0
+RETRY_SECONDS = 2.0
+MOST_RETRY_SECONDS = 30.0
+_WORDS: dict[Phase, SliceStateWord] = {
+    "fetching": "fetching",
+    "waiting": "loading",
+    "starting": "loading",
+    "running": "ready",
+    "failed": "failed",
+    "stopping": "loading",
+}
+_WHY: dict[Phase, str] = {"waiting": "waiting for memory", "stopping": "stopping"}
+
+
+@dataclass(frozen=True)
+class AssignmentReceived:
+    """A retained assignment, new or again."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
+class CoordinatorSeen:
+    """Some document of a coordinator, for rule 21."""
+
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The artifact lies in the cache and has just been checked against its hash."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FetchFailed:
+    """The artifact cannot be had; `final`: another try would end the same way."""
+
+    sha256: str
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """The worker has loaded, warmed up and subscribed (rule 11)."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class WorkerBeat:
+    """The worker's figures."""
+
+    worker: int
+    beat: SliceBeat
+
+
+@dataclass(frozen=True)
+class WorkerFailed:
+    """The worker says why the slice cannot run; it ends by itself."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """The worker's process is gone; `how` tells its end (`exit code 0`, `signal 9 ...`)."""
+
+    worker: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    AssignmentReceived
+    | CoordinatorSeen
+    | Fetched
+    | FetchFailed
+    | WorkerReady
+    | WorkerBeat
+    | WorkerFailed
+    | WorkerDied
+    | Tick
+)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bring the artifact into the cache (or check that it is there), keeping the artifacts `keep`."""
+
+    artifact: Artifact
+    keep: frozenset[str]
+
+
+@dataclass(frozen=True)
+class CancelFetch:
+    """Nobody wants the artifact any more; what has come of it may stay."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Start a worker process for the slice; all its events carry the number `worker`."""
+
+    worker: int
+    slice: SliceAssignment
+
+
+@dataclass(frozen=True)
+class StopWorker:
+    """End a worker; its WorkerDied is awaited."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What the node holds has changed."""
+
+    slices: tuple[SliceReport, ...]
+    seen: Stamp | None
+
+
+Action = Fetch | CancelFetch | StartWorker | StopWorker | PublishReport
+
+
+@dataclass
+class _Held:
+    slice: SliceAssignment
+    phase: Phase = "fetching"
+    reason: str = ""
+    worker: int | None = None
+    deaths: list[float] = field(default_factory=list)
+    beat: SliceBeat | None = None
+
+
+class Agent:
+    """`handle(event, now)` gives the actions that the event causes; `now` is monotonic seconds.
+
+    `memory` is what the slices may take in all, `worker_memory` what each worker but the first takes besides
+    (the first is taken off `memory` already).
+    """
+
+    def __init__(self, memory: int, worker_memory: int) -> None:
+        self._memory = memory
+        self._worker_memory = worker_memory
+        self._wanted: dict[Key, SliceAssignment] = {}
+        self._held: dict[Key, _Held] = {}
+        self._workers: dict[int, Key] = {}
+        self._fetching: set[str] = set()
+        self._retries: dict[str, tuple[float, float]] = {}
+        self._assigned: Stamp | None = None
+        self._seen: Stamp | None = None
+        self._next_worker = 1
+        self._reported: PublishReport | None = None
+
+    @property
+    def seen(self) -> Stamp | None:
+        """The highest stamp of any coordinator's document (rule 21)."""
+        return self._seen
+
+    @property
+    def assigned(self) -> frozenset[str]:
+        """Hashes of the artifacts that are assigned or still in use: the cache keeps them."""
+        return frozenset(s.artifact.sha256 for s in self._wanted.values()) | frozenset(
+            held.slice.artifact.sha256 for held in self._held.values()
+        )
+
+    def beats(self) -> tuple[SliceBeat, ...]:
+        """The figures of all running slices."""
+        return tuple(held.beat for held in self._held.values() if held.phase == "running" and held.beat)
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event in."""
+        again = False
+        if isinstance(event, AssignmentReceived):
+            again = self._assignment(event.assignment)
+        elif isinstance(event, CoordinatorSeen):
+            self._saw(event.stamp)
+        elif isinstance(event, Fetched):
+            self._fetched(event.sha256)
+        elif isinstance(event, FetchFailed):
+            self._fetch_failed(event, now)
+        elif not isinstance(event, Tick):
+            self._worker_event(event, now)
+        return self._settle(now, again)
+
+    def _assignment(self, assignment: Assignment) -> bool:
+        """Take over a newer assignment; True when it is the one that we have, so that the report goes out again."""
+        stamp = assignment.stamp
+        outdated = self._assigned is not None and stamp < self._assigned
+        outranked = self._seen is not None and stamp.term < self._seen.term
+        self._saw(stamp)
+        if outdated or outranked:
+            return False
+        if stamp == self._assigned:
+            return True
+        self._assigned = stamp
+        self._wanted = {_key(one): one for one in assignment.slices}
+        return False
+
+    def _saw(self, stamp: Stamp) -> None:
+        if self._seen is None or stamp > self._seen:
+            self._seen = stamp
+
+    def _fetched(self, sha256: str) -> None:
+        self._fetching.discard(sha256)
+        self._retries.pop(sha256, None)
+        for held in self._with_artifact(sha256):
+            held.phase, held.reason = "waiting", ""
+
+    def _fetch_failed(self, event: FetchFailed, now: float) -> None:
+        self._fetching.discard(event.sha256)
+        delay = min(MOST_RETRY_SECONDS, 2 * self._retries.get(event.sha256, (0.0, RETRY_SECONDS / 2))[1])
+        if event.final:
+            self._retries.pop(event.sha256, None)
+        else:
+            self._retries[event.sha256] = (now + delay, delay)
+        for held in self._with_artifact(event.sha256):
+            held.phase = "failed" if event.final else "fetching"
+            held.reason = event.reason
+
+    def _with_artifact(self, sha256: str) -> Iterable[_Held]:
+        return [h for h in self._held.values() if h.phase == "fetching" and h.slice.artifact.sha256 == sha256]
+
+    def _worker_event(self, event: WorkerReady | WorkerBeat | WorkerFailed | WorkerDied, now: float) -> None:
+        key = self._workers.get(event.worker)
+        held = self._held.get(key) if key is not None else None
+        if key is None or held is None:
+            return
+        if isinstance(event, WorkerReady):
+            if held.phase == "starting":
+                held.phase = "running"
+        elif isinstance(event, WorkerBeat):
+            held.beat = event.beat
+        elif isinstance(event, WorkerFailed):
+            if held.phase != "stopping":
+                held.phase, held.reason = "failed", event.reason
+        else:
+            self._died(key, held, event, now)
+
+    def _died(self, key: Key, held: _Held, event: WorkerDied, now: float) -> None:
+        del self._workers[event.worker]
+        held.worker, held.beat = None, None
+        if held.phase == "stopping":
+            del self._held[key]
+        elif held.phase in ("starting", "running"):
+            doing = "loading" if held.phase == "starting" else "running"
+            held.deaths = [at for at in held.deaths if now - at < CRASH_SECONDS] + [now]
+            if len(held.deaths) >= 2:
+                held.phase = "failed"
+                held.reason = f"its worker died twice within {CRASH_SECONDS:g} s: {event.how} while {doing}"
+            else:
+                held.phase = "fetching"
+                held.reason = f"starting again: its worker died: {event.how} while {doing}"
+
+    def _settle(self, now: float, again: bool) -> list[Action]:
+        actions: list[Action] = []
+        self._drop(actions)
+        for key, wanted in self._wanted.items():
+            self._held.setdefault(key, _Held(wanted))
+        self._fetch(actions, now)
+        self._start(actions)
+        report = PublishReport(tuple(map(_report, self._held.values())), self._assigned)
+        if again or report != self._reported:
+            self._reported = report
+            actions.append(report)
+        return actions
+
+    def _drop(self, actions: list[Action]) -> None:
+        """Stop what is not wanted (or wanted otherwise); forget it where no worker holds memory."""
+        for key, held in list(self._held.items()):
+            if held.phase == "stopping" or self._wanted.get(key) == held.slice:
+                continue
+            if held.worker is None:
+                del self._held[key]
+            else:
+                held.phase = "stopping"
+                actions.append(StopWorker(held.worker))
+
+    def _fetch(self, actions: list[Action], now: float) -> None:
+        needed = {h.slice.artifact.sha256: h.slice.artifact for h in self._held.values() if h.phase == "fetching"}
+        for sha256 in sorted(self._fetching - needed.keys()):
+            self._fetching.discard(sha256)
+            actions.append(CancelFetch(sha256))
+        for sha256 in [one for one in self._retries if one not in needed]:
+            del self._retries[sha256]
+        for sha256, artifact in needed.items():
+            if sha256 not in self._fetching and now >= self._retries.get(sha256, (now, 0.0))[0]:
+                self._fetching.add(sha256)
+                actions.append(Fetch(artifact, self.assigned))
+
+    def _start(self, actions: list[Action]) -> None:
+        for key, held in self._held.items():
+            if held.phase != "waiting" or not self._has_room(held.slice):
+                continue
+            held.phase, held.worker = "starting", self._next_worker
+            self._workers[self._next_worker] = key
+            self._next_worker += 1
+            actions.append(StartWorker(held.worker, held.slice))
+
+    def _has_room(self, wanted: SliceAssignment) -> bool:
+        if all(held.phase != "stopping" for held in self._held.values()):
+            return True
+        loaded = [held.slice.memory for held in self._held.values() if held.worker is not None]
+        return sum(loaded) + wanted.memory + len(loaded) * self._worker_memory <= self._memory
+
+
+def _key(one: SliceAssignment) -> Key:
+    return (one.pipeline, one.revision, one.slice)
+
+
+def _report(held: _Held) -> SliceReport:
+    one = held.slice
+    reason = held.reason if held.phase != "running" else ""
+    return SliceReport(one.pipeline, one.revision, one.slice, _WORDS[held.phase], _WHY.get(held.phase, reason))
