@@ -218,9 +218,12 @@ class Pipeline:
             result = _result(self._desk.take(None, None))
             yield _raised(result) if raise_errors else result
 
-    def map(self, iterable: Iterable[Inputs], *, raise_errors: bool = True) -> Iterator[Result]:
+    def map(
+        self, iterable: Iterable[Inputs], *, raise_errors: bool = True, limit: int | None = None
+    ) -> Iterator[Result]:
         """Infer each of `iterable`, in order, keeping the window full; its results are seen by nobody else.
 
+        `limit` keeps fewer frames on their way than the window has places (1: one after the other).
         A failed frame raises FrameFailedError and ends the iteration, or is yielded as a Result with `error`
         when `raise_errors` is false. A source that blocks (a camera) delays the results behind it: use
         `on_result` there.
@@ -230,7 +233,8 @@ class Pipeline:
         more = True
         try:
             while more or mine:
-                if more and (not mine or self._desk.may_submit(mine[0])):
+                few = limit is None or len(mine) < limit
+                if more and (not mine or (few and self._desk.may_submit(mine[0]))):
                     try:
                         inputs = next(source)
                     except StopIteration:

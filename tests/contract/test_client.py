@@ -122,6 +122,22 @@ def test_map_keeps_the_window_full_and_infer_works_from_several_threads(site: Si
     assert len(node.got) == 120
 
 
+def test_map_keeps_no_more_frames_on_their_way_than_its_limit(quick: Site) -> None:
+    node = quick.node(R1)
+    quick.master.publish(route(R1), window=8)
+    node.holding = True
+    pipeline = quick.client()
+    results = pipeline.map((image(n) for n in range(9)), limit=2)
+    found: list[Result] = []
+    thread = threading.Thread(target=lambda: found.extend(results))
+    thread.start()
+    eventually(lambda: len(node.held) == 2)
+    never(lambda: len(node.got) > 2, 0.2)
+    node.release()
+    thread.join(SECONDS)
+    assert [r.sequence for r in found] == list(range(9))
+
+
 def test_a_frame_of_megabytes_with_a_codec_comes_back_whole(site: Site) -> None:
     site.node(R1)
     site.master.publish(route(R1, codec="lz4"))
