@@ -1,0 +1,165 @@
+"""Does the chain of slices give what the whole model gives, bit for bit, in one runtime?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from converters.flatbuffer import write_slice
+from converters.graph import Graph
+from converters.runtime import Array, Interpreter, Load, feed
+from converters.schema import Bytes
+from converters.slicing import Slice
+from slicemq.errors import InputError, ModelError
+
+Frame = tuple[str, Mapping[int, Array]]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One slice of a chain: `inputs` and `outputs` are whole-model tensors in the order of the file's own."""
+
+    id: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    model: bytes | Path
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first tensor, in the order of the slices, that is not what the whole model makes on one frame."""
+
+    frame: str
+    slice: str
+    tensor: int
+    name: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.frame}: slice {self.slice}, tensor {self.tensor} ({self.name}): {self.detail}"
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """`tensors` counts the outputs that were compared over all frames."""
+
+    frames: int
+    tensors: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differed."""
+        return not self.differences
+
+
+def link(piece: Slice) -> Link:
+    """The chain's link of a slice in memory."""
+    return Link(piece.id, piece.inputs, piece.outputs, piece.data)
+
+
+def verify_chain(
+    whole: Bytes,
+    graph: Graph,
+    chain: Sequence[Link],
+    load: Load,
+    frames: Iterable[Frame],
+    *,
+    path: Path | None = None,
+) -> VerifyReport:
+    """Run each frame (its name, arrays by tensor index) through the whole model and through the chain.
+
+    Outputs are equal when dtype, shape and every byte are: so NaN equals the same NaN, and 0.0 is not -0.0. `graph`
+    is the whole's; with `path` the whole is loaded from its file. Raises what `load` raises, ModelError for a chain
+    that does not fit together, InputError for a frame that does not fit the model.
+    """
+    model = load(path if path is not None else bytes(whole))
+    links = [(item, _open(item, load)) for item in chain]
+    outputs = list(dict.fromkeys(graph.outputs))
+    count, compared, differences = 0, 0, []
+    for name, arrays in frames:
+        missing = [t for t in graph.inputs if t not in arrays]
+        if missing:
+            raise InputError(f"{name}: input {missing[0]} ({graph.tensors[missing[0]].name}) is missing")
+        feed(model, [arrays[t] for t in graph.inputs])
+        model.invoke()
+        expected = {t: model.output(graph.outputs.index(t)) for t in outputs}
+        made = _run(graph, links, arrays)
+        compared += len(outputs)
+        count += 1
+        if any(_difference(expected[t], made[t]) for t in outputs):
+            differences.append(_locate(whole, graph, chain, load, (name, arrays), expected, made))
+    return VerifyReport(count, compared, tuple(differences))
+
+
+def _open(item: Link, load: Load) -> Interpreter:
+    interpreter = load(item.model)
+    if len(interpreter.inputs) != len(item.inputs):
+        raise ModelError(f"slice {item.id}: {len(interpreter.inputs)} inputs, expected {len(item.inputs)}")
+    return interpreter
+
+
+def _run(graph: Graph, links: Sequence[tuple[Link, Interpreter]], arrays: Mapping[int, Array]) -> dict[int, Array]:
+    """All tensors that the slices hand on, by index, and the frame's own."""
+    values = dict(arrays)
+    for item, interpreter in links:
+        absent = [t for t in item.inputs if t not in values]
+        if absent:
+            raise ModelError(f"slice {item.id} reads tensor {absent[0]}, which no slice before it makes")
+        feed(interpreter, [values[t] for t in item.inputs])
+        interpreter.invoke()
+        values.update((t, interpreter.output(position)) for position, t in enumerate(item.outputs))
+    absent = [t for t in graph.outputs if t not in values]
+    if absent:
+        raise ModelError(f"no slice makes the model's output {absent[0]} ({graph.tensors[absent[0]].name})")
+    return values
+
+
+def _difference(expected: Array, made: Array) -> str:
+    """What differs, in words; empty when nothing does."""
+    if expected.dtype != made.dtype or expected.shape != made.shape:
+        return f"{made.dtype} {list(made.shape)}, the whole model makes {expected.dtype} {list(expected.shape)}"
+    if expected.dtype == object:
+        return "" if expected.tolist() == made.tolist() else "other strings"
+    if expected.tobytes() == made.tobytes():
+        return ""
+    width = max(expected.dtype.itemsize, 1)
+    bits = [np.ascontiguousarray(a).reshape(-1).view(np.uint8).reshape(-1, width) for a in (expected, made)]
+    differing = int((bits[0] != bits[1]).any(axis=1).sum())
+    text = f"{differing} of {expected.size} elements differ"
+    if expected.dtype.kind in "fiu":
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = np.abs(expected.astype(np.float64) - made.astype(np.float64))
+        text += f", by up to {float(np.nanmax(gap, initial=0.0)):.3g}"
+    return text
+
+
+def _locate(
+    whole: Bytes,
+    graph: Graph,
+    chain: Sequence[Link],
+    load: Load,
+    frame: Frame,
+    expected: Mapping[int, Array],
+    made: Mapping[int, Array],
+) -> Difference:
+    """The first differing tensor: the whole model once more, with the tensors that cross as outputs too."""
+    name, arrays = frame
+    order = [(item.id, t) for item in chain for t in item.outputs]
+    traced = list(dict.fromkeys(t for _, t in order))
+    reads = [t for step in graph.steps for t in graph.operators[step].inputs] + list(graph.outputs)
+    operators = sorted({*graph.steps, *graph.constant_operators(reads)})
+    inputs = list(dict.fromkeys(graph.inputs))
+    tracer = load(write_slice(whole, graph, operators, inputs, traced))
+    feed(tracer, [arrays[t] for t in inputs])
+    tracer.invoke()
+    # More outputs may change how the runtime fuses operators, so the model's own outputs keep their first values.
+    reference = {**{t: tracer.output(position) for position, t in enumerate(traced)}, **expected}
+    for slice_id, tensor in order:
+        detail = _difference(reference[tensor], made[tensor])
+        if detail:
+            return Difference(name, slice_id, tensor, graph.tensors[tensor].name, detail)
+    raise AssertionError("an output differs, so one of the slices' tensors does")

@@ -1,0 +1,128 @@
+"""`slicemq model inspect FILE`: what a model holds and where it can be cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coordinator.cli.common import Output, verb
+
+if TYPE_CHECKING:
+    from converters.graph import Graph
+    from coordinator.cli.model_files import ModelFile
+
+_NARROWEST = 10
+
+
+@verb
+def command(
+    out: Output,
+    file: Path = typer.Argument(..., help="The model, a .tflite file."),
+    runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
+    cuts: int = typer.Option(_NARROWEST, "--cuts", min=0, help="How many of the narrowest cuts to list."),
+) -> None:
+    """Show a model's inputs, outputs and operators, and its narrowest cuts."""
+    from coordinator.cli.model_files import read_model
+
+    with out.progress() as progress:
+        progress.add_task("running the model for its shapes", total=None, note="")
+        model = read_model(file, runtime)
+    body = description(model)
+    out.result(body, lambda: _text(body, cuts, out))
+
+
+def description(model: ModelFile) -> dict[str, Any]:
+    """Everything that the verb knows, as plain data. Sizes are in bytes, times in seconds."""
+    from converters.memory import slice_memory
+    from converters.profile import estimate
+    from converters.slicing import legal_positions
+
+    graph = model.graph
+    seconds = estimate(graph).seconds
+    return {
+        "file": str(model.path),
+        "sha256": graph.sha256,
+        "size": graph.size,
+        "description": graph.description,
+        "note": model.note,
+        "memory": slice_memory(graph, graph.steps),
+        "inputs": [_tensor(graph, t) for t in graph.inputs],
+        "outputs": [_tensor(graph, t) for t in graph.outputs],
+        "operator_counts": dict(Counter(op.name for op in graph.operators).most_common()),
+        "constant_operators": sum(op.constant and not op.dead for op in graph.operators),
+        "dead_operators": sum(op.dead for op in graph.operators),
+        "macs": sum(graph.operators[i].macs for i in graph.steps),
+        "steps": [
+            {
+                "index": i,
+                "name": graph.operators[i].name,
+                "version": graph.operators[i].version,
+                "inputs": list(graph.operators[i].inputs),
+                "outputs": list(graph.operators[i].outputs),
+                "macs": graph.operators[i].macs,
+                "weight_bytes": graph.operators[i].weight_bytes,
+                "estimated_seconds": seconds[i],
+            }
+            for i in graph.steps
+        ],
+        "cuts": [_cut(graph, position) for position in legal_positions(graph)],
+    }
+
+
+def _tensor(graph: Graph, index: int) -> dict[str, Any]:
+    tensor = graph.tensors[index]
+    return {"index": index, "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+
+
+def _cut(graph: Graph, position: int) -> dict[str, Any]:
+    tensors = graph.crossing(position)
+    last = graph.operators[graph.steps[position - 1]]
+    after = next(t for t in last.outputs if t >= 0)
+    return {
+        "position": position,
+        "after_operator": last.index,
+        "after_tensor": after,
+        "after_name": graph.tensors[after].name,
+        "tensors": list(tensors),
+        "bytes": sum(graph.tensors[t].nbytes for t in tensors),
+    }
+
+
+def _text(body: dict[str, Any], most: int, out: Output) -> str:
+    from coordinator.cli.model_files import megabytes
+
+    lines = [
+        f"{body['file']}",
+        f"  sha256     {body['sha256']}",
+        f"  size       {megabytes(body['size'])} MB, about {megabytes(body['memory'])} MB in memory as one slice",
+        f"  operators  {len(body['steps'])} to place, {body['constant_operators']} fed by constants only, "
+        f"{body['dead_operators']} dead; {body['macs'] / 1e6:.1f} million multiply-adds",
+    ]
+    if body["note"]:
+        lines.append(f"  note       {body['note']}")
+    tensors = [
+        [side, str(t["index"]), t["dtype"], "x".join(map(str, t["shape"])) or "scalar", t["name"]]
+        for side in ("inputs", "outputs")
+        for t in body[side]
+    ]
+    lines += ["", out.table(["", "index", "dtype", "shape", "name"], tensors)]
+    counts = [[name, str(count)] for name, count in body["operator_counts"].items()]
+    lines += ["", out.table(["operator", "count"], counts)]
+    cuts = sorted(body["cuts"], key=lambda cut: (cut["bytes"], len(cut["tensors"]), cut["position"]))
+    lines += ["", f"{len(cuts)} places to cut" + (", the narrowest:" if cuts and most else "")]
+    if cuts and most:
+        rows = [
+            [
+                str(c["position"]),
+                megabytes(c["bytes"]),
+                str(len(c["tensors"])),
+                str(c["after_tensor"]),
+                c["after_name"],
+            ]
+            for c in cuts[:most]
+        ]
+        lines.append(out.table(["after steps", "MB", "tensors", "--cut", "name"], rows))
+    return "\n".join(lines)
