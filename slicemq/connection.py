@@ -209,7 +209,7 @@ class Connection:
             return False
         pending = getattr(sock, "pending", None)
         waiting = pending is not None and pending() > 0
-        mask = select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
+        mask = select.POLLIN | (select.POLLOUT if self._client.want_write() or _unsent(sock) else 0)
         self._poll.register(sock.fileno(), mask)
         readable, writable = waiting, False
         for descriptor, event in self._poll.poll(0 if waiting else max(0.0, timeout) * 1000):
@@ -220,7 +220,7 @@ class Connection:
                 writable = bool(event & select.POLLOUT)
         if readable:
             self._client.loop_read()
-        if writable or self._client.want_write():
+        if (writable or self._client.want_write()) and _flush(sock):
             self._client.loop_write()
         self._client.loop_misc()
         return self._client.socket() is not None
@@ -300,14 +300,18 @@ class Connection:
         self._guarded(self._events.suback, mid, [int(code.value) for code in codes])
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, code: Any, properties: Any) -> None:
+        nbytes: list[int] = []
+        written = -1
         with self._order:
-            first = self._unwritten[0] if self._unwritten else (None, 0)
-            if first[0] == mid:
-                self._unwritten.popleft()
-        if first[0] == mid:
-            self._guarded(self._events.written, first[1])
-        else:
+            if any(mid == one for one, _ in self._unwritten):
+                # Over WebSocket paho does not report a message that took several writes (see _flush).
+                while not nbytes or written != mid:
+                    written, size = self._unwritten.popleft()
+                    nbytes.append(size)
+        if not nbytes:
             self._acknowledge(-1)
+        for size in nbytes:
+            self._guarded(self._events.written, size)
 
     def _on_log(self, client: Any, userdata: Any, level: int, text: str) -> None:
         if level == paho.MQTT_LOG_ERR:
@@ -318,6 +322,20 @@ class Connection:
             function(*values)
         except Exception:
             logger.exception("an error in a callback of connection %s was ignored", self._client_id)
+
+
+def _unsent(sock: Any) -> bool:
+    # paho's WebSocket forgets a message of which the socket took only a part: the rest waits in the wrapper, and
+    # the next message would be sent in its place.
+    return bool(getattr(sock, "_sendbuffer", b""))
+
+
+def _flush(sock: Any) -> bool:
+    """Send what paho's WebSocket holds back; whether nothing is left."""
+    with contextlib.suppress(OSError):
+        while _unsent(sock):
+            sock.send(b"")
+    return not _unsent(sock)
 
 
 def _tune_socket(client: Any, userdata: Any, sock: Any) -> None:

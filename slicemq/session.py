@@ -87,7 +87,9 @@ class Session(ConnectionKeeper):
     def own(self, topic: str, payload: bytes) -> None:
         """Keep `payload` as the retained document of `topic`: published now, on every connection, and healed."""
         with self._state:
-            if topic not in self._subscriptions and topic not in self._unreadable:
+            # A second subscription that matches brings everything twice on amqtt.
+            covered = self._subscriptions.match(topic) or topic in self._subscriptions
+            if not covered and topic not in self._unreadable:
                 self._subscriptions.want([topic], 1, heard=False)
                 self._watched.add(topic)
         with self._owning:
