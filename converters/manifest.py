@@ -85,7 +85,7 @@ class Manifest:
         }
         text = json.dumps(body, indent=2)
         # Lists of numbers on one line: a slice may have hundreds of operators.
-        return re.sub(r"\[[-0-9,\s]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+        return re.sub(r"\[\n[-0-9,\s]*\]", lambda found: json.dumps(json.loads(found[0])), text) + "\n"
 
 
 def file_name(number: int) -> str:

@@ -78,7 +78,10 @@ def _tensor(graph: Graph, index: int) -> dict[str, Any]:
 
 
 def _cut(graph: Graph, position: int) -> dict[str, Any]:
+    """`bytes` come from the slices before the cut, `bytes_from_client` from the client to those after it."""
     tensors = graph.crossing(position)
+    later = set(graph.steps[position:])
+    inputs = [t for t in dict.fromkeys(graph.inputs) if later.intersection(graph.consumers.get(t, ()))]
     last = graph.operators[graph.steps[position - 1]]
     after = next(t for t in last.outputs if t >= 0)
     return {
@@ -88,6 +91,7 @@ def _cut(graph: Graph, position: int) -> dict[str, Any]:
         "after_name": graph.tensors[after].name,
         "tensors": list(tensors),
         "bytes": sum(graph.tensors[t].nbytes for t in tensors),
+        "bytes_from_client": sum(graph.tensors[t].nbytes for t in inputs),
     }
 
 
@@ -111,18 +115,19 @@ def _text(body: dict[str, Any], most: int, out: Output) -> str:
     lines += ["", out.table(["", "index", "dtype", "shape", "name"], tensors)]
     counts = [[name, str(count)] for name, count in body["operator_counts"].items()]
     lines += ["", out.table(["operator", "count"], counts)]
-    cuts = sorted(body["cuts"], key=lambda cut: (cut["bytes"], len(cut["tensors"]), cut["position"]))
+    cuts = sorted(body["cuts"], key=lambda cut: (cut["bytes"] + cut["bytes_from_client"], cut["position"]))
     lines += ["", f"{len(cuts)} places to cut" + (", the narrowest:" if cuts and most else "")]
     if cuts and most:
         rows = [
             [
-                str(c["position"]),
-                megabytes(c["bytes"]),
-                str(len(c["tensors"])),
-                str(c["after_tensor"]),
-                c["after_name"],
+                str(cut["position"]),
+                megabytes(cut["bytes"]),
+                str(len(cut["tensors"])),
+                megabytes(cut["bytes_from_client"]),
+                str(cut["after_tensor"]),
+                cut["after_name"],
             ]
-            for c in cuts[:most]
+            for cut in cuts[:most]
         ]
-        lines.append(out.table(["after steps", "MB", "tensors", "--cut", "name"], rows))
+        lines.append(out.table(["after steps", "MB", "tensors", "MB from client", "--cut", "name"], rows))
     return "\n".join(lines)

@@ -96,19 +96,16 @@ def _read_frame(graph: Graph, path: Path) -> dict[int, Array]:
         name = graph.tensors[index].name
         key = next((key for key in (name, str(index)) if key in found), None)
         if key is None:
-            raise InputError(
-                f"{path}: input {index} ({name}) is missing, the file has {', '.join(found) or 'one array'}"
-            )
+            has = ", ".join(key or "one array without a name" for key in found)
+            raise InputError(f"{path}: input {index} ({name}) is missing, the file has {has}")
         frame[index] = _checked(graph, index, found[key], path)
     return frame
 
 
 def _checked(graph: Graph, index: int, array: Any, path: Path) -> Array:
     tensor = graph.tensors[index]
-    fits = len(array.shape) == len(tensor.shape) and all(
-        have == want or free == -1
-        for have, want, free in zip(array.shape, tensor.shape, tensor.signature, strict=True)
-    )
+    sizes = zip(array.shape, tensor.shape, tensor.signature, strict=False)
+    fits = array.ndim == len(tensor.shape) and all(have == want or free == -1 for have, want, free in sizes)
     if array.dtype.name != tensor.dtype or not fits:
         raise InputError(
             f"{path}: input {index} ({tensor.name}): expected {tensor.dtype} {list(tensor.shape)}, "
@@ -138,6 +135,5 @@ def _text(body: dict[str, Any]) -> str:
         f"{d['frame']}: slice {d['slice']}, tensor {d['tensor']} ({d['name']}): {d['detail']}"
         for d in body["differences"]
     ]
-    return "\n".join(
-        [f"NOT equal: {len(rows)} of {body['frames']} frames differ; the first difference of each:", *rows]
-    )
+    head = f"NOT equal: {len(rows)} of {body['frames']} frames differ; the first difference of each:"
+    return "\n".join([head, *rows])
