@@ -1,0 +1,274 @@
+"""`slicemq plan make FILE`: which slices on which nodes, without deploying anything."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coordinator.cli.common import Network, Output, verb
+from slicemq.errors import (
+    InsufficientCapacityError,
+    ModelError,
+    ProtocolError,
+    SliceMQError,
+    StoreError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from converters.graph import Graph
+    from converters.profile import Profile
+    from coordinator.planner.model import Fleet
+    from coordinator.planner.plan import Plan
+    from slicemq.messages import Capacity
+
+logger = logging.getLogger("slicemq.plan")
+_CONNECT_SECONDS = 10.0
+
+
+@verb
+def command(
+    net: Network,
+    out: Output,
+    file: Path = typer.Argument(..., help="The model, a .tflite file."),
+    fleet: Path | None = typer.Option(
+        None, "--fleet", help="Plan for the nodes of this fleet file; default: the cluster's ready nodes."
+    ),
+    output: Path | None = typer.Option(None, "-o", "--output", help="Write the plan file (JSON) here."),
+    profile: str = typer.Option(
+        "measure", "--profile", help="Operator costs: measure (on this machine) or estimate (from the graph alone)."
+    ),
+    pin: list[str] = typer.Option(
+        [], "--pin", help="SLICE=NODE (s0=pi-1) or FIRST-LAST=NODE (operators 10-20=pi-1); may be repeated."
+    ),
+    exclude: list[str] = typer.Option([], "--exclude", help="A node to leave out; may be given several times."),
+    max_slices: int | None = typer.Option(None, "--max-slices", min=1, help="At most so many slices."),
+) -> None:
+    """Make a plan for a model: the slices, their nodes, what each costs, and how good the plan is."""
+    if profile not in ("measure", "estimate"):
+        raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
+    pins = _pins(pin)
+    from coordinator.planner import make_plan
+    from coordinator.planner.fleet import fleet_from_file
+    from coordinator.planner.model import PlanOptions
+
+    data = _read(file)
+    nodes = None if fleet is None else fleet_from_file(fleet)
+    with out.progress() as progress:
+        task = progress.add_task("reading the model", total=None, note="")
+        graph = _named(file, data)
+        if nodes is None:
+            progress.update(task, description="reading the nodes' capacities")
+            nodes = _live_fleet(net)
+        progress.update(task, description=f"costs of {len(graph.steps)} operators ({profile})")
+        graph, costs = _costs(data, graph, profile)
+        progress.update(task, description="planning")
+        plan = make_plan(
+            graph,
+            costs,
+            nodes,
+            options=PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=max_slices),
+        )
+    if output is not None:
+        _write(output, plan)
+    out.result(plan.to_plain(), lambda: describe(plan, graph, nodes, out, output))
+
+
+def describe(plan: Plan, graph: Graph, fleet: Fleet, out: Output, written: Path | None = None) -> str:
+    """The plan for people: a row for each slice, what limits it, and what it is compared with."""
+    rows = [
+        [
+            item.id,
+            "+".join(item.nodes),
+            _ranges(item.operators),
+            f"{item.compute_ms:.2f}",
+            f"{item.down_ms:.2f}",
+            f"{item.up_ms:.2f}",
+            f"{item.bytes_in / 1e6:.3f}",
+            f"{item.bytes_out / 1e6:.3f}",
+            f"{item.memory_mb:.1f}",
+            f"{100 * item.stage_ms / plan.period_ms:.0f}%" if plan.period_ms else "",
+        ]
+        for item in plan.slices
+    ]
+    columns = [
+        "slice",
+        "node",
+        "operators",
+        "compute ms",
+        "down ms",
+        "up ms",
+        "MB in",
+        "MB out",
+        "memory MB",
+        "load",
+    ]
+    lines = [out.table(columns, rows), ""]
+    rate = f"{1e3 / plan.period_ms:.2f} frames/s" if plan.period_ms else "no measurable time"
+    lines.append(
+        f"period {plan.period_ms:.2f} ms ({rate}), latency {plan.latency_ms:.2f} ms, "
+        f"{plan.window} frames on their way keep it busy"
+    )
+    lines.append(f"limited by {_bottleneck(plan)}")
+    if plan.method == "exact-counts":
+        lines.append(f"no contiguous split, one slice a node, is below {plan.lower_bound_ms:.2f} ms (exact)")
+    else:
+        lines.append(
+            f"no contiguous split, one slice a node, is below {plan.lower_bound_ms:.2f} ms: "
+            f"this plan is at most {100 * plan.gap:.1f} % slower than the best ({plan.method})"
+        )
+    for other in plan.alternatives:
+        if other.period_ms is None:
+            lines.append(f"one node alone: {other.reason}")
+        else:
+            gain = f"{other.period_ms / plan.period_ms:.2f} times the period" if plan.period_ms else "no difference"
+            lines.append(f"one node alone ({other.nodes[0]}): period {other.period_ms:.2f} ms, {gain}")
+    used = {node for item in plan.slices for node in item.nodes}
+    unused = [node.id for node in fleet.nodes if node.id not in used]
+    if unused:
+        more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
+        lines.append(f"not used: {', '.join(unused[:10])}{more}")
+    source = f"measured with {plan.profile.runtime}" if plan.profile.measured else "estimated, not measured"
+    lines.append(f"{len(graph.steps)} operators, costs {source}; planned in {plan.solve_seconds:.2f} s")
+    if written is not None:
+        lines.append(f"written to {written}")
+    return "\n".join(lines)
+
+
+def _bottleneck(plan: Plan) -> str:
+    slowest = plan.slowest()
+    if plan.period_ms > slowest.stage_ms * 1.0001 + 1e-3:
+        return "the broker's rate"
+    names = {"computing": slowest.compute_ms, "receiving": slowest.down_ms, "sending": slowest.up_ms}
+    what = max(names, key=lambda name: names[name])
+    return f"{what} on {'+'.join(slowest.nodes)} (slice {slowest.id})"
+
+
+def _ranges(operators: tuple[int, ...]) -> str:
+    found: list[tuple[int, int]] = []
+    for operator in sorted(operators):
+        if found and operator == found[-1][1] + 1:
+            found[-1] = (found[-1][0], operator)
+        else:
+            found.append((operator, operator))
+    texts = [f"{a}-{b}" if b > a else str(a) for a, b in found]
+    return ",".join(texts) if len(texts) <= 3 else f"{texts[0]}..{texts[-1]} ({len(operators)})"
+
+
+def _pins(given: list[str]) -> dict[str, str]:
+    pins: dict[str, str] = {}
+    for text in given:
+        key, equals, node = text.partition("=")
+        if not equals or not key or not node:
+            raise UsageError(f"--pin {text}: expected SLICE=NODE such as s0=pi-1, or FIRST-LAST=NODE")
+        if pins.setdefault(key, node) != node:
+            raise UsageError(f"--pin {text}: {key} is pinned to {pins[key]} already")
+    return pins
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror}") from error
+
+
+def _named(file: Path, data: bytes) -> Graph:
+    from converters.graph import read_graph
+
+    try:
+        return read_graph(data)
+    except ModelError as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
+def _costs(data: bytes, graph: Graph, source: str) -> tuple[Graph, Profile]:
+    from converters.profile import estimate, measure
+    from converters.shapes import resolve_shapes
+    from coordinator.cli.tools import load_interpreter
+
+    if source == "measure":
+        from edge_node.runtime import load_runtime
+
+        graph = resolve_shapes(data, graph, load_interpreter)
+        runtime = load_runtime()
+        return graph, measure(data, graph, load_interpreter, runtime=f"{runtime.name} {runtime.version}")
+    unknown = [
+        t for t in graph.tensors if not t.constant and t.nbytes == 0 and t.dtype not in ("string", "resource")
+    ]
+    if unknown:
+        try:
+            graph = resolve_shapes(data, graph, load_interpreter)
+        except SliceMQError as error:
+            logger.warning("%d tensors of unknown size count as nothing: %s", len(unknown), error)
+    return graph, estimate(graph)
+
+
+def _live_fleet(net: Network) -> Fleet:
+    """The ready nodes, their memory less what is assigned to them already."""
+    from coordinator.cli.tools import reference_speeds
+    from coordinator.planner.fleet import fleet_from_capacities
+    from slicemq.messages import Assignment, Capacity, NodeState, decode
+    from slicemq.session import Session
+
+    session = Session(net.options, f"cli-{secrets.token_hex(4)}")
+    try:
+        session.start()
+        session.wait_up(_CONNECT_SECONDS)
+        documents = session.snapshot(*(net.topics.node("+", leaf) for leaf in ("state", "capacity", "assignment")))
+    finally:
+        session.stop()
+    states: dict[str, NodeState] = {}
+    capacities: dict[str, Capacity] = {}
+    assignments: dict[str, Assignment] = {}
+    for topic, payload in documents.items():
+        node, leaf = net.topics.parts(topic)[1:3]
+        try:
+            if leaf == "state":
+                states[node] = decode(NodeState, payload, topic)
+            elif leaf == "capacity":
+                capacities[node] = decode(Capacity, payload, topic)
+            else:
+                assignments[node] = decode(Assignment, payload, topic)
+        except ProtocolError as error:
+            logger.warning("%s", error)
+    ready = [
+        _free(capacity, assignments.get(node))
+        for node, capacity in sorted(capacities.items())
+        if node in states and states[node].state == "ready" and states[node].epoch == capacity.epoch
+    ]
+    if not ready:
+        raise InsufficientCapacityError(
+            f"no node is ready in cluster {net.cluster} at {net.options.describe()}: start some with "
+            "'slicemq node run', or give --fleet"
+        )
+    return fleet_from_capacities(ready, reference_speeds(_cache()))
+
+
+def _free(capacity: Capacity, assignment: Any) -> Capacity:
+    from dataclasses import replace
+
+    taken = sum(item.memory + capacity.worker_memory for item in assignment.slices) if assignment else 0
+    return replace(capacity, memory=max(0, capacity.memory - taken))
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(home) / "slicemq"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}") from error
+    return folder
+
+
+def _write(output: Path, plan: Plan) -> None:
+    try:
+        output.write_text(plan.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{output}: {error.strerror}") from error
