@@ -184,9 +184,12 @@ def _check(model: bytes | str | Path, name: str) -> None:
         check_model(model, name)
         return
     try:
-        with open(model, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            with memoryview(mapped) as view:
-                check_model(view, name)
+        with (
+            open(model, "rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+            memoryview(mapped) as view,
+        ):
+            check_model(view, name)
     except OSError as error:
         raise ModelError(f"{name}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -1,19 +1,23 @@
-"""Telling systemd how a service is (sd_notify(3)), without its library."""
+"""Telling systemd how a daemon is doing (sd_notify(3)), without a library."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 
 
-def notify(state: str) -> bool:
-    """Send `state` (lines such as `READY=1`, `STATUS=...`) to the service manager, if one listens."""
+def notify(*lines: str) -> bool:
+    """Send lines such as `READY=1`, `STATUS=...` or `STOPPING=1`; False where no service manager listens."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.connect("\0" + address[1:] if address.startswith("@") else address)
-        sender.sendall(state.encode())
-        return True
-    return False
+    # A leading @ stands for the zero byte of Linux's abstract addresses.
+    target = "\0" + address[1:] if address.startswith("@") else address
+    text = "\n".join(line.replace("\n", " ") for line in lines)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.connect(target)
+            channel.sendall(text.encode())
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,36 @@
+"""The program `slicemq-node` (and `slicemq node run`)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from edge_node.config import load_config, parse_arguments
+from slicemq.errors import SliceMQError
+from slicemq.log import setup_logging
+
+
+def main(words: Sequence[str] | None = None, *, prog: str = "slicemq-node") -> int:
+    """Run a node with the command line `words` (without the program's name); gives the exit code."""
+    try:
+        arguments = parse_arguments(prog, sys.argv[1:] if words is None else words)
+        config = load_config(arguments)
+        if arguments.check_config:
+            config.broker_options()
+            sys.stdout.write(config.shown())
+            return 0
+        setup_logging(config.log_level, config.log_format)
+        # Not needed, and not imported, for --help and --check-config.
+        from edge_node.service import NodeService
+
+        NodeService(config).run()
+    except SliceMQError as error:
+        sys.stderr.write(f"{prog}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
