@@ -66,6 +66,8 @@ class Courier:
         self._control_up = False
         self._data_up = False
         self._connections = 0
+        self._data_connections = 0
+        self._announced = 0
         self._sync_at: float | None = None
         self._attach_at: float | None = None
         self._tick_at: float | None = None
@@ -181,6 +183,7 @@ class Courier:
             self._control_up = self._control_up if control is None else control
             self._data_up = self._data_up if data is None else data
             self._connections += 1
+            self._data_connections += data is True
             both = self._control_up and self._data_up
             self._sync_at = time.monotonic() if both else None
             self._state.notify_all()
@@ -247,8 +250,12 @@ class Courier:
         with self._state:
             if connections != self._connections:
                 return
+            fresh = self._announced != self._data_connections
+            self._announced = self._data_connections
         self._attach()
-        self._desk.on_connected()
+        # After a loss of the control connection alone the document says all that was missed: no result was.
+        if fresh:
+            self._desk.on_connected()
 
     def _attach(self) -> None:
         seen = self._desk.seen()

@@ -317,6 +317,8 @@ class Ledger:
 
     def _end(self, frame: _Frame, outcome: Outcome) -> None:
         del self._open[frame.sequence]
+        if not self._open:
+            self._lost = None
         self._ended[frame.sequence] = outcome
 
     def _deliver(self) -> list[Action]:

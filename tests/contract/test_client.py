@@ -17,6 +17,7 @@ from slicemq import datalink
 from slicemq.client import Pipeline, Result
 from slicemq.errors import BrokerError, FrameFailedError, InputError, PipelineError, UsageError, VersionError
 from slicemq.messages import TensorSpec
+from slicemq.session import Session
 from tests.brokers import HOST, Broker, Mosquitto, free_port
 from tests.contract.echo_node import NAME, R1, R2, R3, EchoNode, Master, route
 from tests.waiting import eventually, never
@@ -423,6 +424,26 @@ def test_rule_8_a_loss_that_happened_while_away_is_learnt_on_the_next_connection
             assert [(r.sequence, r.revision) for r in pipeline.results()] == [(0, R2), (1, R2)]
         finally:
             site.close()
+
+
+def test_a_loss_of_the_control_connection_alone_sends_nothing_twice(quick: Site) -> None:
+    node = quick.node(R1)
+    quick.node(R2)
+    quick.master.publish(route(R1))
+    node.holding = True
+    pipeline = quick.client(client_id="flaky")
+    pipeline.submit(image(1))
+    eventually(lambda: len(node.held) == 1)
+    attached = quick.master.verbs("flaky").count("attach")
+    # A second client of the same MQTT id makes the broker cut the first one's control connection.
+    intruder = Session(quick.broker.options, "flaky")
+    intruder.start()
+    intruder.wait_up(SECONDS)
+    intruder.stop()
+    eventually(lambda: quick.master.verbs("flaky").count("attach") > attached)
+    never(lambda: len(node.got) > 1, 0.3)
+    quick.master.publish(route(R1, "lost"), route(R2))
+    assert pipeline.result(SECONDS).revision == R2
 
 
 # ---- bad input of every kind

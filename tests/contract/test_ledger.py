@@ -381,6 +381,17 @@ def test_a_loss_that_touches_no_frame_is_no_failover() -> None:
     assert list(ledger.counters.failovers) == []
 
 
+def test_a_loss_whose_frames_all_gave_up_is_not_counted_later() -> None:
+    ledger = running(give_up_after=5)
+    submit(ledger)
+    ledger.document(1, document(2, route(R1, "lost")))
+    ledger.tick(5)
+    ledger.document(100, document(3, route(R1, "lost"), route(R2)))
+    submit(ledger, 200)
+    ledger.result(201, header(1, R2), tensors())
+    assert list(ledger.counters.failovers) == []
+
+
 def test_closing_ends_everything_and_nothing_is_sent_afterwards() -> None:
     ledger = running()
     submit(ledger)
