@@ -50,7 +50,7 @@ def node_rows(view: View) -> list[dict[str, Any]]:
             row |= {"load": beat.load, "memory_used_mb": round(beat.memory_used / 1e6, 1)}
         row["slices"] = [
             {"pipeline": s.pipeline, "revision": s.revision, "slice": s.slice, "state": s.state, "reason": s.reason}
-            for s in (report.slices if report is not None else ())
+            for s in (report.slices if report is not None and beat is not None else ())
         ]
         rows.append(row)
     return rows
