@@ -27,7 +27,7 @@ def command(
     name: str = typer.Argument(..., help="The pipeline."),
     inputs: list[Path] = typer.Argument(
         ...,
-        metavar="INPUT...",
+        metavar="INPUT",
         help="Files, one frame each: .npy, .png, .jpg or .bmp for a model with one input (pictures are stretched "
         "to its size, bilinear); .npz with an array for each input, by name.",
     ),

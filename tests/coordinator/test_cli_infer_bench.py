@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from coordinator.cli.app import build
 from coordinator.cli.bench import percentile
+from slicemq.client import Pipeline
 from tests.brokers import HOST, Broker, free_port
 from tests.contract.echo_node import NAME, R1, EchoNode, Master, route
 
@@ -118,7 +119,7 @@ def test_a_frame_without_answer_ends_after_the_timeout(site: Site, files: list[s
 
 
 def test_wrong_input_pipeline_and_broker_have_their_exit_codes(
-    site: Site, files: list[str], tmp_path: Path
+    site: Site, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = str(tmp_path / "wrong.npy")
     np.save(wrong, np.zeros((1, 3)))
@@ -133,6 +134,7 @@ def test_wrong_input_pipeline_and_broker_have_their_exit_codes(
     assert "there are: double" in absent.stderr
     assert site.run("infer", NAME, files[0], "--normalize", "-2..2").exit_code == 2
     assert site.run("infer", NAME, files[0], "--normalize", "-1..1").exit_code == 0
+    monkeypatch.setitem(Pipeline.__init__.__kwdefaults__, "connect_timeout", 0.5)
     nowhere = run("bench", NAME, "--broker", f"mqtt://{HOST}:{free_port()}")
     assert nowhere.exit_code == 30
 
