@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from converters.slicing import legal_positions
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from slicemq.errors import InsufficientCapacityError, PlanError
 
@@ -35,6 +38,9 @@ def shortage(graph: Graph, fleet: Fleet, options: PlanOptions, costs: Costs | No
         f"the largest single operator ({operator.index}, {operator.name}) needs {_mb(single)}, "
         f"the largest node ({largest.id}) has {_mb(largest.memory * share)} free",
     ]
+    if len(usable) < costs.n:
+        least = _least_largest(graph, costs, len(usable))
+        sentences.insert(1, f"cut into at most {len(usable)} slices, the largest one needs at least {_mb(least)}")
     useless = [f"{node.id} ({why})" for node in usable if (why := _why_useless(node, costs, share))]
     if useless:
         sentences.append(f"of no use: {', '.join(useless[:20])}")
@@ -54,6 +60,17 @@ def wishes_forbid(options: PlanOptions) -> PlanError:
     if options.max_slices is not None:
         wishes.append(f"at most {options.max_slices} slices")
     return PlanError(f"no plan fulfils {', '.join(wishes)}; without them there is one")
+
+
+def _least_largest(graph: Graph, costs: Costs, slices: int) -> float:
+    """The least memory of the largest slice, over all cuts into at most `slices`."""
+    legal = np.full(costs.n + 1, np.inf)
+    legal[[0, *legal_positions(graph), costs.n]] = 0.0
+    table = np.where(np.tri(costs.n + 1, dtype=bool), np.inf, costs.memory) + legal[None, :]
+    reached = np.where(np.arange(costs.n + 1) == 0, 0.0, np.inf)
+    for _ in range(slices):
+        reached = np.minimum(reached, np.maximum(reached[:, None], table).min(axis=0))
+    return float(reached[costs.n])
 
 
 def _why_useless(node: NodeSpec, costs: Costs, share: float) -> str:
