@@ -134,7 +134,7 @@ def test_wrong_input_pipeline_and_broker_have_their_exit_codes(
     assert "there are: double" in absent.stderr
     assert site.run("infer", NAME, files[0], "--normalize", "-2..2").exit_code == 2
     assert site.run("infer", NAME, files[0], "--normalize", "-1..1").exit_code == 0
-    monkeypatch.setitem(Pipeline.__init__.__kwdefaults__, "connect_timeout", 0.5)
+    monkeypatch.setitem(Pipeline.__init__.__kwdefaults__ or {}, "connect_timeout", 0.5)
     nowhere = run("bench", NAME, "--broker", f"mqtt://{HOST}:{free_port()}")
     assert nowhere.exit_code == 30
 
