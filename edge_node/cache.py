@@ -67,13 +67,16 @@ class Cache:
             os.utime(path, (self._now(), self._now()))
         return path
 
-    def make_room(self, artifact: Artifact, keep: Iterable[str]) -> None:
-        """Remove what was used longest ago, except `keep`, until the artifact fits. Raises StoreError."""
+    def make_room(self, artifact: Artifact, keep: Iterable[str], reserved: int = 0) -> None:
+        """Remove what was used longest ago, except `keep`, until the artifact fits. Raises StoreError.
+
+        `reserved` bytes are promised to files that are still coming in.
+        """
         if artifact.size > self._limit:
             raise StoreError(f"artifact of {_mb(artifact.size)} MB, the cache holds {_mb(self._limit)} MB")
         kept = {*keep, artifact.sha256}
         others = [path for path in self._files() if path.name.split(".")[0] != artifact.sha256]
-        used = sum(_size(path) for path in others)
+        used = reserved + sum(_size(path) for path in others)
         for path in sorted(others, key=_last_used):
             if used + artifact.size <= self._limit:
                 return

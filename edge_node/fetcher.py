@@ -114,7 +114,9 @@ class Fetcher:
         if self._cache.verified(artifact) is not None:
             self._end(Fetched(artifact.sha256))
             return
-        self._cache.make_room(artifact, want.keep)
+        # What is under way keeps its place, even when its slice was dropped a moment ago.
+        reserved = sum(one.artifact.size - one.offset for one in self._downloads.values())
+        self._cache.make_room(artifact, want.keep | self._downloads.keys(), reserved)
         offset = self._cache.offset(artifact)
         logger.info(
             "fetching %s, %.1f MB%s", artifact.sha256[:12], artifact.size / 1e6, " (resumed)" if offset else ""

@@ -22,9 +22,10 @@ import numpy.typing as npt
 
 from edge_node.join import Backlog, Bounds, Joiner
 from edge_node.runtime import Interpreter, TensorInfo
+from slicemq import codecs
 from slicemq.errors import FrameError, ModelError, SliceMQError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
-from slicemq.messages import Bundle, SliceAssignment, SliceBeat, TensorSpec
+from slicemq.messages import Bundle, ResultPart, SliceAssignment, SliceBeat, TensorSpec
 from slicemq.topics import Topics
 
 logger = logging.getLogger("slicemq.node.slice")
@@ -271,14 +272,17 @@ def _result_header(header: FrameHeader, assignment: SliceAssignment, error: str 
 
 def _check_fit(assignment: SliceAssignment, interpreter: Interpreter) -> None:
     """Whether the slice's inputs and outputs are those of the assignment, and each input comes in one bundle."""
+    sent: list[Bundle | ResultPart] = [
+        *assignment.outputs,
+        *([assignment.result] if assignment.result is not None else []),
+    ]
+    for codec in {one.codec for one in (*assignment.inputs, *sent)} - set(codecs.available()):
+        raise ModelError(f"assignment: codec {codec!r}: this node has {', '.join(codecs.available())}")
     inputs = [spec for bundle in assignment.inputs for spec in bundle.tensors]
     _check_side("inputs", assignment.takes, interpreter.inputs, {spec.index: spec for spec in inputs})
     if len({spec.index for spec in inputs}) != len(inputs):
         raise ModelError("assignment: a tensor comes in two input bundles")
-    given = [spec for bundle in assignment.outputs for spec in bundle.tensors]
-    if assignment.result is not None:
-        given.extend(assignment.result.tensors)
-    missing = sorted({spec.index for spec in given} - set(assignment.gives))
+    missing = sorted({spec.index for one in sent for spec in one.tensors} - set(assignment.gives))
     if missing:
         raise ModelError(f"assignment: the slice does not make tensors {missing} that it shall send")
     if len(assignment.gives) != len(interpreter.outputs):

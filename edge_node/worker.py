@@ -79,6 +79,7 @@ def main() -> int:
         return 1
     _bind_to_parent(task.parent)
     setup_logging(task.log_level, task.log_format)
+    threading.excepthook = lambda failed: _end_with(voice, failed)
     stopping = threading.Event()
     threading.Thread(target=_watch_input, args=(stopping,), name="watch", daemon=True).start()
     try:
@@ -148,6 +149,14 @@ def _watch_input(stopping: threading.Event) -> None:
     stopping.set()
     # A slice may sit in native code for long; nothing that it would still do is wanted.
     threading.Timer(_GRACE_SECONDS, os._exit, (0,)).start()
+
+
+def _end_with(voice: _Voice, failed: threading.ExceptHookArgs) -> None:
+    """A thread has failed in a way that nobody foresaw: end, so that the agent starts the slice again."""
+    value = failed.exc_value
+    logger.error("thread %s failed", failed.thread.name if failed.thread else "", exc_info=value)
+    voice.say("died", reason=f"{failed.exc_type.__name__}: {value}")
+    os._exit(1)
 
 
 def _bind_to_parent(parent: int) -> None:

@@ -123,7 +123,8 @@ def _event(number: int, line: str) -> WorkerEvent | None:
         return WorkerReady(number)
     if kind == "failed":
         return WorkerFailed(number, str(body.get("reason", "no reason given"))[:1000])
-    if kind == "loading":
+    if kind in ("loading", "died"):
+        # Seams of protocol rule 10: what the worker was at when it ended comes with its WorkerDied.
         return None
     raise ValueError(f"event {kind!r}")
 
