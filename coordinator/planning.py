@@ -21,6 +21,7 @@ from typing import Any
 from converters.graph import Graph, read_graph
 from converters.memory import slice_memory
 from converters.profile import Profile, estimate, measure
+from converters.shapes import resolve_shapes
 from converters.slicing import iter_slices
 from coordinator.artifacts import ArtifactStore
 from coordinator.intents import Blueprint, Intent
@@ -67,7 +68,7 @@ def run(job: PlanningJob) -> Blueprint:
     """Plan, cut, store. Raises ModelError, PlanError (InsufficientCapacityError) or StoreError."""
     store = ArtifactStore(job.folder / "artifacts")
     path = store.path(job.intent.model.sha256)
-    graph = model_graph(str(path))
+    graph = model_graph(str(path), job.tools)
     if graph.sha256 != job.intent.model.sha256:
         raise ModelError(f"{path}: its SHA-256 is {graph.sha256}")
     plan = _plan(job, graph, str(path))
@@ -138,11 +139,14 @@ def _check_memory(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
 
 
 @lru_cache(maxsize=4)
-def model_graph(path: str) -> Graph:
-    """The graph of a stored model (artifacts never change, so a path is enough as the key)."""
+def model_graph(path: str, tools: Tools) -> Graph:
+    """The graph of a stored model, with the shapes that it really has when it runs.
+
+    Artifacts never change, so a path is enough as the key.
+    """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return read_graph(data)
+            return resolve_shapes(data, read_graph(data), tools.function(tools.load))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: {error}") from error
 
@@ -150,7 +154,7 @@ def model_graph(path: str) -> Graph:
 @lru_cache(maxsize=8)
 def model_profile(path: str, source: str, folder: str, tools: Tools) -> Profile:
     """The cost of each operator: estimated, or measured once on this machine and kept in `folder`."""
-    graph = model_graph(path)
+    graph = model_graph(path, tools)
     if source == "estimate":
         return estimate(graph)
     load = tools.function(tools.load)
