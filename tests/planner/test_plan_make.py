@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +12,22 @@ from converters.graph import read_graph
 from coordinator.cli.app import build
 from coordinator.cli.plan_make import _free, _ranges
 from coordinator.planner.plan import Plan
-from slicemq.messages import Artifact, Assignment, Bundle, SliceAssignment, Stamp, TensorSpec
+from slicemq.messages import (
+    Artifact,
+    Assignment,
+    Bundle,
+    NodeState,
+    NodeStateWord,
+    SliceAssignment,
+    Stamp,
+    TensorSpec,
+    encode,
+)
+from slicemq.session import Session
+from slicemq.topics import Topics
+from tests.brokers import Broker
 from tests.planner.test_fleet import capacity
+from tests.waiting import eventually
 
 FLEET = """
 [broker]
@@ -20,7 +35,7 @@ rate_mbps = 1000
 [[node]]
 id = "pi"
 count = 4
-memory_mb = 20
+memory_mb = 22
 speed = 0.2
 up_mbps = 300
 down_mbps = 300
@@ -130,6 +145,46 @@ def test_a_file_that_is_no_model(fleet: Path, capsys: pytest.CaptureFixture[str]
     code, _, error = run(capsys, fleet.parent / "none.tflite", "--fleet", fleet)
     assert code == 10
     assert "none.tflite: No such file or directory" in error
+
+
+def test_the_ready_nodes_of_a_cluster(
+    model: Path,
+    broker: Broker,
+    cluster: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("coordinator.cli.tools.reference_speeds", lambda folder: {"conv": 10.0, "dense": 10.0})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = [model, "--broker", broker.url, "--cluster", cluster, "--profile", "estimate"]
+    code, _, error = run(capsys, *words)
+    assert code == 21
+    assert f"no node is ready in cluster {cluster}" in error
+
+    topics = Topics(cluster)
+    session = Session(broker.options, "test-nodes")
+    session.start()
+    session.wait_up(10)
+    nodes: tuple[tuple[str, NodeStateWord, str], ...] = (
+        ("a", "ready", "0"),
+        ("b", "draining", "0"),
+        ("c", "ready", "1"),
+        ("d", "ready", "0"),
+    )
+    for node, state, epoch in nodes:
+        session.own(topics.node(node, "state"), encode(NodeState(node, state, epoch * 16)))
+        session.own(topics.node(node, "capacity"), encode(replace(capacity(node, {"conv": 5.0}), node=node)))
+    session.own(topics.node("d", "capacity"), b"not a document")
+    last = topics.node("d", "capacity")
+    assert eventually(lambda: session.snapshot(topics.node("+", "+")).get(last) == b"not a document")
+    try:
+        code, text, _ = run(capsys, *words, "--format", "json")
+    finally:
+        session.stop()
+    assert code == 0
+    plan = Plan.from_json(text, graph=read_graph(model.read_bytes()))
+    assert [item.nodes for item in plan.slices] == [("a",)], "b drains, c has another epoch, d is unreadable"
 
 
 def test_memory_that_is_assigned_is_not_free() -> None:
