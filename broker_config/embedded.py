@@ -136,7 +136,10 @@ async def _listen_tcp(broker: Any, bound: socket.socket) -> Any:
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # asyncio itself sets TCP_NODELAY.
-        await broker.external_connected(StreamReader(reader), StreamWriter(writer), "default")
+        try:
+            await _hand_over(broker, StreamReader(reader), StreamWriter(writer), "default")
+        finally:
+            writer.close()
 
     return await asyncio.start_server(connected, sock=bound, limit=READ_AHEAD)
 
@@ -148,7 +151,7 @@ async def _listen_websocket(broker: Any, bound: socket.socket) -> Any:
     from broker_config.adapters import WebSocketReader, WebSocketWriter
 
     async def connected(connection: Any) -> None:
-        await broker.external_connected(WebSocketReader(connection), WebSocketWriter(connection), "ws")
+        await _hand_over(broker, WebSocketReader(connection), WebSocketWriter(connection), "ws")
 
     return await websockets.asyncio.server.serve(
         connected,
@@ -158,6 +161,15 @@ async def _listen_websocket(broker: Any, bound: socket.socket) -> Any:
         compression=None,
         ping_interval=None,
     )
+
+
+async def _hand_over(broker: Any, reader: Any, writer: Any, listener: str) -> None:
+    try:
+        await broker.external_connected(reader, writer, listener)
+    except RuntimeError as error:
+        # amqtt iterates over its subscriptions while others subscribe. The connection is useless after that: it is
+        # closed, and the client comes again.
+        logger.info("a connection ended by an error of amqtt: %s", error)
 
 
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -374,4 +374,7 @@ def _connect_reason(error: Exception, options: BrokerOptions) -> str:
         return f"no answer within {CONNECT_SECONDS:g} s"
     if isinstance(error, paho.WebsocketConnectionError):
         return f"it does not speak WebSocket at {options.path}"
+    if isinstance(error, ConnectionResetError):
+        protocol = "TLS" if options.tls else options.transport
+        return f"it ended the connection (does this port speak {protocol}?)"
     return getattr(error, "strerror", None) or str(error)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import broker_config
 from slicemq.options import BrokerOptions
@@ -34,6 +35,9 @@ def mosquitto_binary() -> str:
     if found is None:
         raise RuntimeError("the tests need mosquitto: sh tests/install-mosquitto.sh")
     return found
+
+
+Self = TypeVar("Self", bound="Broker")
 
 
 class Broker:
@@ -111,7 +115,7 @@ class Broker:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> Broker:
+    def __enter__(self: Self) -> Self:
         self.start()
         return self
 
