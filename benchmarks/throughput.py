@@ -114,11 +114,12 @@ def _run(site: Site, name: str, groups: dict[str, Group], seconds: float) -> dic
         arrivals: list[float] = []
         latencies: list[float] = []
         used: dict[str, float] = {}
-        for _ in pipeline.map(source()):
+        warm = _WARM_FRAMES * (pipeline.stats.share + 1)
+        for result in pipeline.map(source()):
             now = time.monotonic()
             arrivals.append(now)
-            latencies.append(_.latency)
-            if len(arrivals) == _WARM_FRAMES * (pipeline.stats.share + 1):
+            latencies.append(result.latency)
+            if end[0] == float("inf") and len(arrivals) == warm:
                 end[0] = now + seconds
                 arrivals, latencies = [now], []
                 used = {node: group.cpu_seconds() for node, group in groups.items()}

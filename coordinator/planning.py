@@ -40,11 +40,13 @@ logger = logging.getLogger("slicemq.coordinator.planning")
 class Tools:
     """Functions of other rooms, as `module:function`, given by the command line that composes the program.
 
-    `load` opens an interpreter, `calibrate` measures this machine's speed per operator class.
+    `load` opens an interpreter, `calibrate` measures this machine's speed per operator class, `runtime` names the
+    runtime that `load` uses.
     """
 
     load: str
     calibrate: str
+    runtime: str
 
     def function(self, reference: str) -> Callable[..., Any]:
         """The function that a reference names."""
@@ -163,7 +165,7 @@ def model_profile(path: str, source: str, folder: str, tools: Tools) -> Profile:
     if found is not None:
         return found
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        profile = measure(data, graph, load)
+        profile = measure(data, graph, load, runtime=tools.function(tools.runtime)())
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_suffix(".new")

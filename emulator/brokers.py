@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import broker_config
+from emulator.processes import end_with_parent
 from slicemq.options import BrokerOptions
 
 MOSQUITTO_CONF = Path(broker_config.__file__).with_name("mosquitto.conf")
@@ -70,7 +71,9 @@ class Broker:
     def start(self) -> None:
         """Start it and wait until it accepts connections."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent
+            )
         deadline = time.monotonic() + _START_SECONDS
         for port in (self.port, self.ws_port):
             while not _accepts(port):

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from emulator.brokers import Amqtt, Broker, Mosquitto
+from emulator.processes import end_with_parent
 from slicemq.errors import SliceMQError
 from slicemq.options import BrokerOptions
 
@@ -116,7 +117,12 @@ class Site:
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(
-                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         return Running(process, log)
 

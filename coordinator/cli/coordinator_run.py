@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LOADER = "coordinator.cli.tools:load_interpreter"
 CALIBRATION = "coordinator.cli.tools:reference_speeds"
+RUNTIME = "coordinator.cli.tools:runtime_name"
 
 
 @daemon
@@ -41,7 +42,9 @@ def command(
     from slicemq.systemd import notify
 
     folder = state_dir or _default_folder(net.cluster)
-    options = ServiceOptions(net.options, net.cluster, folder, Tools(LOADER, CALIBRATION), heartbeat_deadline)
+    options = ServiceOptions(
+        net.options, net.cluster, folder, Tools(LOADER, CALIBRATION, RUNTIME), heartbeat_deadline
+    )
     stop = threading.Event()
 
     def end(signum: int, frame: FrameType | None) -> None:

@@ -16,6 +16,14 @@ def load_interpreter(model: bytes | str | Path) -> Interpreter:
     return open_interpreter(model)
 
 
+def runtime_name() -> str:
+    """The coordinator's runtime and its version."""
+    from edge_node.runtime import available_runtimes
+
+    found = available_runtimes()
+    return f"{found[0].name} {found[0].version}" if found else "none"
+
+
 def reference_speeds(folder: Path) -> dict[str, float]:
     """This machine's runs per second of each operator class's calibration model, with one thread.
 
