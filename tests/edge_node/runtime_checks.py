@@ -1,0 +1,142 @@
+"""What holds for each runtime; run in a child process by test_runtime.py, since two runtimes share no process.
+
+`python -m tests.edge_node.runtime_checks <runtime> <folder with models>` prints a JSON object: check -> error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_node.runtime import (
+    RUNTIMES,
+    Interpreter,
+    TensorInfo,
+    available_runtimes,
+    load_runtime,
+    open_interpreter,
+)
+from slicemq.errors import InputError, ModelError, RuntimeUnavailableError, UnsupportedOperatorError
+
+ROW = np.array([[10, 20, 30, 40]], np.float32)
+
+
+def _open(folder: Path, runtime: str, name: str) -> Interpreter:
+    return open_interpreter(folder / f"{name}.tflite", runtime=runtime)
+
+
+def check_available(folder: Path, runtime: str) -> None:
+    found = {info.name: info.version for info in available_runtimes()}
+    assert found[runtime][0].isdigit()
+    assert not any(f"{name}.interpreter" in sys.modules for name in RUNTIMES), "found by importing"
+
+
+def check_runs_from_file_and_bytes(folder: Path, runtime: str) -> None:
+    for source in (folder / "add.tflite", (folder / "add.tflite").read_bytes(), str(folder / "add.tflite")):
+        interpreter = open_interpreter(source, runtime=runtime, threads=2)
+        assert interpreter.runtime.name == runtime
+        assert interpreter.inputs == (TensorInfo("input", "float32", (1, 4)),)
+        assert [info.shape for info in interpreter.outputs] == [(1, 4)]
+        interpreter.set_input(0, ROW)
+        interpreter.invoke()
+        assert interpreter.output(0).tolist() == [[11, 22, 33, 44]]
+
+
+def check_output_is_a_copy(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "add")
+    interpreter.warm_up()
+    first = interpreter.output(0)
+    view = interpreter.output(0, copy=False)
+    assert first.tolist() == view.tolist() == [[1, 2, 3, 4]]
+    interpreter.set_input(0, ROW)
+    with pytest.raises(ModelError):
+        interpreter.invoke()
+    del view
+    interpreter.invoke()
+    assert first.tolist() == [[1, 2, 3, 4]]
+    assert interpreter.output(0, copy=False).tolist() == [[11, 22, 33, 44]]
+
+
+def check_resize(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "add")
+    interpreter.resize([(3, 4)])
+    assert interpreter.inputs[0].shape == (3, 4)
+    interpreter.set_input(0, np.zeros((3, 4), np.float32))
+    interpreter.invoke()
+    assert interpreter.output(0).tolist() == [[1, 2, 3, 4]] * 3
+    with pytest.raises(InputError, match="2 shapes for 1 inputs"):
+        interpreter.resize([(1, 4), (1, 4)])
+
+
+def check_wrong_input(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "add")
+    for wrong in (np.zeros((1, 5), np.float32), np.zeros((1, 4), np.int32), np.zeros(4, np.float32)):
+        with pytest.raises(InputError, match=r"input 0 \(input\): expected float32 \[1, 4\], got"):
+            interpreter.set_input(0, wrong)
+
+
+def check_lacking_operator_is_named(folder: Path, runtime: str) -> None:
+    with pytest.raises(UnsupportedOperatorError, match=f"{runtime} .* lacks operator ADD in version 99"):
+        _open(folder, runtime, "version99")
+    with pytest.raises(UnsupportedOperatorError, match="lacks operator Foo"):
+        _open(folder, runtime, "custom")
+
+
+def check_damaged_bytes(folder: Path, runtime: str) -> None:
+    whole = (folder / "conv.tflite").read_bytes()
+    for size in (0, 3, 8, 100, len(whole) // 2, len(whole) - 40):
+        for source in (whole[:size], folder / "cut.tflite"):
+            (folder / "cut.tflite").write_bytes(whole[:size])
+            with pytest.raises(ModelError):
+                open_interpreter(source, runtime=runtime)
+    with pytest.raises(ModelError, match="not a TFLite model"):
+        open_interpreter(b"GIF89a" * 100, runtime=runtime)
+    with pytest.raises(ModelError, match=r"nowhere\.tflite: cannot be read: No such file"):
+        _open(folder, runtime, "nowhere")
+
+
+def check_model_that_cannot_run(folder: Path, runtime: str) -> None:
+    with pytest.raises(ModelError, match="cannot load it"):
+        _open(folder, runtime, "reshape")
+
+
+def check_invoke_error(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "gather")
+    interpreter.set_input(0, np.array([9], np.int32))
+    with pytest.raises(ModelError, match="gather"):
+        interpreter.invoke()
+    interpreter.set_input(0, np.array([2], np.int32))
+    interpreter.invoke()
+    assert interpreter.output(0).tolist() == [3]
+
+
+def check_never_both(folder: Path, runtime: str) -> None:
+    other = RUNTIMES[1 - RUNTIMES.index(runtime)]
+    assert load_runtime().name == runtime
+    with pytest.raises(RuntimeUnavailableError, match="cannot both"):
+        load_runtime(other)
+    with pytest.raises(RuntimeUnavailableError, match="expected auto"):
+        load_runtime("onnx")
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in globals().items() if name.startswith("check_")}
+
+
+def main(runtime: str, folder: Path) -> None:
+    failed = {}
+    for name, check in CHECKS.items():
+        try:
+            check(folder, runtime)
+            failed[name] = ""
+        except BaseException:  # noqa: BLE001 - reported by the parent
+            failed[name] = traceback.format_exc()
+    sys.stdout.write(json.dumps(failed))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
