@@ -1,10 +1,11 @@
-"""Readers and writers that the embedded broker hands to amqtt for each connection (needs amqtt)."""
+"""The embedded broker's own readers, writers and one correction of amqtt (needs amqtt)."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
+import amqtt.broker
 from amqtt.adapters import ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WebSocketsWriter
 
 StreamWriter = StreamWriterAdapter
@@ -20,6 +21,21 @@ class Payload(bytes):
         return f"<{len(self)} bytes>"
 
     __str__ = __repr__
+
+
+class Broker(amqtt.broker.Broker):  # type: ignore[misc]
+    """amqtt's broker, without what it sends to every client that connects.
+
+    amqtt 0.12 gives a new connection the retained messages of all subscriptions of all clients, and the connection
+    is lost when another client subscribes meanwhile. Here a connection gets what it has subscribed to.
+    """
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Any
+    ) -> None:
+        subscribers = self._subscriptions.get(subscription[0], ())
+        if any(one.client_id == session.client_id for one, _ in subscribers):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
 
 
 class StreamReader(StreamReaderAdapter):  # type: ignore[misc]

@@ -76,8 +76,9 @@ def _quieten() -> None:
 
 
 async def _serve(host: str, port: int, ws_port: int | None, on_ready: Callable[[Address], None]) -> None:
-    from amqtt.broker import Broker
     from amqtt.contexts import BrokerConfig, ListenerConfig, ListenerType
+
+    from broker_config.adapters import Broker
 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_loop_error)

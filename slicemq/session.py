@@ -36,13 +36,16 @@ class _Snapshot:
         self.filters = filters
         self.marker_topic = marker_topic
         self.marker = secrets.token_hex(8).encode()
+        self.refused: list[str] = []
+        self.done = threading.Event()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, on another connection."""
         self.documents: dict[str, bytes] = {}
         self.mids: set[int] = set()
         self.asked = float("-inf")
         self.marked = False
-        self.refused: list[str] = []
-        self.done = threading.Event()
-        self.lost = False
 
 
 class Session(ConnectionKeeper):
@@ -132,8 +135,6 @@ class Session(ConnectionKeeper):
         where = self._broker.describe()
         if wanted.refused:
             raise BrokerError(f"broker {where} refused the subscription to {', '.join(wanted.refused)}")
-        if wanted.lost:
-            raise BrokerError(f"connection to {where} lost while reading {', '.join(filters)}")
         if not finished:
             wanted_text = ", ".join(filters)
             raise BrokerError(
@@ -226,9 +227,8 @@ class Session(ConnectionKeeper):
         with self._owning:
             self._live = None
         snapshot = self._snapshot
-        if snapshot is not None and snapshot.mids:
-            snapshot.lost = True
-            snapshot.done.set()
+        if snapshot is not None:
+            snapshot.restart()
 
     def _refused(self, filters: Sequence[str]) -> None:
         watched = [one for one in filters if one in self._watched]
