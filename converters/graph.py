@@ -65,6 +65,8 @@ _REFUSED = {
 # Two slices that each ran one of these would not see the same numbers, so they never count as constant.
 _RANDOM = frozenset({"RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "MULTINOMIAL", "STABLEHLO_RNG_BIT_GENERATOR"})
 MAX_RANK = 64
+# Real constants have one to three operators behind them; a chain of thousands would take quadratic memory.
+_MAX_BEHIND = 1_000_000
 _CLASSES = {
     "CONV_2D": "conv",
     "CONV_3D": "conv",
@@ -409,31 +411,32 @@ def _finish(
     tensors: tuple[Tensor, ...], operators: list[Operator], constant: set[int], live: set[int]
 ) -> tuple[Operator, ...]:
     """The operators with what follows from the whole graph: constant, dead, macs, weight bytes."""
-    behind: dict[int, dict[int, int]] = {}  # constant tensor -> {buffer: bytes} that it comes from
+    sizes = {t.buffer: t.weight_bytes for t in tensors}
+    behind: dict[int, frozenset[tuple[str, int]]] = {}  # constant tensor -> the buffers and operators behind it
+    counted = 0
     finished = []
     for operator in operators:
-        buffers: dict[int, int] = {}
+        sources: set[tuple[str, int]] = set()
         for index in operator.inputs:
             if index in behind:
-                buffers.update(behind[index])
+                sources.update(behind[index])
             elif index >= 0 and tensors[index].weight_bytes:
-                buffers[tensors[index].buffer] = tensors[index].weight_bytes
+                sources.add(("buffer", tensors[index].buffer))
+        counted += len(sources)
+        if counted > _MAX_BEHIND + 16 * len(operators):
+            raise ModelError(f"operator {operator.index} ({operator.name}): too many constants stand behind it")
         outputs = [t for t in operator.outputs if t >= 0]
         is_constant = bool(outputs) and constant.issuperset(outputs)
         if is_constant:
-            behind.update(dict.fromkeys(outputs, buffers))
+            shared = frozenset((*sources, ("operator", operator.index)))
+            behind.update(dict.fromkeys(outputs, shared))
         finished.append(
-            Operator(
-                operator.index,
-                operator.name,
-                operator.version,
-                operator.inputs,
-                operator.outputs,
-                operator.intermediates,
-                is_constant,
-                operator.index not in live,
-                _macs(tensors, operator),
-                sum(buffers.values()),
+            replace(
+                operator,
+                constant=is_constant,
+                dead=operator.index not in live,
+                macs=_macs(tensors, operator),
+                weight_bytes=sum(sizes[number] for kind, number in sources if kind == "buffer"),
             )
         )
     return tuple(finished)

@@ -1,0 +1,195 @@
+"""Shapes, profiles, balance and memory: what the planner is told."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import ai_edge_litert.schema_py_generated as schema
+import numpy as np
+import pytest
+
+from converters.balance import SLACK, balanced_positions
+from converters.graph import Graph, read_graph, with_shapes
+from converters.memory import memory_table, slice_memory
+from converters.profile import Profile, estimate, measure
+from converters.shapes import resolve_shapes
+from converters.slicing import groups_at, slice_model
+from slicemq.errors import CutError
+from tests.converters.machine import load
+from tests.converters.tiny import Tiny, chain, diamond, half_weights
+
+
+def _dynamic() -> tuple[bytes, int]:
+    """A RESHAPE whose shape the model computes; the file says [1, 1], the run makes [3, 2]."""
+    tiny = Tiny()
+    x = tiny.input((2, 3), name="x")
+    three = tiny.constant(np.array([2, 0], np.int32))
+    one = tiny.constant(np.array([1, 0], np.int32))
+    counted = tiny.op("SHAPE", [x], (2,), dtype="INT32", options=schema.ShapeOptionsT(outType=2))
+    flipped = tiny.op("SUB", [tiny.constant(np.array([5, 5], np.int32)), counted], (2,), dtype="INT32")
+    y = tiny.op("RESHAPE", [x, flipped], (1, 1))
+    tiny.tensors[y].shapeSignature = np.array([-1, -1], np.int32)
+    assert three != one
+    return tiny.build([tiny.op("RELU", [y], (1, 1))]), y
+
+
+def test_shapes_that_the_file_gets_wrong() -> None:
+    data, y = _dynamic()
+    graph = read_graph(data)
+    assert graph.tensors[y].shape == (1, 1)
+    resolved = resolve_shapes(data, graph, load)
+    assert resolved.tensors[y].shape == (3, 2)
+    assert resolved.tensors[y].nbytes == 24
+    assert resolved.tensors[y].signature == (-1, -1)
+    last = len(resolved.steps) - 1
+    second = slice_model(data, resolved, groups_at(resolved, [last]))[1]
+    assert load(second.data).inputs[0].shape == (3, 2)
+
+
+def test_shapes_of_ordinary_models_stay() -> None:
+    for data in (chain(), diamond(), half_weights()):
+        graph = read_graph(data)
+        assert resolve_shapes(data, graph, load) == graph
+
+
+def test_estimate_is_deterministic_and_grows_with_work() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 64))
+    small = tiny.constant(np.zeros((64, 64), np.float32))
+    large = tiny.constant(np.zeros((6400, 64), np.float32))
+    y = tiny.dense(x, small, shape=(1, 64))
+    data = tiny.build([tiny.dense(y, large, shape=(1, 6400))])
+    profile = estimate(read_graph(data))
+    assert profile == estimate(read_graph(data))
+    assert not profile.measured
+    assert set(profile.seconds) == {0, 1}
+    assert profile.seconds[1] > 5 * profile.seconds[0] > 0
+    assert profile.of([0]) == profile.overhead + profile.seconds[0]
+
+
+class _Clocked:
+    """A runtime in which time passes as told: each run takes `seconds` of a pretended clock."""
+
+    def __init__(self, cost: dict[str, float]) -> None:
+        self.now = 0.0
+        self.cost = cost
+
+    def clock(self) -> float:
+        return self.now
+
+    def load(self, model: bytes | Path) -> _ClockedInterpreter:
+        assert isinstance(model, bytes)
+        graph = read_graph(model)
+        return _ClockedInterpreter(self, load(model), sum(self.cost[op.name] for op in graph.operators))
+
+
+class _ClockedInterpreter:
+    def __init__(self, owner: _Clocked, inner: object, seconds: float) -> None:
+        self._owner = owner
+        self._inner = inner
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def invoke(self) -> None:
+        self._inner.invoke()  # type: ignore[attr-defined]
+        self._owner.now += self._seconds
+
+
+def test_measure_times_each_step_and_adds_up_to_the_whole() -> None:
+    data = diamond()
+    graph = read_graph(data)
+    machine = _Clocked({"TANH": 1.0, "RELU": 2.0, "LOGISTIC": 3.0, "ADD": 4.0})
+    profile = measure(data, graph, machine.load, runtime="pretended", clock=machine.clock)  # type: ignore[arg-type]
+    assert profile.measured
+    assert profile.runtime == "pretended"
+    assert [round(profile.seconds[i], 6) for i in graph.steps] == [1, 2, 3, 4, 4]
+    assert profile.overhead == pytest.approx(1.0)
+
+
+def test_measure_on_a_real_runtime() -> None:
+    data = half_weights()
+    graph = read_graph(data)
+    profile = measure(data, graph, load, budget=0.05)
+    assert set(profile.seconds) == set(graph.steps)
+    assert all(0 < s < 1 for s in profile.seconds.values())
+
+
+def _all_splits(n: int, stages: int) -> Iterator[tuple[int, ...]]:
+    yield from itertools.combinations(range(1, n), stages - 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_balanced_cuts_against_every_split(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = read_graph(chain(9))
+    # Bytes that differ from cut to cut, so that the second criterion has something to choose.
+    sizes = {t: (1, int(rng.integers(1, 50))) for t in range(2, 11)}
+    graph = with_shapes(graph, sizes)
+    seconds = {i: float(rng.integers(1, 20)) for i in graph.steps}
+    profile = Profile(seconds, "test", measured=True, overhead=0.0)
+    for stages in (1, 2, 3, 5, 9):
+        positions = balanced_positions(graph, profile, stages)
+        assert len(positions) == stages - 1
+        best = min(_slowest(graph, seconds, s) for s in _all_splits(9, stages))
+        within = [s for s in _all_splits(9, stages) if _slowest(graph, seconds, s) <= best * SLACK]
+        assert _slowest(graph, seconds, tuple(positions)) <= best * SLACK
+        assert _crossing(graph, tuple(positions)) == min(_crossing(graph, s) for s in within)
+
+
+def _slowest(graph: Graph, seconds: dict[int, float], positions: tuple[int, ...]) -> float:
+    return max(sum(seconds[i] for i in group) for group in groups_at(graph, positions))
+
+
+def _crossing(graph: Graph, positions: tuple[int, ...]) -> int:
+    return sum(graph.tensors[t].nbytes for p in positions for t in graph.crossing(p))
+
+
+def test_more_stages_than_cuts_are_refused() -> None:
+    graph = read_graph(chain(3))
+    for stages in (0, 4, 1000):
+        with pytest.raises(CutError, match="expected 1 to 3"):
+            balanced_positions(graph, estimate(graph), stages)
+
+
+def test_memory_counts_each_term() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 1000))
+    weights = tiny.constant(np.zeros((1000, 1000), np.float32))
+    y = tiny.dense(x, weights, shape=(1, 1000))
+    z = tiny.op("TANH", [y], (1, 1000))
+    graph = read_graph(tiny.build([z]))
+    dense, tanh = slice_memory(graph, [0]), slice_memory(graph, [1])
+    assert dense - tanh == pytest.approx(2 * 4_000_000, rel=0.01)  # in the file and packed
+    assert 3_000_000 < tanh < 3_500_000
+    assert slice_memory(graph, [0, 1]) == pytest.approx(dense, rel=0.01)
+
+
+def test_memory_of_shared_and_expanded_weights_counts_once() -> None:
+    graph = read_graph(half_weights())
+    one, both = slice_memory(graph, [1]), slice_memory(graph, [1, 2, 3])
+    assert both - one < 2000  # 16 float32 weights and their halves are not counted again, only small tensors
+    assert slice_memory(graph, [0, 1]) == one
+
+
+def test_memory_of_a_convolution_has_its_pointers() -> None:
+    def model(kernel: int) -> int:
+        tiny = Tiny()
+        x = tiny.input((1, 100, 100, 1))
+        w = tiny.constant(np.zeros((1, kernel, kernel, 1), np.float32))
+        b = tiny.constant(np.zeros(1, np.float32))
+        y = tiny.op("CONV_2D", [x, w, b], (1, 100, 100, 1), options=schema.Conv2DOptionsT(strideH=1, strideW=1))
+        return slice_memory(read_graph(tiny.build([y])), [0])
+
+    assert model(5) - model(1) == pytest.approx(100 * 100 * 25 * 8, rel=0.01)
+
+
+def test_memory_of_a_long_chain_is_not_the_sum_of_its_tensors() -> None:
+    shape = (1, 100_000)
+    short, long = read_graph(chain(2, shape)), read_graph(chain(12, shape))
+    grown = slice_memory(long, long.steps) - slice_memory(short, short.steps)
+    assert grown < 100_000  # names and shapes of ten operators, not 10 x 0.4 MB
+    assert memory_table(long).shape == (13, 13)

@@ -1,0 +1,156 @@
+"""Hostile bytes: damaged, truncated and lying models end as ModelError, in bounded memory and time."""
+
+from __future__ import annotations
+
+import random
+import time
+import tracemalloc
+from pathlib import Path
+
+import ai_edge_litert.schema_py_generated as schema
+import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+
+from benchmarks.models import real_models
+from converters.graph import read_graph
+from converters.slicing import groups_at, legal_positions, slice_model
+from slicemq.errors import ModelError
+from tests.converters.tiny import Tiny, chain, diamond, half_weights
+
+_SMALL = real_models()["face-short-range"].path
+
+
+def _attempt(data: bytes) -> bool:
+    """Whether the model was cut; anything but success and ModelError fails the test."""
+    try:
+        graph = read_graph(data)
+        legal = legal_positions(graph)
+        slice_model(data, graph, groups_at(graph, legal[len(legal) // 2 :][:1]))
+    except ModelError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_flipped_bytes_of_a_real_model(seed: int) -> None:
+    original = Path(_SMALL).read_bytes()
+    rng = random.Random(seed)
+    survived = 0
+    for _ in range(25):
+        damaged = bytearray(original)
+        for _ in range(rng.choice((1, 1, 4, 32))):
+            # The tables are at both ends of the file; the middle is mostly weights.
+            place = rng.choice((rng.randrange(4096), rng.randrange(len(damaged)), -1 - rng.randrange(60_000)))
+            damaged[place] = rng.randrange(256)
+        survived += _attempt(bytes(damaged))
+    assert survived < 25
+
+
+@pytest.mark.parametrize("original", [chain(), diamond(), half_weights()], ids=["chain", "diamond", "half"])
+def test_every_truncation_and_every_flipped_byte_of_a_tiny_model(original: bytes) -> None:
+    for length in range(0, len(original), 3):
+        _attempt(original[:length])
+    rng = random.Random(1)
+    for place in range(len(original)):
+        damaged = bytearray(original)
+        damaged[place] ^= 1 << rng.randrange(8)
+        _attempt(bytes(damaged))
+    assert _attempt(original)
+
+
+def test_huge_vectors_are_refused_at_once() -> None:
+    original = diamond()
+    refused = 0
+    for place in range(0, len(original) - 4, 4):
+        damaged = bytearray(original)
+        damaged[place : place + 4] = (0x7FFFFFFF).to_bytes(4, "little")
+        start = time.perf_counter()
+        tracemalloc.start()
+        refused += not _attempt(bytes(damaged))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20 << 20
+        assert time.perf_counter() - start < 2
+    assert refused > 10
+
+
+def test_tables_that_share_one_large_vector_are_refused() -> None:
+    """A file of 1 MB must not become a graph or a slice of gigabytes."""
+    builder = flatbuffers.Builder(1 << 20)
+    shared = builder.CreateNumpyVector(np.zeros(100_000, np.float32))
+    schema.QuantizationParametersStart(builder)
+    schema.QuantizationParametersAddScale(builder, shared)
+    quantization = schema.QuantizationParametersEnd(builder)
+    tensors = []
+    for _ in range(5000):
+        schema.TensorStart(builder)
+        schema.TensorAddQuantization(builder, quantization)
+        tensors.append(schema.TensorEnd(builder))
+    content = _model_of(builder, tensors)
+    with pytest.raises(ModelError, match="more elements than the file has bytes"):
+        read_graph(content)
+
+
+def test_operators_that_share_long_options_are_refused() -> None:
+    """Each copy of an operator copies its options: 300 that share one vector of 100,000 would make 120 MB of it."""
+    tiny = Tiny()
+    x = tiny.input((1, 4))
+    for _ in range(300):
+        x = tiny.op("RESHAPE", [x])
+    shared = _PackedOnce(np.zeros(100_000, np.int32))
+    for operator in tiny.operators:
+        operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.ReshapeOptions, shared
+    content = tiny.build([x])
+    assert len(content) < 600_000
+    graph = read_graph(content)
+    with pytest.raises(ModelError, match="it grows when it is copied"):
+        slice_model(content, graph, groups_at(graph, []))
+
+
+class _PackedOnce:
+    """RESHAPE's options, packed at the first call; further ones give the same place in the file."""
+
+    def __init__(self, shape: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> None:
+        self._options = schema.ReshapeOptionsT(newShape=shape)
+        self._offset: int | None = None
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 - the name of the generated classes
+        if self._offset is None:
+            self._offset = int(self._options.Pack(builder))
+        return self._offset
+
+
+def test_long_chains_of_constant_operators_are_refused() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4))
+    c = tiny.constant(np.zeros((1, 4), np.float32))
+    for _ in range(2000):
+        c = tiny.op("RELU", [c])
+    content = tiny.build([tiny.op("ADD", [x, c])])
+    with pytest.raises(ModelError, match="too many constants stand behind it"):
+        read_graph(content)
+
+
+def _model_of(builder: flatbuffers.Builder, tensors: list[int]) -> bytes:
+
+    def vector(offsets: list[int]) -> int:
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return int(builder.EndVector())
+
+    tensor_vector = vector(tensors)
+    numbers = builder.CreateNumpyVector(np.array([0], np.int32))
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, tensor_vector)
+    schema.SubGraphAddInputs(builder, numbers)
+    schema.SubGraphAddOutputs(builder, numbers)
+    subgraphs = vector([schema.SubGraphEnd(builder)])
+    schema.BufferStart(builder)
+    buffers = vector([schema.BufferEnd(builder)])
+    schema.ModelStart(builder)
+    schema.ModelAddSubgraphs(builder, subgraphs)
+    schema.ModelAddBuffers(builder, buffers)
+    builder.Finish(schema.ModelEnd(builder), b"TFL3")
+    return bytes(builder.Output())

@@ -1,0 +1,140 @@
+"""`slicemq model inspect | slice | verify`, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.converters.tiny import Tiny, chain, diamond
+
+
+def _run(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "coordinator.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _ok(*words: object) -> str:
+    done = _run(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "diamond.tflite"
+    path.write_bytes(diamond())
+    return path
+
+
+def test_inspect(model: Path) -> None:
+    text = _ok("model", "inspect", model)
+    assert "4 places to cut" in text
+    assert "TANH" in text
+    body = json.loads(_ok("model", "inspect", model, "--format", "json"))
+    assert body["inputs"] == [{"index": 0, "name": "x", "dtype": "float32", "shape": [1, 4]}]
+    assert body["operator_counts"] == {"ADD": 2, "TANH": 1, "RELU": 1, "LOGISTIC": 1}
+    assert [cut["bytes"] for cut in body["cuts"]] == [16, 32, 32, 16]
+    assert {cut["bytes_from_client"] for cut in body["cuts"]} == {16}
+    assert body["note"] == ""
+    assert body["size"] == model.stat().st_size
+
+
+def test_slice_by_stages_and_verify(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "slices"
+    assert "3 slices in" in _ok("model", "slice", model, "--stages", 3, "--profile", "estimate", "-o", folder)
+    assert len(list(folder.glob("slice-*.tflite"))) == 3
+    assert "equal, bit for bit: 5 frames" in _ok("model", "verify", model, folder)
+    np.save(tmp_path / "frame.npy", np.ones((1, 4), np.float32))
+    np.savez(tmp_path / "frame.npz", x=np.ones((1, 4), np.float32))
+    given = ["--input", tmp_path / "frame.npy", "--input", tmp_path / "frame.npz", "--seeds", 0]
+    body = json.loads(_ok("model", "verify", model, folder, *given, "--format", "json"))
+    assert (body["equal"], body["frames"], body["differences"]) == (True, 2, [])
+
+
+def test_slice_by_names(tmp_path: Path) -> None:
+    path = tmp_path / "chain.tflite"
+    path.write_bytes(chain(4))
+    body = json.loads(
+        _ok("model", "slice", path, "--cut", "t3", "--cut", "4", "-o", tmp_path / "s", "--format", "json")
+    )
+    assert [row["operators"] for row in body["slices"]] == [2, 1, 1]
+    assert [row["bytes_in"] for row in body["slices"]] == [16, 16, 16]
+
+
+def test_a_difference_ends_with_exit_code_13(model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "chain.tflite"
+    path.write_bytes(chain(4))
+    folder = tmp_path / "s"
+    _ok("model", "slice", path, "--cut", "t3", "-o", folder)
+    spoilt = (folder / "slice-01.tflite").read_bytes()
+    spoilt = spoilt.replace(np.full(4, 0.5, np.float32).tobytes(), np.full(4, 9, np.float32).tobytes())
+    (folder / "slice-01.tflite").write_bytes(spoilt)
+    assert _run("model", "verify", path, folder).returncode == 53
+    import hashlib
+
+    manifest = json.loads((folder / "slices.json").read_text())
+    manifest["slices"][1]["sha256"] = hashlib.sha256(spoilt).hexdigest()
+    (folder / "slices.json").write_text(json.dumps(manifest))
+    done = _run("model", "verify", path, folder, "--seeds", 2)
+    assert done.returncode == 13
+    assert "slice s1, tensor 5 (t5)" in done.stderr
+    assert "2 of 2 frames differ" in done.stdout
+    other = _run("model", "verify", model, folder)
+    assert (other.returncode, "cut from model" in other.stderr) == (10, True)
+
+
+def test_bad_input_has_its_own_exit_code(model: Path, tmp_path: Path) -> None:
+    junk = tmp_path / "junk.tflite"
+    junk.write_bytes(b"PK\x03\x04" * 100)
+    cut_off = tmp_path / "cut-off.tflite"
+    cut_off.write_bytes(model.read_bytes()[:200])
+    custom = tmp_path / "custom.tflite"
+    tiny = Tiny()
+    custom.write_bytes(tiny.build([tiny.op("NobodysOperator", [tiny.input((1, 4), name="x")])]))
+    np.save(tmp_path / "wrong.npy", np.ones((1, 5), np.float32))
+    out = tmp_path / "s"
+    _ok("model", "slice", model, "--stages", 2, "-o", out)
+    cases: list[tuple[int, str, list[object]]] = [
+        (10, "cannot read the model", ["model", "inspect", tmp_path / "no.tflite"]),
+        (10, "not a TFLite model", ["model", "inspect", junk]),
+        (10, "damaged TFLite flatbuffer", ["model", "inspect", cut_off]),
+        (11, "NobodysOperator", ["model", "verify", custom, out]),
+        (12, "no tensor has this name", ["model", "slice", model, "--cut", "nowhere", "-o", out]),
+        (12, "expected 1 to 5", ["model", "slice", model, "--stages", 6, "-o", out]),
+        (2, "--stages N or --cut TENSOR", ["model", "slice", model, "-o", out]),
+        (2, "--runtime: expected auto", ["model", "inspect", model, "--runtime", "torch"]),
+        (
+            60,
+            "expected float32 [1, 4], got float32 [1, 5]",
+            ["model", "verify", model, out, "--input", tmp_path / "wrong.npy"],
+        ),
+        (60, "cannot be read as .npy", ["model", "verify", model, out, "--input", junk]),
+        (2, "nothing to compare", ["model", "verify", model, out, "--seeds", 0]),
+        (72, "which is no slice", ["model", "slice", model, "--stages", 1, "-o", tmp_path]),
+    ]
+    manifest = json.loads((out / "slices.json").read_text())
+    for code, words, arguments in cases:
+        if code == 11:
+            import hashlib
+
+            manifest["model"]["sha256"] = hashlib.sha256(custom.read_bytes()).hexdigest()
+            (out / "slices.json").write_text(json.dumps(manifest))
+        done = _run(*arguments)
+        assert (done.returncode, words in done.stderr) == (code, True), (arguments, done.stderr, done.stdout)
+        if code == 11:
+            _ok("model", "slice", model, "--stages", 2, "-o", out)
+
+
+def test_inspect_of_a_model_that_the_runtime_cannot_run(tmp_path: Path) -> None:
+    path = tmp_path / "custom.tflite"
+    tiny = Tiny()
+    path.write_bytes(tiny.build([tiny.op("NobodysOperator", [tiny.input((1, 4), name="x")])]))
+    body = json.loads(_ok("model", "inspect", path, "--format", "json"))
+    assert "NobodysOperator" in body["note"]
+    assert body["operator_counts"] == {"NobodysOperator": 1}

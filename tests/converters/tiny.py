@@ -1,0 +1,152 @@
+"""Small hand-made .tflite files: tensors and operators in, a flatbuffer out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ai_edge_litert.schema_py_generated as schema
+import flatbuffers  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+class Tiny:
+    """A model under construction; every method that adds returns the index of what it added."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Any] = []
+        self.operators: list[Any] = []
+        self.codes: list[Any] = []
+        self.buffers: list[Any] = [schema.BufferT()]
+        self.inputs: list[int] = []
+        self.outputs: list[int] = []
+        self.metadata: list[Any] = []
+
+    def tensor(
+        self,
+        shape: Sequence[int],
+        dtype: str = "FLOAT32",
+        *,
+        name: str | None = None,
+        buffer: int = 0,
+        signature: Sequence[int] | None = None,
+        scale: Sequence[float] = (),
+    ) -> int:
+        tensor = schema.TensorT(
+            shape=np.array(shape, np.int32),
+            type=getattr(schema.TensorType, dtype),
+            buffer=buffer,
+            name=f"t{len(self.tensors)}" if name is None else name,
+        )
+        if signature is not None:
+            tensor.shapeSignature = np.array(signature, np.int32)
+        if scale:
+            tensor.quantization = schema.QuantizationParametersT(
+                scale=np.array(scale, np.float32), zeroPoint=np.zeros(len(scale), np.int64)
+            )
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def buffer(self, content: bytes) -> int:
+        self.buffers.append(schema.BufferT(data=np.frombuffer(content, np.uint8)))
+        return len(self.buffers) - 1
+
+    def constant(self, array: Array, name: str | None = None) -> int:
+        dtype = array.dtype.name.upper()
+        return self.tensor(array.shape, dtype, name=name, buffer=self.buffer(array.tobytes()))
+
+    def input(self, shape: Sequence[int], dtype: str = "FLOAT32", name: str | None = None) -> int:
+        self.inputs.append(self.tensor(shape, dtype, name=name))
+        return self.inputs[-1]
+
+    def op(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        shape: Sequence[int] = (1, 4),
+        *,
+        outputs: Sequence[int] | None = None,
+        options: Any = None,
+        version: int = 1,
+        dtype: str = "FLOAT32",
+    ) -> int:
+        """Add an operator; returns its (first) output tensor, which it makes when `outputs` is not given."""
+        made = list(outputs) if outputs is not None else [self.tensor(shape, dtype)]
+        builtin = getattr(schema.BuiltinOperator, name, None)
+        if builtin is None:
+            code = schema.OperatorCodeT(deprecatedBuiltinCode=32, builtinCode=32, customCode=name, version=version)
+        else:
+            code = schema.OperatorCodeT(
+                deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin, version=version
+            )
+        self.codes.append(code)
+        kind = type(options).__name__.removesuffix("T") if options is not None else "NONE"
+        self.operators.append(
+            schema.OperatorT(
+                opcodeIndex=len(self.codes) - 1,
+                inputs=np.array(inputs, np.int32),
+                outputs=np.array(made, np.int32),
+                builtinOptionsType=getattr(schema.BuiltinOptions, kind),
+                builtinOptions=options,
+            )
+        )
+        return made[0]
+
+    def dense(self, x: int, weights: int, bias: int = -1, shape: Sequence[int] = (1, 4)) -> int:
+        return self.op("FULLY_CONNECTED", [x, weights, bias], shape, options=schema.FullyConnectedOptionsT())
+
+    def build(self, outputs: Sequence[int] | None = None, subgraphs: int = 1) -> bytes:
+        graph = schema.SubGraphT(
+            tensors=self.tensors,
+            inputs=np.array(self.inputs, np.int32),
+            outputs=np.array(self.outputs if outputs is None else outputs, np.int32),
+            operators=self.operators,
+            name="main",
+        )
+        model = schema.ModelT(
+            version=3,
+            operatorCodes=self.codes,
+            subgraphs=[graph] * subgraphs,
+            buffers=self.buffers,
+            description="tiny",
+            metadata=self.metadata,
+        )
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+
+def chain(length: int = 4, shape: Sequence[int] = (1, 4)) -> bytes:
+    """x -> x + c -> x + c ...: one input, one output, one constant shared by all."""
+    tiny = Tiny()
+    x = tiny.input(shape, name="x")
+    c = tiny.constant(np.full(shape, 0.5, np.float32), name="c")
+    for _ in range(length):
+        x = tiny.op("ADD", [x, c], shape, options=schema.AddOptionsT())
+    return tiny.build([x])
+
+
+def diamond() -> bytes:
+    """x -> a; a -> b, a -> c; d = b + c + (skip from x)."""
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="x")
+    a = tiny.op("TANH", [x])
+    b = tiny.op("RELU", [a])
+    c = tiny.op("LOGISTIC", [a])
+    d = tiny.op("ADD", [b, c], options=schema.AddOptionsT())
+    e = tiny.op("ADD", [d, x], options=schema.AddOptionsT())
+    return tiny.build([e])
+
+
+def half_weights() -> bytes:
+    """Two dense layers that share float16 weights behind a DEQUANTIZE."""
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="x")
+    half = tiny.constant(np.arange(16, dtype=np.float16).reshape(4, 4) / 16, name="half")
+    weights = tiny.op("DEQUANTIZE", [half], (4, 4), options=schema.DequantizeOptionsT())
+    y = tiny.dense(x, weights)
+    z = tiny.op("TANH", [y])
+    return tiny.build([tiny.dense(z, weights)])
