@@ -7,6 +7,7 @@ order (coordinator/service.py). The life of a revision is in lifecycle.py, who i
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
@@ -17,8 +18,8 @@ from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wis
 from coordinator.lifecycle import Settings, advance, flip, wants_plan
 from coordinator.membership import Membership
 from slicemq.errors import InsufficientCapacityError, PipelineError, SliceMQError
-from slicemq.messages import Capacity, Heartbeat, NodeState, Report, Response, Stamp
-from slicemq.topics import Topics
+from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report, Response, Stamp
+from slicemq.topics import Topics, is_id
 
 _REMEMBERED_ANSWERS = 512
 
@@ -47,7 +48,8 @@ class Cluster:
         self._jobs = 0
         self._published: dict[str, Any] = {}
         self._sent: dict[str, tuple[Stamp, float]] = {}
-        self._addressed: set[str] = set()
+        # Nodes that have an assignment, and since when it is an empty one of an absent node (else infinity).
+        self._addressed: dict[str, float] = {}
         self._answers: OrderedDict[tuple[str, str], Response] = OrderedDict()
         self._actions: list[Action] = []
         self._changed = True
@@ -67,6 +69,9 @@ class Cluster:
         """Begin to decide: the marker came back and a heartbeat deadline has passed (rule 23)."""
         self.term += 1
         self.started = True
+        for record in self.records.values():
+            for revision in record.revisions.values():
+                self._address(revision.nodes)
         self._actions.append(Persist())
         return self.tick(now)
 
@@ -100,7 +105,7 @@ class Cluster:
         if beat.seen is not None:
             self.saw_term(beat.seen.term)
         if self.members.on_heartbeat(beat):
-            self._addressed.add(beat.node)
+            self._address([beat.node])
             self._nodes_changed()
             return self.tick(now)
         return []
@@ -121,7 +126,9 @@ class Cluster:
             return []
         parts = self.topics.parts(topic)
         if parts[0] == "nodes":
-            self._addressed.add(parts[1])
+            if not is_id(parts[1]):
+                return [Clear(topic)]
+            self._address([parts[1]])
             self._changed = True
             return self.tick(now)
         return [Clear(topic)]
@@ -133,6 +140,9 @@ class Cluster:
         if self._is_repeat(client, transaction):
             return self._take()
         record = self.records.get(intent.name)
+        if record is not None and (same := self._preparing_already(record, intent)) is not None:
+            self._reply((client, transaction), body={"name": record.name, "revision": same, "unchanged": False})
+            return self._take()
         if record is None or record.removed_at is not None:
             highest = record.highest if record is not None else 0
             resend = record.resend if record is not None else 0
@@ -196,24 +206,28 @@ class Cluster:
         active = record.active
         intent = wish.intent if wish is not None else record.intent
         assert intent is not None
-        if active is not None and wish is not None and active.blueprint.digest == blueprint.digest:
-            active.intent = record.intent = intent
-            self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
-            self._actions.append(Persist())
-            return self.tick(now)
         if coming := record.coming:
             # A wish superseded what was preparing.
             if coming.phase == "probing":
                 self._actions.append(StopProbe(record.name, coming.id))
             del record.revisions[coming.id]
+            self._changed = True
+        if active is not None and wish is not None and active.blueprint.digest == blueprint.digest:
+            active.intent = record.intent = intent
+            record.status = ""
+            self._changed = True
+            self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
+            self._actions.append(Persist())
+            return self.tick(now)
         record.highest += 1
         revision = Revision(f"{record.highest}-{blueprint.digest[:8]}", intent, blueprint, since=now)
         revision.deadline = now + self.settings.prepare_most
         record.revisions[revision.id] = revision
         record.intent = record.intent or intent
+        record.draft = blueprint
         record.status = f"{revision.id}: nodes fetch their slices"
         record.needs_nodes = False
-        self._addressed |= revision.nodes
+        self._address(revision.nodes)
         self._changed = True
         self._actions.append(Persist())
         self._answer(wish, body={"name": record.name, "revision": revision.id, "unchanged": False})
@@ -228,10 +242,15 @@ class Cluster:
         if wish is not None and wish.requester is not None:
             self._answer(wish, error=str(error), exit_code=error.exit_code)
             if record.intent is None:
-                del self.records[record.name]
+                self._forget(record, now)
             return self.tick(now)
         record.needs_nodes = isinstance(error, InsufficientCapacityError)
         record.retry_at = now + self.settings.retry_after
+        if wish is not None and record.active is None:
+            # What served before may still fit.
+            record.needs_nodes, record.retry_at = False, now
+        elif wish is not None and record.needs_nodes:
+            record.wish = wish
         record.status = str(error) if record.active is None else f"no newer revision: {error}"
         self._changed = True
         return self.tick(now)
@@ -243,6 +262,7 @@ class Cluster:
         if record is None or revision is None or revision.phase != "probing" or record.removed_at is not None:
             return []
         flip(record, revision, self.settings, now)
+        self._actions.append(StopProbe(pipeline, revision_id))
         self._changed = True
         self._actions.append(Persist())
         return self.tick(now)
@@ -255,6 +275,7 @@ class Cluster:
             return self._take()
         for record in list(self.records.values()):
             self._advance(record, now)
+        self._clear_addresses(now)
         if self._changed:
             self._changed = False
             self._flush(now)
@@ -263,8 +284,8 @@ class Cluster:
 
     def _advance(self, record: PipelineRecord, now: float) -> None:
         if record.removed_at is not None:
-            if now - record.removed_at > self.settings.removed_shown:
-                del self.records[record.name]
+            if (record.face or record.draft) is not None and now - record.removed_at > self.settings.removed_shown:
+                self._forget(record, now)
                 self._changed = True
                 self._actions.append(Persist())
             return
@@ -277,7 +298,8 @@ class Cluster:
             self._actions.append(Persist())
         self._actions += [StopProbe(record.name, revision.id) for revision in change.unprobe]
         self._actions += [Probe(record.name, r.id, r.blueprint.route, r.blueprint.inputs) for r in change.probe]
-        if wants_plan(record, now):
+        # One at a time: two plans made from the same free memory would both take it.
+        if wants_plan(record, now) and not any(other.job is not None for other in self.records.values()):
             self._plan(record)
 
     def _plan(self, record: PipelineRecord) -> None:
@@ -293,6 +315,20 @@ class Cluster:
         )
         avoid = frozenset(node.node for node in nodes if self.members.is_shunned(node.node))
         self._actions.append(MakePlan(self._jobs, intent, nodes, avoid, requester[0] if requester else None))
+
+    def _forget(self, record: PipelineRecord, now: float) -> None:
+        """Keep nothing of a pipeline but the number that its next revision must exceed (rule 1)."""
+        del self.records[record.name]
+        if record.highest > 0:
+            left = PipelineRecord(record.name, highest=record.highest, resend=record.resend, removed_at=now)
+            self.records[record.name] = left
+
+    def _preparing_already(self, record: PipelineRecord, intent: Intent) -> str | None:
+        """The revision that prepares for this very intent, if nothing newer is asked for."""
+        coming = record.coming
+        if coming is None or record.removed_at is not None or record.wish is not None or record.job is not None:
+            return None
+        return coming.id if coming.intent == intent else None
 
     def _assigned_memory(self, capacity: Capacity) -> int:
         """Bytes that assigned slices take; the capacity leaves room for one worker, each slice has its own."""
@@ -311,9 +347,14 @@ class Cluster:
         wanted = all_documents(self.topics, self.records, sorted(self._addressed))
         for topic in [topic for topic in self._published if topic not in wanted]:
             del self._published[topic]
+            self._sent.pop(topic, None)
             self._actions.append(Clear(topic))
         for topic, document in wanted.items():
             if self._published.get(topic) != document:
+                if isinstance(document, Assignment):
+                    # Memory may have become free.
+                    for record in self.records.values():
+                        record.needs_nodes = False
                 self._published[topic] = document
                 stamped = dataclasses.replace(document, stamp=self.stamp())
                 self._sent[topic] = (stamped.stamp, now)
@@ -332,6 +373,24 @@ class Cluster:
             if (seen is None or seen < stamp) and now - when >= self.settings.resend_assignment:
                 self._sent[topic] = (stamp, now)
                 self._actions.append(Publish(topic, dataclasses.replace(self._published[topic], stamp=stamp)))
+
+    def _address(self, nodes: Iterable[str]) -> None:
+        """Publish assignments to these nodes from now on."""
+        for name in nodes:
+            self._addressed[name] = math.inf
+
+    def _clear_addresses(self, now: float) -> None:
+        """Clear the empty assignments of nodes that have been away for a grace period (rule 15)."""
+        for name, since in list(self._addressed.items()):
+            node = self.members.nodes.get(name)
+            document = self._published.get(self.topics.node(name, "assignment"))
+            if (node is not None and node.alive) or document is None or document.slices:
+                self._addressed[name] = math.inf
+            elif since == math.inf:
+                self._addressed[name] = now
+            elif now - since > self.settings.removed_shown:
+                del self._addressed[name]
+                self._changed = True
 
     def _nodes_changed(self) -> None:
         self._changed = True

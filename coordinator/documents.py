@@ -14,11 +14,9 @@ UNSTAMPED = Stamp(0, "", 0)
 
 def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
     """What clients read; None while the pipeline's inputs and outputs are not known yet."""
-    newest = record.active or record.coming
-    face = record.face or (newest.blueprint if newest is not None else None)
+    face = record.face or record.draft
     if face is None:
         return None
-    intent = record.intent or (newest.intent if newest is not None else None)
     removed = record.removed_at is not None
     active = record.active
     routes: list[Route] = []
@@ -33,7 +31,7 @@ def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
         stamp=UNSTAMPED,
         state="removed" if removed else "running" if active is not None else "paused",
         reason=record.status,
-        model=intent.model.sha256 if intent is not None else "",
+        model=record.intent.model.sha256 if record.intent is not None else "",
         spec=face.spec,
         inputs=face.inputs,
         outputs=face.outputs,

@@ -90,7 +90,8 @@ class PipelineRecord:
     """One pipeline: what runs, what is wished for, and what it waits for.
 
     `intent` is None until the first plan succeeded; `highest` is the highest revision number ever used for
-    this name (rule 1); `face` is the blueprint whose specs clients see; `job` is the planning under way.
+    this name (rule 1); `face` is the blueprint whose specs clients see, once one was active, and `draft` the newest
+    one before that; `job` is the planning under way.
     """
 
     name: str
@@ -98,6 +99,7 @@ class PipelineRecord:
     highest: int = 0
     revisions: dict[str, Revision] = field(default_factory=dict)
     face: Blueprint | None = None
+    draft: Blueprint | None = None
     wish: Wish | None = None
     job: int | None = None
     job_wish: Wish | None = None

@@ -83,7 +83,9 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                     record.status = f"{revision.id}: waiting for the probe frame"
         elif phase == "active":
             trouble = _trouble(revision, members) or _hanging(revision, members)
+            resend = record.resend
             trouble = trouble or _unready_for(record, revision, members, settings, now)
+            changed |= record.resend != resend
             if trouble is not None:
                 _lose(record, revision, trouble, now)
         elif phase == "draining":
@@ -114,8 +116,10 @@ def wants_plan(record: PipelineRecord, now: float) -> bool:
     """Whether planning should start now: something is wished for, or nothing serves the pipeline."""
     if record.removed_at is not None or record.job is not None:
         return False
-    if record.wish is not None:
+    if record.wish is not None and record.wish.requester is not None:
         return True
+    if record.wish is not None:
+        return not record.needs_nodes and now >= record.retry_at
     unserved = record.intent is not None and record.active is None and record.coming is None
     return unserved and not record.needs_nodes and now >= record.retry_at
 
@@ -190,11 +194,15 @@ def _listed(missing: dict[str, list[str]]) -> str:
 
 
 def _has_drained(revision: Revision, members: Membership, settings: Settings, now: float) -> bool:
-    frames = 0
+    frames, busy = 0, False
     for name in revision.nodes:
         beat = members.node(name).beat
-        frames += sum(s.frames for s in beat.slices if s.revision == revision.id) if beat is not None else 0
-    if frames != revision.frames or revision.quiet is None:
+        keys = set(revision.keys(name))
+        for entry in beat.slices if beat is not None else ():
+            if (entry.pipeline, entry.revision, entry.slice) in keys:
+                frames += entry.frames
+                busy |= entry.queued > 0 or entry.waiting > 0
+    if frames != revision.frames or busy or revision.quiet is None:
         revision.frames, revision.quiet = frames, now
     return now - revision.quiet >= settings.drain_quiet or now >= revision.deadline
 
@@ -204,9 +212,10 @@ def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, s
     record.status = f"{revision.id} was abandoned: {why}"
     lost_node = why.startswith("node ")
     record.retry_at = now if lost_node else now + settings.retry_after
-    if record.active is None:
+    if record.face is None:
         record.intent = revision.intent
-    elif lost_node and record.wish is None:
+    elif lost_node and record.wish is None and (record.active is not None or revision.intent != record.intent):
+        # It is no fault of what was asked for. In any other case the pipeline goes back to what served before.
         record.wish = Wish(revision.intent, None)
 
 

@@ -16,6 +16,8 @@ HEARTBEAT_DEADLINE = 1.5
 # A data link that is down longer than its own reconnect back-off needs makes its slice not ready.
 LINK_GRACE = 6.0
 SHUN_SECONDS = 30.0
+# Sessions come back within 5 s (their longest back-off) after a broker was away.
+RECONNECT_GRACE = 5.0
 
 SliceKey = tuple[str, str, str]
 """(pipeline, revision, slice)"""
@@ -23,9 +25,10 @@ SliceKey = tuple[str, str, str]
 
 @dataclass
 class _Progress:
-    """When a slice last finished a frame or had none waiting, and since when its data link is down."""
+    """When a slice was last heard of, last ended a frame or had none waiting, and since when its link is down."""
 
-    frames: int = -1
+    ended: int | None = None
+    heard: float = 0.0
     moved: float = 0.0
     link_down: float | None = None
 
@@ -84,6 +87,7 @@ class Membership:
     nodes: dict[str, Node] = field(default_factory=dict)
     clock: float = 0.0
     _last_beat: float | None = None
+    _was_cut_off: bool = False
 
     def node(self, name: str) -> Node:
         """The node called `name`, made when it is new."""
@@ -94,14 +98,22 @@ class Membership:
         if self._last_beat is not None:
             self.clock += min(max(0.0, now - self._last_beat), 2 * self.beat_interval)
         self._last_beat = now
+        if self._was_cut_off:
+            self._was_cut_off = False
+            for node in self.nodes.values():
+                node.heard = self.clock + RECONNECT_GRACE
         silent = [n for n in self.nodes.values() if n.alive and self.clock - n.heard > self.deadline]
         for node in silent:
             self._end(node)
         return [node.id for node in silent]
 
     def on_disconnected(self) -> None:
-        """The coordinator lost its connection: what it does not hear says nothing."""
+        """The coordinator lost its connection: what it does not hear says nothing.
+
+        The nodes may have lost theirs with it (the broker was restarted): they get time to come back.
+        """
         self._last_beat = None
+        self._was_cut_off = True
 
     def on_state(self, document: NodeState) -> list[str]:
         """A node's state, or its will. A will of another life than the current one is ignored (rule 16)."""
@@ -139,8 +151,9 @@ class Membership:
         node.epoch = node.last_epoch = beat.epoch
         node.heard = self.clock
         node.beat = beat
-        if begins:
-            node.progress.clear()
+        # A slice whose worker starts again is not in the heartbeats meanwhile, and does not count as hanging.
+        loaded = {(entry.pipeline, entry.revision, entry.slice) for entry in beat.slices}
+        node.progress = {key: value for key, value in node.progress.items() if key in loaded and not begins}
         for entry in beat.slices:
             self._note_progress(node, entry)
         return begins
@@ -159,17 +172,19 @@ class Membership:
         progress = node.progress.get(key) if node is not None else None
         if progress is None:
             return None
-        if progress.link_down is not None and self.clock - progress.link_down > LINK_GRACE:
-            return f"its data link is down for {self.clock - progress.link_down:.1f} s"
+        if progress.link_down is not None and progress.heard - progress.link_down > LINK_GRACE:
+            return f"its data link is down for {progress.heard - progress.link_down:.1f} s"
         limit = max(self.deadline, 10 * stage_seconds)
-        if self.clock - progress.moved > limit:
-            return f"a frame waits for {self.clock - progress.moved:.1f} s and none is finished"
+        if progress.heard - progress.moved > limit:
+            return f"a frame waits for {progress.heard - progress.moved:.1f} s and none is finished"
         return None
 
     def _note_progress(self, node: Node, entry: SliceBeat) -> None:
         progress = node.progress.setdefault((entry.pipeline, entry.revision, entry.slice), _Progress())
-        if entry.frames != progress.frames or entry.waiting <= 0:
-            progress.frames = entry.frames
+        progress.heard = self.clock
+        ended = entry.frames + entry.errors
+        if ended != progress.ended or entry.waiting <= 0:
+            progress.ended = ended
             progress.moved = self.clock
         if entry.link == "up":
             progress.link_down = None
