@@ -13,12 +13,23 @@ from coordinator.planner.reach import Segments
 from coordinator.planner.segments import Table
 
 ROUNDS = 20
+EXCHANGES = 10
 
 
 def improve(costs: Costs, segments: Segments) -> Segments:
     """A plan of the same family that is never slower; with pinned slices, the plan itself."""
     if costs.slice_pins:
         return segments
+    best = _settle(costs, segments)
+    for _ in range(EXCHANGES):
+        following = _exchange(costs, best)
+        if following is None:
+            break
+        best = _settle(costs, following)
+    return best
+
+
+def _settle(costs: Costs, segments: Segments) -> Segments:
     best = segments
     for _ in range(ROUNDS):
         following = cut_in_order(costs, _order(costs, assign(costs, best)))
@@ -26,6 +37,23 @@ def improve(costs: Costs, segments: Segments) -> Segments:
             break
         best = following
     return best
+
+
+def _exchange(costs: Costs, segments: Segments) -> Segments | None:
+    """The best plan, if it is better, after the slowest stage's node has changed places with another one."""
+    order = _order(costs, segments)
+    times = [float(costs.types[k].period[i, j]) for i, j, k in segments]
+    slowest = times.index(max(times))
+    best, found = max(times), None
+    for other in range(len(order)):
+        if order[other] == order[slowest]:
+            continue
+        swapped = list(order)
+        swapped[slowest], swapped[other] = order[other], order[slowest]
+        following = cut_in_order(costs, swapped)
+        if following is not None and period_of(costs, following) < best:
+            best, found = period_of(costs, following), following
+    return found
 
 
 def period_of(costs: Costs, segments: Segments) -> float:

@@ -10,6 +10,7 @@ docs/explanation/planning.md).
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,8 +106,12 @@ class Reach:
             if self.digit(code, group) < self.counts[group] and group not in self._pinned
         ]
 
-    def search(self, budget: Budget) -> Trace | None:
-        """The trace of the fewest slices that reach the end, or None: no plan exists."""
+    def search(self, budget: Budget, width: int | None = None) -> Trace | None:
+        """The trace of the fewest slices that reach the end, or None: no plan exists.
+
+        With `width` only so many states are kept at each level, those whose unused nodes have most time to spare
+        (a beam search); None then means that none was found.
+        """
         start = self._bit(0)
         levels: list[dict[int, Bits]] = [{0: start}]
         totals: dict[int, Bits] = {0: start}
@@ -114,6 +119,8 @@ class Reach:
         for level in range(self.max_slices):
             budget.spend(len(levels[-1]))
             reached = self._extend(levels[-1], level)
+            if width is not None and len(reached) > width:
+                reached = self._most_promising(reached, width)
             news: dict[int, Bits] = {}
             new_totals: dict[int, Bits] = {}
             goals = []
@@ -147,6 +154,12 @@ class Reach:
                 known = reached.get(following)
                 reached[following] = outs[group] if known is None else known | outs[group]
         return reached
+
+    def _most_promising(self, reached: dict[int, Bits], width: int) -> dict[int, Bits]:
+        if self._bound is None:
+            return dict(sorted(reached.items())[:width])
+        slack = {code: self._bound.slack(self, code, bits) for code, bits in reached.items()}
+        return {code: reached[code] for code in heapq.nlargest(width, reached, key=lambda code: slack[code])}
 
     def _undominated(self, code: int, found: Bits, totals: dict[int, Bits]) -> tuple[Bits, Bits]:
         # A pinned slice number makes "one slice fewer" another situation, so nothing is dominated then.
@@ -252,15 +265,22 @@ class WorkBound:
 
     def keep(self, reach: Reach, code: int) -> Bits:
         """The positions that may still lead to the end."""
-        rate = sum(
-            value * (reach.counts[group] - reach.digit(code, group)) for group, value in enumerate(self._rates)
-        )
         total = self._before[-1]
         # The margin covers rounding: a bound may let through too much, never too little.
-        least = total - self._period * rate - 1e-9 * total
+        least = total - self._period * self._rate(reach, code) - 1e-9 * total
         first = int(np.searchsorted(self._before, least))
         kept: Bits = self._suffixes[min(first, len(self._suffixes) - 1)]
         return kept
+
+    def slack(self, reach: Reach, code: int, bits: Bits) -> float:
+        """How much more weight the unused nodes could do than remains behind the furthest of the positions."""
+        furthest = int.from_bytes(bits.tobytes(), "little").bit_length() - 1
+        return float(self._period * self._rate(reach, code) - (self._before[-1] - self._before[max(furthest, 0)]))
+
+    def _rate(self, reach: Reach, code: int) -> float:
+        return sum(
+            value * (reach.counts[group] - reach.digit(code, group)) for group, value in enumerate(self._rates)
+        )
 
 
 def rates(costs: Costs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

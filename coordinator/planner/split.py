@@ -37,6 +37,10 @@ MERGED_STATES = 600
 """The most states of a question after unlike nodes have been merged."""
 TOTAL_STATES = 150_000
 """How many states one plan may look at before it merges nodes."""
+BEAM_WIDTH = 24
+"""How many states a beam search keeps."""
+BEAM_QUESTIONS = 6
+"""How many beam searches one plan may take."""
 TOLERANCE = 1e-3
 """Fewer nodes are preferred when their period is within this share of the best."""
 
@@ -106,7 +110,7 @@ class _Search:
                 return limited
         segments = self._choose(best)
         if not exact:
-            segments = self._improve(segments)
+            segments = self._improve(segments, proved_from)
         return self._result(segments, proved_from, exact)
 
     def _bracket(self) -> tuple[float, float]:
@@ -262,8 +266,27 @@ class _Search:
             chosen[number] = (i, j, member)
         return [chosen[number] for number in range(len(segments))]
 
-    def _improve(self, segments: Segments) -> Segments:
-        return improve(self._costs, segments)
+    def _improve(self, segments: Segments, proved_from: float) -> Segments:
+        """A plan that is no slower: by local search, and by beam searches for shorter periods."""
+        costs = self._costs
+        best = improve(costs, segments)
+        types = [[k] for k in range(len(costs.types))]
+        values = self._candidates(proved_from, period_of(costs, best))
+        low, high = -1, len(values) - 1
+        while high - low > max(1, len(values) >> BEAM_QUESTIONS):
+            middle = (low + high) // 2
+            period = float(values[middle])
+            reach = self._reach(self._masks(period), types, np.logical_and, period)
+            trace = reach.search(Budget(BEAM_WIDTH * (costs.n + 1)), BEAM_WIDTH)
+            if trace is None:
+                low = middle
+                continue
+            latency = np.stack([kind.latency for kind in costs.types])
+            found = reach.cheapest(trace, latency)[1]
+            if period_of(costs, found) < period_of(costs, best):
+                best = found
+            high = min(middle, int(np.searchsorted(values, period_of(costs, best))))
+        return improve(costs, best)
 
     def _limited_by_broker(self, best: float, proved: float) -> Split | None:
         """The plan when the broker is what limits; None when a plan of period `best` suits the broker."""
