@@ -58,6 +58,19 @@ def gather_model() -> bytes:
     return _changed(model.finish(), change)
 
 
+def add_two_model() -> bytes:
+    """The sum of two inputs of float32 [1, 4]."""
+
+    def change(tree: schema.ModelT) -> None:
+        graph = tree.subgraphs[0]
+        constant = graph.operators[0].inputs[1]
+        graph.tensors[constant].shape = [1, 4]
+        graph.tensors[constant].buffer = 0
+        graph.inputs = [0, constant]
+
+    return _changed(add_model(), change)
+
+
 def _set_version(tree: schema.ModelT, version: int) -> None:
     tree.operatorCodes[0].version = version
 
