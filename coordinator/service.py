@@ -18,6 +18,7 @@ from coordinator.cluster import Cluster
 from coordinator.downloads import Exchange
 from coordinator.inbox import Inbox
 from coordinator.intents import Blueprint
+from coordinator.narrator import Narrator
 from coordinator.planning import Tools
 from coordinator.probe import Prober
 from coordinator.store import Store
@@ -85,6 +86,7 @@ class CoordinatorService:
         self._prober = Prober(
             self._link, self._topics, name, lambda p, r: self._put(lambda now: self._cluster.on_probed(now, p, r))
         )
+        self._narrator = Narrator()
         self._inbox = Inbox(self._topics, self._cluster, self.instance)
         self._workshop = Workshop(
             options.folder,
@@ -124,6 +126,8 @@ class CoordinatorService:
                         session.subscribe(*self._inbox.filters)
                 self._prober.tick(now)
                 self._carry_out(self._cluster.tick(now))
+                for line in self._narrator.lines(self._cluster):
+                    logger.info("%s", line)
         finally:
             self._workshop.stop()
             self._exchange.stop()

@@ -56,17 +56,15 @@ def read_view(net: Network, listen: float = 1.2) -> View:
     Raises BrokerError.
     """
     topics, view = net.topics, View()
-    all_heard = threading.Event()
-    awaited: set[str] = set()
+    heard = threading.Condition()
 
     def on_message(topic: str, payload: bytes, retained: bool) -> None:
         parts = topics.parts(topic)
         if parts[0] == "nodes" and parts[-1] == "heartbeat":
             beat = decode(Heartbeat, payload, topic)
-            view.beats[beat.node] = beat
-            awaited.discard(beat.node)
-            if not awaited:
-                all_heard.set()
+            with heard:
+                view.beats[beat.node] = beat
+                heard.notify_all()
 
     session = Session(net.options, f"cli-{secrets.token_hex(4)}", on_message=on_message)
     session.subscribe(topics.node("+", "heartbeat"))
@@ -77,9 +75,9 @@ def read_view(net: Network, listen: float = 1.2) -> View:
         filters += [topics.node("+", leaf) for leaf in ("state", "capacity", "report")]
         for topic, payload in sorted(session.snapshot(*filters).items()):
             _take(view, topics.parts(topic), topic, payload)
-        awaited |= {n for n, s in view.states.items() if s.state in ("init", "ready", "draining")} - set(view.beats)
-        if awaited:
-            all_heard.wait(listen)
+        live = {node for node, state in view.states.items() if state.state in ("init", "ready", "draining")}
+        with heard:
+            heard.wait_for(lambda: live <= view.beats.keys(), listen)
     finally:
         session.stop()
     return view

@@ -1,0 +1,40 @@
+"""What changed in the cluster, in words for the log. PURE."""
+
+from __future__ import annotations
+
+from coordinator.cluster import Cluster
+
+
+class Narrator:
+    """Remembers what it has told: each call of `lines` gives only what is new."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, str] = {}
+        self._revisions: dict[tuple[str, str], str] = {}
+        self._status: dict[str, str] = {}
+
+    def lines(self, cluster: Cluster) -> list[str]:
+        """One line for each node, revision or pipeline whose state has changed."""
+        told = []
+        nodes = {name: node.state for name, node in cluster.members.nodes.items()}
+        for name, state in nodes.items():
+            if self._nodes.get(name) != state:
+                told.append(f"node {name}: {state}")
+        self._nodes = nodes
+        revisions = {
+            (record.name, revision.id): revision.phase
+            for record in cluster.records.values()
+            for revision in record.revisions.values()
+        }
+        for (pipeline, revision_id), phase in revisions.items():
+            if self._revisions.get((pipeline, revision_id)) != phase:
+                told.append(f"pipeline {pipeline}: revision {revision_id} {phase}")
+        told += [
+            f"pipeline {name}: revision {revision_id} ended"
+            for name, revision_id in self._revisions.keys() - revisions.keys()
+        ]
+        self._revisions = revisions
+        status = {record.name: record.status for record in cluster.records.values()}
+        told += [f"pipeline {name}: {text}" for name, text in status.items() if text != self._status.get(name, "")]
+        self._status = status
+        return told
