@@ -37,13 +37,28 @@ class NodeType:
     spec: NodeSpec
     ids: tuple[str, ...]
     compute: Table
-    down: Table
-    up: Table
     period: Table
-    latency: Table
+    bytes_in: Table
+    bytes_out: Table
     steps: npt.NDArray[np.float64]
     whole: bool
     useful: bool
+
+    # Made when asked for: kept for each of a hundred unlike nodes, they would fill a small coordinator's memory.
+    @property
+    def down(self) -> Table:
+        """Seconds that a segment's inputs take on the downlink."""
+        return self.bytes_in / self.spec.down
+
+    @property
+    def up(self) -> Table:
+        """Seconds that what a segment sends takes on the uplink."""
+        return self.bytes_out / self.spec.up
+
+    @property
+    def latency(self) -> Table:
+        """Seconds that a frame spends in a segment: receiving, computing, sending, and the round trip."""
+        return self.compute + self.down + self.up + self.spec.rtt
 
     @property
     def count(self) -> int:
@@ -167,10 +182,9 @@ def _node_type(
         spec=spec,
         ids=ids,
         compute=compute,
-        down=down,
-        up=up,
         period=period,
-        latency=compute + down + up + spec.rtt,
+        bytes_in=into,
+        bytes_out=out,
         steps=steps,
         whole=bool(fits[0, -1]),
         useful=bool(fits.any()),

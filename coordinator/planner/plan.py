@@ -5,27 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dacite
 
 from converters.slicing import edges, result_parts
+from coordinator.planner.plan_checks import CLIENT, check_bundles, check_nodes, check_operators, check_shape
 from coordinator.planner.segments import FRAME_BYTES, wire_bytes
 from slicemq.errors import CutError, PlanError
-from slicemq.topics import is_id, is_sha256
 
 if TYPE_CHECKING:
     from converters.graph import Graph
 
 FORMAT = 1
-CLIENT = "client"
 FAMILY = "contiguous-one-per-node"
 """The plans that a bound speaks of: contiguous runs of operators, at most one on each node."""
 MAX_FILE_BYTES = 4 << 20
-# What encode can be asked for; a node that lacks one says so in its capacity.
-CODECS = ("raw", "f16", "lz4")
 
 
 @dataclass(frozen=True)
@@ -142,9 +139,9 @@ class Plan:
         Raises PlanError that names the field and what was expected.
         """
         plan = _read(body, bundles_needed=graph is None)
-        _check_shape(plan)
+        check_shape(plan)
         if nodes is not None:
-            _check_nodes(plan, nodes)
+            check_nodes(plan, nodes)
         if graph is not None:
             plan = _against_model(plan, graph, given="bundles" in body)
         return plan
@@ -254,95 +251,13 @@ def _row(kind: Any, row: Any, where: str) -> Any:
         raise PlanError(f"plan: {f'field {where}: ' if where else ''}{error}") from error
 
 
-def _check(holds: bool, field: str, expected: str) -> None:
-    if not holds:
-        raise PlanError(f"plan: field {field}: {expected}")
-
-
-def _check_shape(plan: Plan) -> None:
-    _check(is_sha256(plan.model), "model", "expected 64 lower-case hex digits")
-    for name in ("period_ms", "latency_ms", "lower_bound_ms", "gap", "solve_seconds"):
-        _check(getattr(plan, name) >= 0, name, "expected at least 0")
-    _check(1 <= plan.window <= 1 << 20, "window", "expected a whole number from 1")
-    _check(len(plan.slices) > 0, "slices", "expected at least one")
-    seen: dict[int, str] = {}
-    for number, item in enumerate(plan.slices):
-        where = f"slices[{number}]"
-        _check(item.id == f"s{number}", f"{where}.id", f"expected s{number}, got {item.id!r}")
-        _check(len(item.nodes) == 1, f"{where}.nodes", f"expected one node, got {len(item.nodes)}")
-        for node in item.nodes:
-            _check(is_id(node), f"{where}.nodes", f"{node!r} is not a node's id")
-        _check(len(item.operators) > 0, f"{where}.operators", "expected at least one")
-        for name in ("memory_mb", "compute_ms", "down_ms", "up_ms", "bytes_in", "bytes_out"):
-            _check(getattr(item, name) >= 0, f"{where}.{name}", "expected at least 0")
-        for operator in item.operators:
-            other = seen.setdefault(operator, item.id)
-            _check(other == item.id, f"{where}.operators", f"operator {operator} is in slice {other} too")
-        _check(len(set(item.operators)) == len(item.operators), f"{where}.operators", "an operator is there twice")
-    ends = {CLIENT, *(item.id for item in plan.slices)}
-    names = [bundle.id for bundle in plan.bundles]
-    for number, bundle in enumerate(plan.bundles):
-        where = f"bundles[{number}]"
-        _check(is_id(bundle.id), f"{where}.id", f"{bundle.id!r} is not an id")
-        _check(names.count(bundle.id) == 1, f"{where}.id", f"{bundle.id} is there twice")
-        _check(bundle.source in ends, f"{where}.from", f"{bundle.source!r} is neither a slice nor client")
-        _check(len(bundle.targets) > 0, f"{where}.to", "expected at least one")
-        for target in bundle.targets:
-            _check(target in ends, f"{where}.to", f"{target!r} is neither a slice nor client")
-        _check(bundle.bytes >= 0, f"{where}.bytes", "expected at least 0")
-        _check(bundle.codec in CODECS, f"{where}.codec", f"expected {', '.join(CODECS)}, got {bundle.codec!r}")
-
-
-def _check_nodes(plan: Plan, nodes: Collection[str]) -> None:
-    for number, item in enumerate(plan.slices):
-        for node in item.nodes:
-            known = ", ".join(sorted(nodes)[:20])
-            _check(node in nodes, f"slices[{number}].nodes", f"there is no node {node}; there are {known}")
-
-
 def _against_model(plan: Plan, graph: Graph, given: bool) -> Plan:
-    _check(plan.model == graph.sha256, "model", f"the plan is for {plan.model}, the model is {graph.sha256}")
-    steps = set(graph.steps)
-    for number, item in enumerate(plan.slices):
-        where = f"slices[{number}].operators"
-        for operator in item.operators:
-            _check(
-                0 <= operator < len(graph.operators),
-                where,
-                f"operator {operator}: the model has 0 to {len(graph.operators) - 1}",
-            )
-            _check(
-                operator in steps,
-                where,
-                f"operator {operator} ({graph.operators[operator].name}) is not placed by a plan: it is fed by "
-                "constants only and goes with its consumers, or no output needs it",
-            )
-        steps -= set(item.operators)
-    missing = ", ".join(map(str, sorted(steps)[:20]))
-    _check(not steps, "slices", f"operators in no slice: {missing}")
+    check_operators(plan, graph)
     try:
         expected = bundles_of(graph, [list(item.operators) for item in plan.slices])
     except CutError as error:
         raise PlanError(f"plan: field slices: {error}") from error
     if not given:
         return replace(plan, bundles=expected)
-    found: Mapping[str, PlannedBundle] = {bundle.id: bundle for bundle in plan.bundles}
-    for bundle in expected:
-        mine = found.get(bundle.id)
-        hint = "leave `bundles` out to have them made from the slices"
-        if mine is None:
-            raise PlanError(f"plan: field bundles: {bundle.id} is missing ({hint})")
-        same = (mine.source, set(mine.targets), set(mine.tensors)) == (
-            bundle.source,
-            set(bundle.targets),
-            set(bundle.tensors),
-        )
-        _check(
-            same,
-            f"bundles {bundle.id}",
-            f"with these slices it goes from {bundle.source} to {', '.join(bundle.targets)} with the tensors "
-            f"{', '.join(map(str, bundle.tensors))} ({hint})",
-        )
-    extra = sorted(found.keys() - {bundle.id for bundle in expected})
-    _check(not extra, "bundles", f"{', '.join(extra)}: these slices have no such bundle")
+    check_bundles(plan, expected)
     return plan

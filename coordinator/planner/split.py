@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.planner.broker import LeastBytes, meeting_period
-from coordinator.planner.cost import Costs
+from coordinator.planner.cost import Costs, NodeType
 from coordinator.planner.improve import improve, period_of
+from coordinator.planner.merge import merge_alike
 from coordinator.planner.reach import (
     Budget,
     OutOfBudgetError,
@@ -191,26 +192,8 @@ class _Search:
         return list(groups.values())
 
     def _merge(self, masks: npt.NDArray[np.bool_], groups: list[list[int]]) -> list[list[int]]:
-        alone = set(self._costs.slice_pins.values())
-        groups = [list(group) for group in groups]
-        if state_count(self._sizes(groups)) <= MERGED_STATES:
-            return groups
-        apart = _distances(np.stack([masks[group[0]] for group in groups]))
-        for number, group in enumerate(groups):
-            if alone & set(group):
-                apart[number, :] = apart[:, number] = np.inf
-        while state_count(self._sizes(groups)) > MERGED_STATES:
-            b, a = sorted(int(x) for x in np.unravel_index(np.argmin(apart), apart.shape))
-            if not np.isfinite(apart[a, b]):
-                break
-            share = len(groups[a]) / (len(groups[a]) + len(groups[b]))
-            mixed = share * apart[a] + (1 - share) * apart[b]
-            apart[b, :] = apart[:, b] = mixed
-            apart[b, b] = np.inf
-            apart = np.delete(np.delete(apart, a, axis=0), a, axis=1)
-            groups[b] += groups[a]
-            del groups[a]
-        return groups
+        counts = [kind.count for kind in self._costs.types]
+        return merge_alike(masks, groups, counts, frozenset(self._costs.slice_pins.values()), MERGED_STATES)
 
     def _reach(
         self,
@@ -333,16 +316,12 @@ class _Search:
             segments=tuple((i, j) for i, j, _ in segments),
             nodes=tuple(next(names[k]) for _, _, k in segments),
             period=period,
-            latency=sum(float(costs.types[k].latency[i, j]) for i, j, k in segments),
+            latency=sum(_latency(costs.types[k], i, j) for i, j, k in segments),
             lower_bound=min(lower, period),
             method="exact-counts" if exact else "heuristic",
         )
 
 
-def _distances(masks: npt.NDArray[np.bool_]) -> Table:
-    """In how many segments each two masks differ; infinite on the diagonal."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
-    sizes = flat.sum(axis=1)
-    apart: Table = (sizes[:, None] + sizes[None, :] - 2 * flat @ flat.T).astype(np.float64)
-    np.fill_diagonal(apart, np.inf)
-    return apart
+def _latency(kind: NodeType, i: int, j: int) -> float:
+    links = kind.bytes_in[i, j] / kind.spec.down + kind.bytes_out[i, j] / kind.spec.up
+    return float(kind.compute[i, j] + links + kind.spec.rtt)
