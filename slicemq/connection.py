@@ -222,8 +222,19 @@ class Connection:
             self._client.loop_read()
         if (writable or self._client.want_write()) and _flush(sock):
             self._client.loop_write()
+        if self._options.transport == "websockets" and self._unwritten and not _unsent(sock):
+            self._report_written()
         self._client.loop_misc()
         return self._client.socket() is not None
+
+    def _report_written(self) -> None:
+        # Over WebSocket paho does not report a message that took several writes (see _unsent).
+        with self._order:
+            sizes = [] if self._client.want_write() else [size for _, size in self._unwritten]
+            if sizes:
+                self._unwritten.clear()
+        for size in sizes:
+            self._guarded(self._events.written, size)
 
     def publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> bool:
         """Hand a message to the connection; False when it is closed or too much QoS 1 waits for the broker."""
@@ -304,7 +315,7 @@ class Connection:
         written = -1
         with self._order:
             if any(mid == one for one, _ in self._unwritten):
-                # Over WebSocket paho does not report a message that took several writes (see _flush).
+                # Those before it were written too, reported or not (see _report_written).
                 while not nbytes or written != mid:
                     written, size = self._unwritten.popleft()
                     nbytes.append(size)

@@ -106,7 +106,7 @@ def test_send_waits_while_too_much_waits_for_the_socket(own_broker: Broker, link
     own_broker.freeze()
     frame = [bytes(5_000_000)]
     started = time.monotonic()
-    results = [link.send("slicemq/v1/c/x", frame, timeout=0.2) for _ in range(20)]
+    results = [link.send("slicemq/v1/c/x", frame, timeout=0.1) for _ in range(15)]
     assert results[0]
     assert not results[-1]
     assert time.monotonic() - started < 10

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -439,3 +440,27 @@ def test_a_port_that_does_not_speak_mqtt(mosquitto: Broker) -> None:
         with pytest.raises(BrokerError, match=r"MQTT port|does this port speak|speak WebSocket"):
             session.wait_up(1)
         session.stop()
+
+
+def test_mqtt_5_when_asked_for(mosquitto: Broker, amqtt: Broker, cluster: str) -> None:
+    topic = Topics(cluster).node("n", "state")
+    session = Session(replace(mosquitto.options, mqtt5=True), f"{cluster}-a")
+    session.own(topic, b"ready")
+    session.start()
+    session.wait_up(10)
+    eventually(lambda: session.snapshot(topic) == {topic: b"ready"})
+    session.stop()
+    refused = Session(replace(amqtt.options, mqtt5=True), f"{cluster}-b")
+    refused.start()
+    with pytest.raises(BrokerError, match="MQTT"):
+        refused.wait_up(1)
+    refused.stop()
+
+
+def test_the_contract_on_the_wire_needs_no_numpy() -> None:
+    """An idle node is this and little more; it has 35 MB."""
+    code = (
+        "import sys, slicemq.session, slicemq.datalink, slicemq.probe\n"
+        "assert not {'numpy', 'asyncio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
