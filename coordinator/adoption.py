@@ -88,7 +88,9 @@ def _record(
     )
     intent = Intent(document.name, plan.model)
     revision = Revision(active.revision, intent, made, "active", since=now, deadline=math.inf)
-    highest = max(int(route.revision.partition("-")[0]) for route in document.routes)
+    seen = [route.revision for route in document.routes]
+    seen += [i.revision for items in assignments.values() for i in items if i.pipeline == document.name]
+    highest = max(int(name.partition("-")[0]) for name in seen)
     record = PipelineRecord(document.name, intent, highest, {revision.id: revision}, face=made)
     record.resend = document.resend
     return record

@@ -225,6 +225,8 @@ class CoordinatorService:
             self._cluster.adopt(record)
         self._carry_out(self._cluster.start(now))
         self._session.own(self._topics.coordinator, encode(self._state("ready")))
+        for topic in self._inbox.retained:
+            self._carry_out(self._cluster.on_foreign(now, topic))
         self._inbox.forget_retained()
         logger.info("coordinating: term %d, %d pipelines", self._cluster.term, len(self._cluster.records))
         self._on_ready()

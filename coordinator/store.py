@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision
+from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
 from slicemq.errors import ProtocolError, StoreError
 from slicemq.messages import from_plain
 
@@ -68,6 +68,7 @@ class Store:
 
 def _plain(record: PipelineRecord) -> dict[str, Any]:
     kept = [r for r in record.revisions.values() if r.phase in ("active", "draining", "lost")]
+    wished = _accepted(record)
     return {
         "name": record.name,
         "highest": record.highest,
@@ -75,12 +76,22 @@ def _plain(record: PipelineRecord) -> dict[str, Any]:
         "removed": record.removed_at is not None,
         "status": record.status,
         "intent": asdict(record.intent) if record.intent is not None else None,
+        "wish": asdict(wished) if wished is not None else None,
         "face": asdict(record.face) if record.face is not None else None,
         "revisions": [
             {"id": r.id, "phase": r.phase, "intent": asdict(r.intent), "blueprint": asdict(r.blueprint)}
             for r in kept
         ],
     }
+
+
+def _accepted(record: PipelineRecord) -> Intent | None:
+    """What was promised to an operator and is not served yet: a restart must not forget it."""
+    for wish in (record.wish, record.job_wish):
+        if wish is not None and wish.requester is None:
+            return wish.intent
+    coming = record.coming
+    return coming.intent if coming is not None and coming.intent != record.intent else None
 
 
 def _record(plain: dict[str, Any], now: float) -> PipelineRecord:
@@ -90,6 +101,8 @@ def _record(plain: dict[str, Any], now: float) -> PipelineRecord:
     record.removed_at = now if plain["removed"] else None
     if plain["intent"] is not None:
         record.intent = from_plain(Intent, plain["intent"], f"pipelines.{name}.intent")
+    if plain.get("wish") is not None:
+        record.wish = Wish(from_plain(Intent, plain["wish"], f"pipelines.{name}.wish"), None)
     if plain["face"] is not None:
         record.face = from_plain(Blueprint, plain["face"], f"pipelines.{name}.face")
     for entry in plain["revisions"]:

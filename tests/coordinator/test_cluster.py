@@ -822,3 +822,23 @@ def test_settings_are_the_callers() -> None:
     site.plan("n1")
     site.wait(11)
     assert "took longer" in site.record().status
+
+
+def test_restart_does_not_forget_an_accepted_rollout(site: Site) -> None:
+    """Rule 24: the deploy was answered, so it must come about."""
+    old = site.run("n1")
+    site.deploy(intent(model="m2"))
+    site.plan("n2", "n3")
+    assert site.answers[-1].error == ""
+    site.restart_coordinator()
+    for board in site.boards.values():
+        site.do(site.cluster.on_node_state(site.now, board.state()))
+        site.do(site.cluster.on_capacity(site.now, capacity(board.name, board.epoch)))
+        site.do(site.cluster.on_report(site.now, board.report()))
+        site.do(site.cluster.on_heartbeat(site.now, board.beat()))
+    site.do(site.cluster.start(site.now))
+    assert site.routes() == {old: "active"}
+    assert site.assigned("n2") == []
+    new = site.bring_up("n2", "n3")
+    assert new.startswith("3-")
+    assert site.document().model == intent(model="m2").model.sha256
