@@ -191,7 +191,8 @@ class ConnectionKeeper:
             self._state.notify_all()
         self._lost()
         if error is not None and not self._stopping:
-            logger.log(logging.WARNING if was_up or changed else logging.DEBUG, "%s", error)
+            level = logging.WARNING if was_up or changed else logging.DEBUG
+            logger.log(level, "%s: %s", self._client_id, error)
         if was_up:
             self._guarded(self._on_down, "stopped" if error is None else str(error))
 
@@ -215,6 +216,7 @@ class ConnectionKeeper:
                     self._up = True
                     self._error = None
                     self._state.notify_all()
+                logger.info("%s: connected to %s", self._client_id, self._broker.describe())
                 self._guarded(self._on_up)
                 continue
             times.append(self._tick(connection, time.monotonic()))
