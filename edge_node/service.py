@@ -172,7 +172,7 @@ class NodeService:
         while True:
             self._drain(0.0)
             try:
-                self._session.wait_up(_RETRY_SECONDS)
+                self._session.wait_up(_TICK_SECONDS)
                 return
             except BrokerRefusedError:
                 raise

@@ -115,6 +115,18 @@ class Coordinator:
         topic = self.topics.data("faces", REVISION, "b0")
         assert self.link.send(topic, encode_frame(head, [(SPEC_IN, array)]))
 
+    def answered(self, sequence: int, array: np.ndarray[Any, Any]) -> bool:
+        """Whether the frame has been answered; sends it (again) when not."""
+        if any(frame.header.sequence == sequence for frame in self.results):
+            return True
+        self.send(sequence, array)
+        return False
+
+    @property
+    def reports(self) -> int:
+        """How many reports the node has made."""
+        return self.report.counter if self.report else 0
+
     @property
     def state(self) -> str:
         return self.states[-1].state if self.states else ""
