@@ -25,7 +25,7 @@ from edge_node.capacity import measure_speeds, read_board
 from edge_node.runtime import open_interpreter
 from emulator.site import BrokerKind, Site
 from slicemq.client import Pipeline, Result
-from slicemq.messages import PipelineDocument, decode
+from slicemq.messages import PipelineDocument, PlanDocument, Report, decode
 from slicemq.session import Session
 from slicemq.topics import Topics
 from tests.waiting import eventually
@@ -34,7 +34,7 @@ Array = npt.NDArray[Any]
 SMALL = "face-short-range"
 LARGER = "face-full-range"
 # Other work on the machine must not look like a death where a test counts revisions.
-PATIENT = ("--heartbeat-deadline", "5")
+PATIENT = ("--heartbeat-deadline", "3")
 
 
 def model(name: str = SMALL) -> Path:
@@ -145,6 +145,23 @@ class Wire:
         """The pipeline's state; empty when there is none."""
         found = self.pipeline(name)
         return found.state if found is not None else ""
+
+    def nodes(self, name: str = "faces") -> list[str]:
+        """The nodes of the newest plan, in the order of its slices."""
+        topic = self.topics.plan(name)
+        plan = decode(PlanDocument, self.documents[topic], topic).plan
+        return [node for entry in plan["slices"] for node in entry["nodes"]]
+
+    def held(self, node: str) -> dict[tuple[str, str], str]:
+        """The state of each slice that the node reports, by revision and slice."""
+        topic = self.topics.node(node, "report")
+        report = decode(Report, self.documents[topic], topic)
+        return {(one.revision, one.slice): one.state for one in report.slices}
+
+    def reason(self, name: str = "faces") -> str:
+        """The pipeline's reason; empty when there is none."""
+        found = self.pipeline(name)
+        return found.reason if found is not None else ""
 
     def _on_message(self, topic: str, payload: bytes, _retained: bool) -> None:
         if payload:

@@ -1,0 +1,97 @@
+"""The coordinator and the broker die and come back while frames flow."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emulator.site import BrokerKind, Site
+from tests.e2e.scene import PATIENT, Flow, Wire, deploy, model, new_site, refused, started
+from tests.waiting import eventually
+
+NODES = ("n1", "n2", "n3")
+
+
+def restart_coordinator(site: Site, flow: Flow) -> None:
+    """SIGKILL, frames without a coordinator, a new one; frames flow until it has taken over."""
+    assert site.coordinator is not None
+    site.coordinator.signal(signal.SIGKILL)
+    site.coordinator.process.wait()
+    flow.passes(20)
+
+
+def test_coordinator_restart(tmp_path: Path) -> None:
+    file = model()
+    with new_site(tmp_path) as site, Wire(started(site, NODES, coordinator=PATIENT)) as wire:
+        deploy(site, file)
+        with Flow(site, file) as flow:
+            flow.passes()
+            first = flow.revisions[:]
+            restart_coordinator(site, flow)
+            site.start_coordinator(*PATIENT)
+            site.wait_ready(NODES)
+            flow.passes()
+            assert flow.revisions == first
+            # Without its store: what runs is taken over from the retained topics.
+            restart_coordinator(site, flow)
+            shutil.rmtree(tmp_path / "coordinator")
+            site.start_coordinator(*PATIENT)
+            site.wait_ready(NODES)
+            flow.passes()
+            assert flow.revisions == first
+            assert second_coordinator_refuses(site)
+            flow.passes()
+            # It has no model to cut anew when a node dies: it says so, and goes on when it is given the model.
+            site.nodes[wire.nodes()[0]].signal(signal.SIGKILL)
+            eventually(lambda: "deploy it again" in wire.reason(), 30.0)
+            assert wire.state() == "paused"
+            deploy(site, file)
+            flow.moves_on()
+            flow.passes()
+
+
+def second_coordinator_refuses(site: Site) -> bool:
+    words = ["coordinator", "run", "--state-dir", str(site.folder / "second"), *site.network_options()]
+    done = subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    return "another coordinator" in refused(done, 40)
+
+
+def test_node_death_after_coordinator_restart(tmp_path: Path) -> None:
+    file = model()
+    with new_site(tmp_path) as site, Wire(started(site, NODES)) as wire:
+        deploy(site, file)
+        with Flow(site, file) as flow:
+            flow.passes()
+            restart_coordinator(site, flow)
+            # It dies while nobody coordinates.
+            site.nodes[wire.nodes()[-1]].signal(signal.SIGKILL)
+            site.start_coordinator()
+            flow.moves_on()
+            flow.passes()
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", pytest.param("amqtt", marks=pytest.mark.slow)])
+def test_broker_restart(tmp_path: Path, kind: BrokerKind) -> None:
+    """mosquitto comes back with what it had stored, amqtt with nothing: all owners publish again."""
+    file = model()
+    with new_site(tmp_path, kind) as site, Wire(started(site, NODES)) as wire:
+        deploy(site, file)
+        with Flow(site, file) as flow:
+            flow.passes()
+            site.broker.kill()
+            wire.documents.clear()
+            site.broker.start()
+            flow.passes()
+            eventually(lambda: wire.state() == "running", 30.0)
+            site.wait_ready(NODES)
+            # All of it works, not only the data: a death after the restart is handled.
+            site.nodes[wire.nodes()[0]].signal(signal.SIGKILL)
+            flow.moves_on()
+            flow.passes()
