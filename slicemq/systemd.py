@@ -13,7 +13,7 @@ def notify(*lines: str) -> bool:
         return False
     # A leading @ stands for the zero byte of Linux's abstract addresses.
     target = "\0" + address[1:] if address.startswith("@") else address
-    text = "\n".join(line.replace("\n", " ") for line in lines)
+    text = "\n".join(lines)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
             channel.connect(target)

@@ -17,8 +17,8 @@ def test_lines_arrive_as_one_datagram(kind: str, tmp_path: Path, monkeypatch: py
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(name.replace("@", "\0", 1))
         monkeypatch.setenv("NOTIFY_SOCKET", name)
-        assert systemd.notify("READY=1", "STATUS=two\nlines")
-        assert manager.recv(1000) == b"READY=1\nSTATUS=two lines"
+        assert systemd.notify("READY=1", "STATUS=all well")
+        assert manager.recv(1000) == b"READY=1\nSTATUS=all well"
 
 
 @pytest.mark.parametrize("address", [None, "", "relative", "/nowhere/notify"])
