@@ -53,7 +53,7 @@ class Store:
 
     def save(self, term: int, records: Iterable[PipelineRecord]) -> None:
         """Write the store and force it to the disk. Raises StoreError; the old file then stays."""
-        body = {"format": _FORMAT, "term": term, "pipelines": [_plain(record) for record in records]}
+        body = {"format": _FORMAT, "term": term, "pipelines": [_plain(r) for r in records if _matters(r)]}
         temporary = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +66,11 @@ class Store:
             raise StoreError(f"{self._path}: {error.strerror}") from error
 
 
+def _matters(record: PipelineRecord) -> bool:
+    """Not so for a first deploy that still waits for its plan: it is not answered, so it is asked for again."""
+    return record.intent is not None or record.highest > 0
+
+
 def _plain(record: PipelineRecord) -> dict[str, Any]:
     kept = [r for r in record.revisions.values() if r.phase in ("active", "draining", "lost")]
     wished = _accepted(record)
@@ -73,7 +78,7 @@ def _plain(record: PipelineRecord) -> dict[str, Any]:
         "name": record.name,
         "highest": record.highest,
         "resend": record.resend,
-        "removed": record.removed_at is not None,
+        "removed": record.removed_at is not None or record.intent is None,
         "status": record.status,
         "intent": asdict(record.intent) if record.intent is not None else None,
         "wish": asdict(wished) if wished is not None else None,

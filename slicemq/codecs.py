@@ -34,6 +34,8 @@ DTYPES = {
     "complex64": 8,
 }
 _LOSSY = frozenset({"f16"})
+# No LZ4 block expands further; so a small frame cannot ask for much memory.
+_LZ4_MOST = 255
 
 
 def available() -> tuple[str, ...]:
@@ -73,6 +75,8 @@ def decode(name: str, data: memoryview, dtype: np.dtype[Any], shape: tuple[int, 
             raise FrameError(f"codec f16 carries float32, not {dtype.name}")
         return _view(data, np.dtype(np.float16), shape, size // 2).astype(np.float32)
     if name == "lz4":
+        if size > _LZ4_MOST * len(data):
+            raise FrameError(f"codec lz4: {len(data)} bytes cannot hold {size}")
         try:
             plain = _lz4("decompress")(data, uncompressed_size=size)
         except (ValueError, RuntimeError, OverflowError) as error:
@@ -89,7 +93,16 @@ def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
 def _view(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], size: int) -> npt.NDArray[Any]:
     if len(data) != size:
         raise FrameError(f"{len(data)} bytes for shape {list(shape)} of {dtype.name}, expected {size}")
+    if size == 0:
+        return _empty(dtype, shape)
     return np.frombuffer(data, dtype=dtype.newbyteorder("<")).reshape(shape)
+
+
+def _empty(dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError as error:
+        raise FrameError(f"shape {list(shape)} of {dtype.name}: {error}") from error
 
 
 def _lz4(function: str) -> Callable[..., bytes]:

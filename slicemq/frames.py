@@ -35,6 +35,7 @@ MAX_HEADER_BYTES = 1 << 17
 MAX_TENSORS = 1024
 MAX_DIMENSIONS = 8
 MAX_TENSOR_BYTES = 1 << 30
+_MAX_FIELDS = 64
 _PREFIX = struct.Struct(">4sB3sI")
 _ALIGN = 16
 _U64 = 1 << 64
@@ -143,7 +144,12 @@ def decode_frame(payload: bytes | memoryview) -> Frame:
     if length > min(MAX_HEADER_BYTES, len(view) - _PREFIX.size):
         raise FrameError(f"header length {length}, the frame has {len(view)} bytes")
     try:
-        body = msgpack.unpackb(view[_PREFIX.size : _PREFIX.size + length], strict_map_key=True)
+        body = msgpack.unpackb(
+            view[_PREFIX.size : _PREFIX.size + length],
+            strict_map_key=True,
+            max_array_len=MAX_TENSORS,
+            max_map_len=_MAX_FIELDS,
+        )
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise FrameError(f"header is not MessagePack: {error}") from error
     if not isinstance(body, dict):

@@ -13,7 +13,7 @@ from coordinator.cluster import Cluster
 from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.lifecycle import Settings
 from coordinator.membership import Membership
-from coordinator.store import _plain, _record
+from coordinator.store import _matters, _plain, _record
 from slicemq.messages import (
     Artifact,
     Assignment,
@@ -306,7 +306,9 @@ class Site:
         self.cluster = Cluster(
             TOPICS,
             instance="b" * 16,
-            records=[_record(json.loads(json.dumps(_plain(r))), self.now) for r in self.stored.values()],
+            records=[
+                _record(json.loads(json.dumps(_plain(r))), self.now) for r in self.stored.values() if _matters(r)
+            ],
             term=self.stored_term,
             settings=self.settings,
         )

@@ -56,9 +56,10 @@ class ClusterLife(RuleBasedStateMachine):
                 self.site.do(self.site.cluster.on_capacity(self.site.now, capacity(board.name, board.epoch)))
                 self.site.do(self.site.cluster.on_report(self.site.now, board.report()))
                 self.site.do(self.site.cluster.on_heartbeat(self.site.now, board.beat()))
-        self.site.do(self.site.cluster.start(self.site.now))
+        actions = self.site.cluster.start(self.site.now)
         for topic in list(self.site.retained):
-            self.site.do(self.site.cluster.on_foreign(self.site.now, topic))
+            actions += self.site.cluster.on_foreign(self.site.now, topic)
+        self.site.do(actions)
 
     @rule(name=node_names, by_will=st.booleans())
     def a_node_dies(self, name: str, by_will: bool) -> None:
