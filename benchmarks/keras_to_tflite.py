@@ -35,7 +35,9 @@ def main(architecture: str, kind: str, target: Path, pictures: list[Path]) -> No
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(SEED)
-    model = getattr(tf.keras.applications, architecture)(weights=None, input_shape=(SIZE, SIZE, 3))
+    # Logits, not a softmax: with random weights it would answer zeros and ones only, and hide what differs.
+    options = {"weights": None, "classifier_activation": None, "input_shape": (SIZE, SIZE, 3)}
+    model = getattr(tf.keras.applications, architecture)(**options)
     batch = np.concatenate([array for (array,) in representative(pictures)])
     _settle(model, tf, batch)
     converter = tf.lite.TFLiteConverter.from_keras_model(model)

@@ -4,8 +4,8 @@
 
 Runs with the project's own interpreter; TensorFlow lives in a virtual environment of its own, .venv-keras, which
 this command makes when it is missing (minutes, and 2 GB). Weights are random from a fixed seed; the batch norms get
-statistics of their own, so that values neither vanish nor explode on the way. The representative set of the full
-int8 conversion are crops of the pictures that scikit-image and scikit-learn ship.
+statistics of their own, so that values neither vanish nor explode on the way, and the models end in logits. The
+representative set of the full int8 conversion are crops of the pictures that scikit-image and scikit-learn ship.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ def write_slice(
 ) -> bytes:
     """A .tflite of `operators` (indices in the model, in order) with whole-model tensors as inputs and outputs.
 
+    A slice of a dynamic model gets two tiny operators of its own, which make it dynamic (`converters.dynamic`).
+
     Tensors keep their names, types, shapes, signatures, quantisation and sparsity, and the order of their indices;
     the inputs get the shapes that `graph` has (`converters.shapes` finds them where the file's are wrong); buffers
     that several tensors share are written once. The bytes depend on the arguments only.
@@ -54,6 +56,9 @@ class _Writer:
         used = dict.fromkeys(graph.tensors[t].buffer for t in self.tensors)
         kept = [b for b in used if not model.Buffers(b).DataIsNone()]
         self.buffers = {b: new for new, b in enumerate(kept, start=1)}
+        self.values = {
+            t: new for new, t in enumerate((t for t in self.tensors if t in graph.values), start=1 + len(kept))
+        }
         self.metadata = self._metadata()
         weights = sum(model.Buffers(b).DataLength() for b in self.buffers)
         every = sum({t.buffer: t.weight_bytes for t in graph.tensors}.values())
@@ -65,8 +70,10 @@ class _Writer:
     def write(self) -> bytes:
         c, builder = self.classes, self.builder
         contents = [self._bytes(self.model.Buffers(b).DataAsNumpy()) for b in self.buffers]
+        contents += [self._bytes(np.frombuffer(self.graph.values[t], np.uint8)) for t in self.values]
         extra = [self._bytes(self.model.Buffers(b).DataAsNumpy()) for _, b in self.metadata]
-        buffers = self._tables([self._buffer(None), *(self._buffer(at) for at in (*contents, *extra))])
+        one = [self._bytes(np.array([1, 0, 0, 0], np.uint8))] if self.graph.dynamic else []
+        buffers = self._tables([self._buffer(None), *(self._buffer(at) for at in (*contents, *extra, *one))])
         codes, code_tables = self._operator_codes()
         subgraph = self._tables([self._subgraph(codes)])
         code_vector = self._tables(code_tables)
@@ -138,12 +145,20 @@ class _Writer:
             table = self.classes.OperatorCodeT.InitFromObj(self.model.OperatorCodes(index))
             tables.append(int(table.Pack(self.builder)))
             self._check_size(f"operator code {index}")
+        if self.graph.dynamic:
+            for builtin in (self.classes.BuiltinOperator.MAXIMUM, self.classes.BuiltinOperator.RESHAPE):
+                code = self.classes.OperatorCodeT(deprecatedBuiltinCode=builtin, builtinCode=builtin)
+                tables.append(int(code.Pack(self.builder)))
         return {old: new for new, old in enumerate(used)}, tables
 
     def _subgraph(self, codes: dict[int, int]) -> int:
         c, builder = self.classes, self.builder
-        tensors = self._tables([self._tensor(i) for i in self.tensors])
-        operators = self._tables([self._operator(i, codes) for i in self.operators])
+        tensor_tables = [self._tensor(i) for i in self.tensors]
+        operator_tables = [self._operator(i, codes) for i in self.operators]
+        if self.graph.dynamic:
+            tensor_tables += self._witness_tensors()
+            operator_tables += self._witness_operators(len(codes))
+        tensors, operators = self._tables(tensor_tables), self._tables(operator_tables)
         inputs = builder.CreateNumpyVector(self._mapped(self.inputs))
         outputs = builder.CreateNumpyVector(self._mapped(self.outputs))
         name = builder.CreateString(self.subgraph.Name() or b"main")
@@ -155,14 +170,39 @@ class _Writer:
         c.SubGraphAddName(builder, name)
         return int(c.SubGraphEnd(builder))
 
+    def _witness_tensors(self) -> list[int]:
+        """int32 [1] tensors: the constant 1, a shape that is computed from it, what is reshaped to that."""
+        tensors = []
+        last = len(self.buffers) + len(self.values) + len(self.metadata)
+        for name, buffer in (("one", 1 + last), ("shape", 0), ("reshaped", 0)):
+            table = self.classes.TensorT(
+                shape=np.array([1], np.int32),
+                type=self.classes.TensorType.INT32,
+                buffer=buffer,
+                name=f"slicemq/dynamic/{name}",
+            )
+            tensors.append(int(table.Pack(self.builder)))
+        return tensors
+
+    def _witness_operators(self, first_code: int) -> list[int]:
+        """shape = MAXIMUM(one, one); reshaped = RESHAPE(one, shape): no runtime folds the first before it runs."""
+        one, shape, reshaped = range(len(self.tensors), len(self.tensors) + 3)
+        operators = []
+        for code, inputs, output in ((first_code, [one, one], shape), (first_code + 1, [one, shape], reshaped)):
+            table = self.classes.OperatorT(
+                opcodeIndex=code, inputs=np.array(inputs, np.int32), outputs=np.array([output], np.int32)
+            )
+            operators.append(int(table.Pack(self.builder)))
+        return operators
+
     def _mapped(self, tensors: Sequence[int]) -> Any:
         return np.array([self.new_index[t] for t in tensors], dtype=np.int32)
 
     def _tensor(self, index: int) -> int:
         table = self.classes.TensorT.InitFromObj(self.subgraph.Tensors(index))
         buffer = self.graph.tensors[index].buffer
-        table.buffer = self.buffers.get(buffer, 0)
-        if index in self.inputs:
+        table.buffer = self.values.get(index, self.buffers.get(buffer, 0))
+        if index in self.inputs or index in self.values:
             table.shape = np.array(self.graph.tensors[index].shape, dtype=np.int32)
         offset = int(table.Pack(self.builder))
         self._check_size(f"tensor {index}")

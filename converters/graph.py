@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from converters import schema
 from converters.costs import multiply_adds
+from converters.dynamic import prepared_tensors
 from converters.schema import Budget, Bytes, damage_as_model_error, vector
 from slicemq.errors import ModelError
 
@@ -63,7 +64,9 @@ _REFUSED = {
     "WHILE": "models with several subgraphs",
 }
 # Two slices that each ran one of these would not see the same numbers, so they never count as constant.
-_RANDOM = frozenset({"RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "MULTINOMIAL", "STABLEHLO_RNG_BIT_GENERATOR"})
+RANDOM_OPERATORS = frozenset(
+    {"RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "MULTINOMIAL", "STABLEHLO_RNG_BIT_GENERATOR"}
+)
 MAX_RANK = 64
 # Real constants have one to three operators behind them; a chain of thousands would take quadratic memory.
 _MAX_BEHIND = 1_000_000
@@ -125,7 +128,12 @@ class Operator:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model's dataflow: tensors and operators by their index in the file. `size` is the file's, in bytes."""
+    """A model's dataflow: tensors and operators by their index in the file. `size` is the file's, in bytes.
+
+    prepared: tensors (no constants) that a runtime computes before the first frame, such as shapes. dynamic:
+    whether some shapes are known only while the model runs (`converters.dynamic`). values: tensors that an
+    operator of the file makes and that slices hold as constants (`converters.folding`), little-endian.
+    """
 
     sha256: str
     size: int
@@ -135,6 +143,9 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     steps: tuple[int, ...]
+    prepared: frozenset[int] = frozenset()
+    dynamic: bool = False
+    values: Mapping[int, bytes] = field(default_factory=dict)
 
     @cached_property
     def producer(self) -> dict[int, int]:
@@ -234,6 +245,7 @@ class _Reader:
         live = _live(operators, outputs)
         tensors = tuple(replace(t, constant=t.index in constant) for t in rows)
         finished = _finish(tensors, operators, constant, live)
+        prepared, dynamic = prepared_tensors(operators, {t.index for t in rows if t.constant})
         description = (self.model.Description() or b"").decode("utf-8", "replace")
         return Graph(
             sha256=sha256,
@@ -244,6 +256,8 @@ class _Reader:
             inputs=inputs,
             outputs=outputs,
             steps=tuple(op.index for op in finished if not op.constant and not op.dead),
+            prepared=prepared,
+            dynamic=dynamic,
         )
 
     def _buffers(self) -> list[int]:
@@ -374,7 +388,7 @@ def _check_order(tensors: list[Tensor], operators: list[Operator], inputs: tuple
             if index in known or tensors[index].constant:
                 raise ModelError(f"{what} makes tensor {index} ({tensors[index].name}), which has a value already")
             known.add(index)
-        if operator.name not in _RANDOM and constant.issuperset(reads):
+        if operator.name not in RANDOM_OPERATORS and constant.issuperset(reads):
             constant.update(t for t in operator.outputs if t >= 0)
     return constant
 
@@ -405,6 +419,24 @@ def with_shapes(graph: Graph, shapes: Mapping[int, tuple[int, ...]]) -> Graph:
         tensors[index] = replace(old, shape=shape, nbytes=nbytes)
     operators = tuple(replace(op, macs=_macs(tensors, op)) for op in graph.operators)
     return replace(graph, tensors=tuple(tensors), operators=operators)
+
+
+def rebuilt(graph: Graph, values: Mapping[int, bytes]) -> Graph:
+    """`graph` with `values` (little-endian, by tensor index) as constants, without the operators that make them."""
+    tensors = tuple(
+        replace(t, constant=True, nbytes=len(values[t.index])) if t.index in values else t for t in graph.tensors
+    )
+    folded = {graph.producer[t] for t in values}
+    kept = [op for op in graph.operators if op.index not in folded]
+    constant = {t.index for t in tensors if t.constant}
+    for operator in kept:
+        if operator.name not in RANDOM_OPERATORS and constant.issuperset(t for t in operator.inputs if t >= 0):
+            constant.update(t for t in operator.outputs if t >= 0)
+    tensors = tuple(replace(t, constant=t.index in constant) for t in tensors)
+    finished = {op.index: op for op in _finish(tensors, kept, constant, _live(kept, graph.outputs))}
+    operators = tuple(finished.get(op.index, replace(op, constant=False, dead=True)) for op in graph.operators)
+    steps = tuple(op.index for op in operators if not op.constant and not op.dead)
+    return replace(graph, tensors=tensors, operators=operators, steps=steps, values={**graph.values, **values})
 
 
 def _finish(

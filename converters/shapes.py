@@ -7,6 +7,7 @@ A tensor whose shape is computed while the model runs has a placeholder in the f
 from __future__ import annotations
 
 from converters.flatbuffer import write_slice
+from converters.folding import fold_shapes
 from converters.graph import Graph, with_shapes
 from converters.runtime import Load, feed, random_inputs
 from converters.schema import Bytes
@@ -15,6 +16,8 @@ from slicemq.codecs import DTYPES
 
 def resolve_shapes(data: Bytes, graph: Graph, load: Load) -> Graph:
     """`graph` with the shapes that the model has on its declared inputs, from one run on random inputs.
+
+    Shapes that the model computes and that are the same for every frame become constants (`converters.folding`).
 
     Raises what `load` raises, ModelError when the model does not run.
     """
@@ -29,7 +32,8 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load) -> Graph:
     feed(interpreter, [arrays[t] for t in inputs])
     interpreter.invoke()
     shapes = {t: interpreter.output(position).shape for position, t in enumerate(seen)}
-    return with_shapes(graph, {t: shape for t, shape in shapes.items() if shape != graph.tensors[t].shape})
+    seen_shapes = {t: shape for t, shape in shapes.items() if shape != graph.tensors[t].shape}
+    return fold_shapes(with_shapes(graph, seen_shapes))
 
 
 def _without_unknown_inputs(graph: Graph) -> Graph:

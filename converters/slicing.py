@@ -68,8 +68,9 @@ def groups_at(graph: Graph, positions: Sequence[int]) -> list[list[int]]:
 
 
 def legal_positions(graph: Graph) -> tuple[int, ...]:
-    """Where `graph.steps` can be cut by `groups_at`: each tensor that crosses can travel in a frame, and the step
-    before depends on an input of the model (so that no slice is without inputs).
+    """Where `graph.steps` can be cut by `groups_at`: each tensor that crosses can travel in a frame, the step
+    before depends on an input of the model (so that no slice is without inputs), and no shape that the runtime
+    knows before it runs would come from outside (`converters.dynamic`).
     """
     fed = set(graph.inputs)
     found = []
@@ -78,7 +79,9 @@ def legal_positions(graph: Graph) -> tuple[int, ...]:
         if fed.intersection(operator.inputs):
             fed.update(operator.outputs)
             fed.discard(-1)
-            if all(graph.tensors[t].dtype in codecs.DTYPES for t in graph.crossing(position)):
+            crossing = graph.crossing(position)
+            kept = graph.dynamic or graph.prepared.isdisjoint(crossing)
+            if kept and all(graph.tensors[t].dtype in codecs.DTYPES for t in crossing):
                 found.append(position)
     return tuple(found)
 

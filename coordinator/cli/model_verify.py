@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def _read_frame(graph: Graph, path: Path) -> dict[int, Array]:
     try:
         loaded = np.load(path, allow_pickle=False)
         found = {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else {"": loaded}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as .npy or .npz: {error}") from error
     if list(found) == [""] and len(graph.inputs) == 1:
         return {graph.inputs[0]: _checked(graph, graph.inputs[0], found[""], path)}
