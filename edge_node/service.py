@@ -89,14 +89,14 @@ class NodeService:
         self._epoch = new_epoch()
         self._cache = Cache(Path(config.state_dir) / "artifacts", config.cache_mb * 1_000_000)
         self._inbox: queue.SimpleQueue[_Message | Event | None] = queue.SimpleQueue()
+        self._told_to_stop = False
+        self._failed: SliceMQError | None = None
         self._stopping = threading.Event()
         self._session = Session(
             self._broker,
             f"{config.id}-agent-{self._epoch[:8]}",
             will=Will(self._topic("state"), encode(self._state("lost"))),
             on_message=self._on_message,
-            on_up=lambda: logger.info("connected to %s", self._broker.describe()),
-            on_down=self._on_down,
         )
         self._workers = Workers(self._inbox.put)
         self._fetcher = Fetcher(self._cache, config.id, self._ask, self._inbox.put)
@@ -113,7 +113,8 @@ class NodeService:
 
     def stop(self) -> None:
         """Make `run` stop the workers, say farewell and return; safe in a signal handler."""
-        self._stopping.set()
+        # Nothing that takes a lock: a signal may come while the same thread holds it.
+        self._told_to_stop = True
         self._inbox.put(None)
 
     def run(self) -> None:
@@ -122,6 +123,7 @@ class NodeService:
         Raises BrokerRefusedError when the broker refuses the credentials at the start, DuplicateNodeError when
         another live node has this id (rule 16), RuntimeUnavailableError without a TFLite runtime.
         """
+        threading.excepthook = self._thread_failed
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
         signal.signal(signal.SIGINT, lambda *_: self.stop())
         joined = False
@@ -144,6 +146,8 @@ class NodeService:
             farewell = [(self._topic("state"), encode(self._state("disconnected")))] if joined else []
             self._session.stop(farewell=farewell)
             logger.info("node %s stopped", self._config.id)
+        if self._failed is not None:
+            raise self._failed
 
     def _measure(self) -> tuple[Board, Measured, Link]:
         """Measure the board while the broker comes up; listen for another node of this id meanwhile."""
@@ -251,7 +255,7 @@ class NodeService:
         """Handle what has come, waiting for the first up to `timeout` seconds; raises _StopError when told so."""
         end = time.monotonic() + timeout
         while True:
-            if self._stopping.is_set():
+            if self._told_to_stop:
                 raise _StopError
             try:
                 item = self._inbox.get(timeout=max(0.0, end - time.monotonic()))
@@ -358,9 +362,12 @@ class NodeService:
         else:
             self._inbox.put(_Message(topic, payload, time.monotonic()))
 
-    def _on_down(self, reason: str) -> None:
-        if not self._stopping.is_set():
-            logger.warning("connection to %s lost: %s", self._broker.describe(), reason)
+    def _thread_failed(self, failed: threading.ExceptHookArgs) -> None:
+        """A thread ended in a way that nobody foresaw: a node that only half works is worse than none."""
+        name = failed.thread.name if failed.thread is not None else "unknown"
+        logger.error("thread %s failed", name, exc_info=failed.exc_value)
+        self._failed = SliceMQError(f"thread {name} failed: {failed.exc_type.__name__}: {failed.exc_value}")
+        self.stop()
 
     def _beat_loop(self) -> None:
         """Heartbeats have a thread of their own, so that nothing that the node does delays them (rule 18)."""

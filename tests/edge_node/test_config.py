@@ -163,3 +163,19 @@ def test_both_commands_are_the_same_program(command: list[str], tmp_path: Path) 
     done = subprocess.run([*program, "--cache-mb", "none"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith(f"{' '.join(command)}: --cache-mb: expected")
+
+
+def test_the_reference_shows_every_field_with_its_default(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/reference/node-config.md").read_text()
+    example = text.split("```toml\n")[1].split("```")[0]
+    (tmp_path / "node.toml").write_text(example)
+    found = load("--config", str(tmp_path / "node.toml"))
+    assert found.labels == {"room": "kitchen"}
+    for name, option in config._OPTIONS.items():
+        assert f"\n{name} = " in example or name == "labels"
+        row = next(
+            line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line.split("|")[1]
+        )
+        assert "--label" in row if name == "labels" else "--" + name.replace("_", "-") in row
+        if option.default not in (None, {}):
+            assert str(option.default) in row.split("|")[3]

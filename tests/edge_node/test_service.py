@@ -17,7 +17,7 @@ from edge_node.capacity import measure_speeds, read_board
 from edge_node.runtime import RUNTIMES, open_interpreter
 from slicemq.messages import Heartbeat, NodeState, Stamp, encode
 from slicemq.options import BrokerOptions
-from tests.brokers import Broker
+from tests.brokers import Broker, Mosquitto
 from tests.edge_node import models
 from tests.edge_node.cluster import (
     MODEL,
@@ -309,6 +309,15 @@ def test_a_node_that_never_joined_stops_at_once(cluster: str, state: Path) -> No
     with running_node(BrokerOptions("127.0.0.1", 9), cluster, state) as node:
         eventually(lambda: "trying on" in node.log, JOIN)
         assert node.end(signal.SIGINT) == 0
+
+
+def test_refused_credentials_end_the_node_with_their_exit_code(cluster: str, state: Path) -> None:
+    with (
+        Mosquitto(replace={"allow_anonymous true": "allow_anonymous false"}) as strict,
+        running_node(strict.options, cluster, state) as node,
+    ):
+        assert node.process.wait(JOIN) == 31
+        eventually(lambda: strict.url in node.log)
 
 
 @pytest.mark.parametrize(
