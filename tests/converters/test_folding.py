@@ -10,10 +10,11 @@ from benchmarks.models import real_models
 from converters.folding import fold_shapes
 from converters.graph import read_graph
 from converters.runtime import random_inputs
+from converters.schema import open_model
 from converters.shapes import resolve_shapes
 from converters.slicing import groups_at, legal_positions, slice_model
-from converters.verify import verify_chain
-from tests.converters.test_real_models import link, load, open_model
+from converters.verify import link, verify_chain
+from tests.converters.machine import load
 
 _MODELS = real_models()
 
