@@ -11,7 +11,7 @@ YOUNG_SECONDS = 15.0
 
 
 class Identity:
-    """Judges the heartbeats that are heard under this node's id. Epochs are compared for equality only.
+    """Judges the heartbeats that are heard under this node's id.
 
     That another node is alive is seen by two heartbeats whose counter rises: a single one may be the last word
     of this node's own earlier life. A newborn gives way; so does a young node to one that has counted as far.
@@ -35,4 +35,5 @@ class Identity:
         self._last[epoch] = counter
         if before is None or counter <= before:
             return "unclear"
-        return "give-way" if now - self._born < YOUNG_SECONDS and counter >= own_counter else "foreign"
+        young = now - self._born < YOUNG_SECONDS
+        return "give-way" if young and (counter, epoch) > (own_counter, self._epoch) else "foreign"

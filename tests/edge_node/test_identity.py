@@ -34,7 +34,23 @@ def test_of_two_young_nodes_the_one_that_has_counted_further_stays() -> None:
     identity = Identity("me", 0.4, 0.0)
     identity.heard("other", 3, 10, 5.0)
     assert identity.heard("other", 4, 11, 5.4) == "foreign"
-    assert identity.heard("other", 12, 12, 5.8) == "give-way"
+    assert identity.heard("other", 13, 12, 5.8) == "give-way"
+
+
+def test_two_nodes_that_start_together_do_not_both_give_way() -> None:
+    for ahead in (0.0, 0.1, 0.3):
+        verdicts = {}
+        nodes = {"aaaa": Identity("aaaa", 0.4, 0.0), "bbbb": Identity("bbbb", 0.4, 0.0)}
+        counters = {"aaaa": 0, "bbbb": 0}
+        beats = sorted([(0.4 * n, "aaaa") for n in range(1, 9)] + [(0.4 * n + ahead, "bbbb") for n in range(1, 9)])
+        for now, sender in beats:
+            if sender in verdicts:
+                continue
+            counters[sender] += 1
+            for name, node in nodes.items():
+                if name not in verdicts and node.heard(sender, counters[sender], counters[name], now) == "give-way":
+                    verdicts[name] = now
+        assert len(verdicts) == 1
 
 
 def test_a_newborn_listens_for_three_heartbeats_and_at_least_a_second() -> None:

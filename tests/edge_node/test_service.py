@@ -168,6 +168,18 @@ def test_a_worker_that_is_killed_is_started_again_and_twice_is_too_often(
 
 
 @one_broker
+def test_a_worker_that_does_not_end_is_killed(node: NodeProcess, coordinator: Coordinator) -> None:
+    coordinator.assign(slice_assignment())
+    eventually(lambda: coordinator.words() == READY, JOIN)
+    os.kill(node.children()[0], signal.SIGSTOP)
+    coordinator.assign()
+    eventually(lambda: coordinator.report and [one.reason for one in coordinator.report.slices] == ["stopping"])
+    eventually(lambda: coordinator.report and not coordinator.report.slices)
+    assert node.children() == []
+    assert "does not end: killed" in node.log
+
+
+@one_broker
 def test_a_chunk_with_a_wrong_hash_is_asked_for_again(node: NodeProcess, coordinator: Coordinator) -> None:
     data = models.add_model()
     coordinator.artifacts[artifact(data).sha256] = data
