@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -79,14 +78,16 @@ def decode(name: str, data: memoryview, dtype: np.dtype[Any], shape: tuple[int, 
             raise FrameError(f"codec lz4: {len(data)} bytes cannot hold {size}")
         try:
             plain = _lz4("decompress")(data, uncompressed_size=size)
-        except (ValueError, RuntimeError, OverflowError) as error:
+        except FrameError:
+            raise
+        except Exception as error:  # the package's own error is an Exception and nothing more
             raise FrameError(f"codec lz4: {error}") from error
         return _view(memoryview(plain), dtype, shape, size)
     raise FrameError(f"codec {name[:80]!r} is not one of {', '.join(available())}")
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
-    little = array.astype(array.dtype.newbyteorder("<"), copy=False) if sys.byteorder == "big" else array
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
