@@ -16,12 +16,13 @@ class Narrator:
     def lines(self, cluster: Cluster) -> list[str]:
         """One line for each node, revision or pipeline whose state has changed."""
         told = []
-        nodes = {name: node.state for name, node in cluster.members.nodes.items()}
+        # A node of which only retained documents are known is no news.
+        nodes = {name: node.state for name, node in cluster.members.nodes.items() if node.last_epoch is not None}
         for name, state in nodes.items():
             if self._nodes.get(name) != state:
                 told.append(f"node {name}: {state}")
         self._nodes = nodes
-        revisions = {
+        revisions: dict[tuple[str, str], str] = {
             (record.name, revision.id): revision.phase
             for record in cluster.records.values()
             for revision in record.revisions.values()
@@ -34,7 +35,7 @@ class Narrator:
             for name, revision_id in self._revisions.keys() - revisions.keys()
         ]
         self._revisions = revisions
-        status = {record.name: record.status for record in cluster.records.values()}
-        told += [f"pipeline {name}: {text}" for name, text in status.items() if text != self._status.get(name, "")]
+        status = {record.name: record.status for record in cluster.records.values() if record.status}
+        told += [f"pipeline {name}: {text}" for name, text in status.items() if text != self._status.get(name)]
         self._status = status
         return told
