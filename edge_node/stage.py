@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_node.join import Backlog, Bounds, Joiner
-from edge_node.runtime import Interpreter, TensorInfo
+from edge_node.runtime import Interpreter
 from slicemq import codecs
 from slicemq.errors import FrameError, ModelError, SliceMQError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
@@ -69,6 +69,8 @@ class Stage:
         self._interpreter = interpreter
         self._send = send
         _check_fit(assignment, interpreter)
+        # The shapes that tensors are allocated for; None after a failure, when nothing is allocated.
+        self._shapes: list[tuple[int, ...]] | None = [info.shape for info in interpreter.inputs]
         self._bundles = {
             topics.data(assignment.pipeline, assignment.revision, bundle.id): bundle for bundle in assignment.inputs
         }
@@ -188,10 +190,12 @@ class Stage:
     def _compute(self, since: float, work: _Work) -> _Done:
         started = time.perf_counter()
         try:
-            for position, index in enumerate(self._assignment.takes):
-                self._interpreter.set_input(position, work.arrays[index])
+            arrays = [work.arrays[index] for index in self._assignment.takes]
+            self._fit_shapes([array.shape for array in arrays])
+            for position, array in enumerate(arrays):
+                self._interpreter.set_input(position, array)
             self._interpreter.invoke()
-            arrays = {index: self._interpreter.output(p) for p, index in enumerate(self._assignment.gives)}
+            made = {index: self._interpreter.output(p) for p, index in enumerate(self._assignment.gives)}
         except SliceMQError as error:
             self._errors += 1
             self._limiter.warn(
@@ -199,7 +203,14 @@ class Stage:
             )
             return _Done(since, work.header, {}, str(error))
         self._times["invoke"].append(time.perf_counter() - started)
-        return _Done(since, work.header, arrays)
+        return _Done(since, work.header, made)
+
+    def _fit_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+        """Allocate again when a frame's shapes differ, which they may where the specification leaves sizes open."""
+        if shapes != self._shapes:
+            self._shapes = None
+            self._interpreter.resize(shapes)
+            self._shapes = shapes
 
     def _send_loop(self) -> None:
         while (done := self._outbox.get()) is not None:
@@ -279,7 +290,7 @@ def _check_fit(assignment: SliceAssignment, interpreter: Interpreter) -> None:
     for codec in {one.codec for one in (*assignment.inputs, *sent)} - set(codecs.available()):
         raise ModelError(f"assignment: codec {codec!r}: this node has {', '.join(codecs.available())}")
     inputs = [spec for bundle in assignment.inputs for spec in bundle.tensors]
-    _check_side("inputs", assignment.takes, interpreter.inputs, {spec.index: spec for spec in inputs})
+    _check_inputs(assignment.takes, interpreter, {spec.index: spec for spec in inputs})
     if len({spec.index for spec in inputs}) != len(inputs):
         raise ModelError("assignment: a tensor comes in two input bundles")
     missing = sorted({spec.index for one in sent for spec in one.tensors} - set(assignment.gives))
@@ -291,20 +302,25 @@ def _check_fit(assignment: SliceAssignment, interpreter: Interpreter) -> None:
         )
 
 
-def _check_side(
-    side: str, indices: Sequence[int], infos: Sequence[TensorInfo], specs: dict[int, TensorSpec]
-) -> None:
-    if len(indices) != len(infos):
-        raise ModelError(f"assignment: {side}: {len(indices)} tensors, the slice has {len(infos)}")
-    for index, info in zip(indices, infos, strict=True):
+def _check_inputs(indices: Sequence[int], interpreter: Interpreter, specs: dict[int, TensorSpec]) -> None:
+    """Whether the inputs come in bundles with the right dtype; shapes that the file leaves open are set."""
+    if len(indices) != len(interpreter.inputs):
+        raise ModelError(f"assignment: inputs: {len(indices)} tensors, the slice has {len(interpreter.inputs)}")
+    shapes = []
+    for index, info in zip(indices, interpreter.inputs, strict=True):
         spec = specs.get(index)
         if spec is None:
-            raise ModelError(f"assignment: {side}: tensor {index} comes in no bundle")
-        if spec.dtype != info.dtype or not _shape_fits(spec.shape, info.shape):
+            raise ModelError(f"assignment: inputs: tensor {index} comes in no bundle")
+        if spec.dtype != info.dtype:
             raise ModelError(
-                f"assignment: {side}: tensor {index} ({spec.name}) is {spec.dtype} {list(spec.shape)}, "
+                f"assignment: inputs: tensor {index} ({spec.name}) is {spec.dtype} {list(spec.shape)}, "
                 f"the slice has {info.dtype} {list(info.shape)}"
             )
+        fits = _shape_fits(spec.shape, info.shape)
+        shapes.append(info.shape if fits else tuple(1 if size == -1 else size for size in spec.shape))
+    # The shape of a tensor in the middle of a model may be known only by running it: the assignment says it.
+    if shapes != [info.shape for info in interpreter.inputs]:
+        interpreter.resize(shapes)
 
 
 def _check_tensors(bundle: Bundle, arrays: dict[int, Array]) -> None:

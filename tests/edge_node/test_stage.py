@@ -227,8 +227,8 @@ def test_frames_that_the_link_does_not_take_are_counted(run: Run) -> None:
             r"tensor 5 \(x\) is int8 \[1, 4\], the slice has",
         ),
         (
-            {"inputs": (Bundle("b0", (replace(X, shape=(4,)),)),)},
-            r"is float32 \[4\], the slice has float32 \[1, 4\]",
+            {"inputs": (Bundle("b0", (replace(X, shape=(1, 5)),)),)},
+            r"shapes \[\(1, 5\)\]",
         ),
         ({"inputs": (Bundle("b0", (X,)), Bundle("b1", (X,)))}, "comes in two input bundles"),
         ({"outputs": (Bundle("b1", (X,)),)}, r"does not make tensors \[5\]"),
@@ -241,10 +241,28 @@ def test_an_assignment_that_does_not_fit_the_slice_is_refused(changes: dict[str,
         Stage(add_assignment(**changes), TOPICS, interpreter, lambda *_: True)
 
 
-def test_an_unknown_size_in_the_specification_fits(run: Run) -> None:
-    stage, outside = run(add_assignment(inputs=(Bundle("b0", (replace(X, shape=(-1, 4)),)),)))
-    stage.on_frame(topic(), frame(1))
+def test_where_the_specification_leaves_a_size_open_each_frame_may_have_its_own(run: Run) -> None:
+    stage, outside = run(add_assignment(inputs=(Bundle("b0", (replace(X, shape=(-1, -1)),)),)))
+    shapes = [(1, 4), (3, 4), (2, 5), (2, 4), (1, 4)]
+    for number, shape in enumerate(shapes):
+        stage.on_frame(topic(), frame(number, np.zeros(shape, np.float32)))
+    eventually(lambda: len(outside.sent) == len(shapes))
+    made = [sent.arrays().get(6) for _, sent in outside.sent]
+    assert [array.tolist() if array is not None else None for array in made] == [
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4]] * 3,
+        None,
+        [[1, 2, 3, 4]] * 2,
+        [[1, 2, 3, 4]],
+    ]
+    assert outside.sent[2][1].header.error == "slice-error"
+
+
+def test_a_shape_that_only_the_assignment_knows_is_set_at_load(run: Run) -> None:
+    stage, outside = run(add_assignment(inputs=(Bundle("b0", (replace(X, shape=(5, 1, 4)),)),)))
+    stage.on_frame(topic(), frame(1, np.zeros((5, 1, 4), np.float32)))
     eventually(lambda: outside.sent)
+    assert outside.sent[0][1].arrays()[6].shape == (5, 1, 4)
 
 
 def test_the_shipped_conv_model_runs_as_a_slice(run: Run) -> None:
