@@ -39,6 +39,7 @@ IDLE_NODE_MARK = 35.0
 IDLE_WORKER_MARK = 60.0
 _SETTLE_SECONDS = 3.0
 _FRAMES = 20
+_DEPLOY_SECONDS = "120"
 # One slice on each node, also where one node alone would be as fast.
 _PINS = [word for number, node in enumerate(NODES) for word in ("--pin", f"s{number}={node}")]
 
@@ -153,7 +154,7 @@ def _slices(site: Site, name: str, idle: Memory) -> Iterator[SliceRow]:
     model = real_models()[name]
     if not model.path.is_file():
         raise SliceMQError(f"{name}: not here; {model.hint}")
-    done = site.json("deploy", str(model.path), "--name", name, *_PINS)
+    done = site.json("deploy", str(model.path), "--name", name, *_PINS, "--timeout", _DEPLOY_SECONDS)
     with Pipeline(name, site.options, cluster=site.cluster) as pipeline:
         frame = {
             spec.index: np.zeros([max(1, size) for size in spec.shape], np.dtype(spec.dtype))
