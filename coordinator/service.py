@@ -52,7 +52,7 @@ class ServiceOptions:
 class CoordinatorService:
     """Everything impure around `Cluster`; `run` is its loop. All events are handled on the thread of `run`."""
 
-    def __init__(self, options: ServiceOptions, *, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, options: ServiceOptions, *, on_ready: Callable[[], object] = lambda: None) -> None:
         self._options = options
         self._on_ready = on_ready
         self.instance = new_epoch()

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import broker_config
 from emulator.processes import end_with_parent
@@ -35,6 +36,9 @@ def mosquitto_binary() -> str:
     if found is None:
         raise RuntimeError("mosquitto is not installed: sudo apt-get install mosquitto")
     return found
+
+
+Self = TypeVar("Self", bound="Broker")
 
 
 class Broker:
@@ -114,7 +118,7 @@ class Broker:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> Broker:
+    def __enter__(self: Self) -> Self:
         self.start()
         return self
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.brokers import Amqtt, Broker, Mosquitto
+from emulator.brokers import Amqtt, Broker, Mosquitto
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from emulator.brokers import Amqtt, Broker
 from slicemq.options import BrokerOptions
 from slicemq.session import Session
 from slicemq.topics import Topics
-from tests.brokers import Amqtt, Broker
 from tests.waiting import eventually
 
 SLICEMQ = [sys.executable, "-c", "from coordinator.cli import main; main()"]

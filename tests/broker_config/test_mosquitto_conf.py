@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from emulator.brokers import MOSQUITTO_CONF, Mosquitto
 from slicemq.datalink import open_link
 from slicemq.session import Session
 from slicemq.topics import Topics
-from tests.brokers import MOSQUITTO_CONF, Mosquitto
 from tests.waiting import eventually
 
 REPOSITORY = Path(__file__).parents[2]

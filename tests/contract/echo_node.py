@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from emulator.brokers import Broker
 from slicemq.datalink import open_link
 from slicemq.frames import Frame, FrameHeader, decode_frame, encode_frame
 from slicemq.messages import (
@@ -24,7 +25,6 @@ from slicemq.messages import (
 from slicemq.session import Session
 from slicemq.specs import spec_digest
 from slicemq.topics import Topics
-from tests.brokers import Broker
 
 NAME = "double"
 IMAGE = TensorSpec(0, "image", "float32", (1, -1))

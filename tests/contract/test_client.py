@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from emulator.brokers import HOST, Broker, Mosquitto, free_port
 from slicemq import datalink
 from slicemq.client import Pipeline, Result
 from slicemq.errors import BrokerError, FrameFailedError, InputError, PipelineError, UsageError, VersionError
 from slicemq.messages import TensorSpec
 from slicemq.session import Session
-from tests.brokers import HOST, Broker, Mosquitto, free_port
 from tests.contract.echo_node import NAME, R1, R2, R3, EchoNode, Master, route
 from tests.waiting import eventually, never
 

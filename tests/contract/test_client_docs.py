@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emulator.brokers import Broker
 from slicemq.client import Pipeline
-from tests.brokers import Broker
 from tests.contract.echo_node import NAME, R1, EchoNode, Master, route
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "use-the-client.md"

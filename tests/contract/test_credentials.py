@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from emulator.brokers import Mosquitto, free_port
 from slicemq.errors import BrokerError, BrokerRefusedError
 from slicemq.options import BrokerOptions
 from slicemq.session import Session
-from tests.brokers import Mosquitto, free_port
 
 ANONYMOUS = "allow_anonymous true"
 

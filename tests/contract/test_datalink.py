@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from emulator.brokers import Broker, Mosquitto, free_port
 from slicemq.connection import MAX_PAYLOAD
 from slicemq.datalink import DataLink, PahoLink, open_link
 from slicemq.errors import BrokerError, BrokerRefusedError, OversizeError
 from slicemq.options import BrokerOptions
 from slicemq.probe import probe_message_size
 from slicemq.topics import Topics
-from tests.brokers import Broker, Mosquitto, free_port
 from tests.fake_broker import FakeBroker
 from tests.waiting import eventually, never
 

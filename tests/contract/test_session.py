@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from emulator.brokers import Broker, free_port
 from slicemq.errors import BrokerError, BrokerRefusedError, UsageError
 from slicemq.options import BrokerOptions
 from slicemq.session import Session, Will
 from slicemq.topics import Topics
-from tests.brokers import Broker, free_port
 from tests.fake_broker import FakeBroker
 from tests.waiting import eventually, never
 

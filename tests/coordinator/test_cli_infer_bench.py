@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from coordinator.cli.app import build
 from coordinator.cli.bench import percentile
+from emulator.brokers import HOST, Broker, free_port
 from slicemq.client import Pipeline
-from tests.brokers import HOST, Broker, free_port
 from tests.contract.echo_node import NAME, R1, EchoNode, Master, route
 
 

@@ -6,8 +6,11 @@ import atexit
 import itertools
 import json
 import math
+import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -121,7 +124,8 @@ class Wire:
         self.session = Session(site.options, f"wire-{secrets.token_hex(4)}", on_message=self._on_message)
 
     def __enter__(self) -> Wire:
-        self.session.subscribe(f"{self.topics.prefix}/pipelines/#", f"{self.topics.prefix}/nodes/#")
+        prefix = self.topics.prefix
+        self.session.subscribe(f"{prefix}/pipelines/#", f"{prefix}/nodes/#", self.topics.coordinator)
         self.session.start()
         self.session.wait_up(10.0)
         return self
@@ -206,6 +210,15 @@ class Flow:
             assert self.ended is None, self.ended
             assert self.problems == []
 
+    @property
+    def client(self) -> str:
+        """The client's id."""
+        return self._pipeline.client_id
+
+    def dropped(self) -> dict[str, int]:
+        """How many messages the client refused, by cause."""
+        return self._pipeline.stats.dropped
+
     def passes(self, count: int = 20, timeout: float = 60.0) -> None:
         """Wait until `count` more frames were answered."""
         goal = self.answered + count
@@ -272,3 +285,16 @@ def json_of(done: Any) -> Any:
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", done.stderr
     return json.loads(done.stdout)
+
+
+def command(*words: str, timeout: float = 120.0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `slicemq` with nothing of this machine's settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("SLICEMQ_")}
+    return subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=kept | environment,
+    )

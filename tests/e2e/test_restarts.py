@@ -50,9 +50,9 @@ def test_coordinator_restart(tmp_path: Path) -> None:
             site.nodes[wire.nodes()[0]].signal(signal.SIGKILL)
             eventually(lambda: "deploy it again" in wire.reason(), 30.0)
             assert wire.state() == "paused"
-            deploy(site, file)
-            flow.moves_on()
+            again = deploy(site, file)
             flow.passes()
+            assert flow.revisions == [*first, again["revision"]]
 
 
 def second_coordinator_refuses(site: Site) -> bool:

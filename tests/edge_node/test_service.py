@@ -15,9 +15,9 @@ import pytest
 
 from edge_node.capacity import measure_speeds, read_board
 from edge_node.runtime import RUNTIMES, open_interpreter
+from emulator.brokers import Broker, Mosquitto
 from slicemq.messages import Heartbeat, NodeState, Stamp, encode
 from slicemq.options import BrokerOptions
-from tests.brokers import Broker, Mosquitto
 from tests.edge_node import models
 from tests.edge_node.cluster import (
     MODEL,

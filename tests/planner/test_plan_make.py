@@ -12,6 +12,7 @@ from converters.graph import read_graph
 from coordinator.cli.app import build
 from coordinator.cli.plan_make import _free, _ranges
 from coordinator.planner.plan import Plan
+from emulator.brokers import Broker
 from slicemq.messages import (
     Artifact,
     Assignment,
@@ -25,7 +26,6 @@ from slicemq.messages import (
 )
 from slicemq.session import Session
 from slicemq.topics import Topics
-from tests.brokers import Broker
 from tests.planner.test_fleet import capacity
 from tests.waiting import eventually
 
