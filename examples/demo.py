@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.models import pictures, real_models
+from edge_node.capacity import measure_speeds, read_board
 from edge_node.runtime import open_interpreter
 from emulator.placement import Placement
 from emulator.site import Site
@@ -21,6 +23,8 @@ from slicemq.errors import SliceMQError
 
 NODES = ("pi-1", "pi-2", "pi-3", "pi-4")
 NAME = "faces"
+# The model takes about 18 MB as one slice: too much for one of these nodes, enough room on any two.
+SLICE_MB = 16
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,10 +57,12 @@ def _run(broker: Any, frames: int, faults: list[str], picture: Path, logs: Path 
     inputs = [faces.to_input(image) for image in turned]
     begun = time.monotonic()
     with Site(broker, folder=logs) as site:
-        _say(f"starting a {broker} broker, a coordinator and {len(NODES)} nodes, each a process of its own")
+        _say(f"starting a {broker} broker, a coordinator and {len(NODES)} nodes with {SLICE_MB} MB each for slices")
         site.start_coordinator()
+        # What an idle worker takes depends on the runtime, so the limit is made from a measurement.
+        idle = measure_speeds(read_board(threads=1), "auto", site.folder / "speeds.json").worker_memory
         for node in NODES:
-            site.start_node(node, "--threads", "1")
+            site.start_node(node, "--threads", "1", "--memory-mb", str(math.ceil(idle / 1e6) + SLICE_MB))
         site.wait_ready(NODES)
         print(site.command("node", "list").stdout)
         _say(f"slicemq deploy {model.name} --name {NAME}")
