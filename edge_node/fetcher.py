@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge_node.agent import Fetched, FetchFailed
 from edge_node.cache import Cache
+from edge_node.events import Fetched, FetchFailed
 from slicemq.errors import ArtifactError, StoreError
 from slicemq.messages import Artifact, ChunkRequest
 from slicemq.transfer import Download

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import signal
 import threading
@@ -14,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_node.agent import (
+from edge_node.agent import Agent
+from edge_node.cache import Cache
+from edge_node.capacity import Board, Measured, measure_link, measure_speeds, read_board, slice_memory
+from edge_node.config import NodeConfig
+from edge_node.events import (
     Action,
-    Agent,
     AssignmentReceived,
     CancelFetch,
     CoordinatorSeen,
@@ -29,11 +31,9 @@ from edge_node.agent import (
     StopWorker,
     Tick,
 )
-from edge_node.cache import Cache
-from edge_node.capacity import Board, Measured, measure_link, measure_speeds, read_board, slice_memory
-from edge_node.config import NodeConfig
 from edge_node.fetcher import Fetcher
 from edge_node.identity import Identity
+from edge_node.pulse import Pulse
 from edge_node.workers import Workers
 from slicemq import systemd
 from slicemq.errors import BrokerError, BrokerRefusedError, DuplicateNodeError, ProtocolError, SliceMQError
@@ -48,8 +48,6 @@ from slicemq.messages import (
     NodeStateWord,
     Report,
     SliceAssignment,
-    SliceBeat,
-    Stamp,
     decode,
     encode,
     new_epoch,
@@ -91,7 +89,6 @@ class NodeService:
         self._inbox: queue.SimpleQueue[_Message | Event | None] = queue.SimpleQueue()
         self._told_to_stop = False
         self._failed: SliceMQError | None = None
-        self._stopping = threading.Event()
         self._session = Session(
             self._broker,
             f"{config.id}-agent-{self._epoch[:8]}",
@@ -104,10 +101,13 @@ class NodeService:
         self._agent: Agent | None = None
         self._early: deque[Event] = deque(maxlen=16)
         self._capacity: Capacity | None = None
-        self._counter = 0
+        self._pulse = Pulse(
+            config.id,
+            self._epoch,
+            config.heartbeat,
+            lambda beat: self._session.publish(self._topic("heartbeat"), beat, qos=0),
+        )
         self._reports = 0
-        self._beats: tuple[SliceBeat, ...] = ()
-        self._seen: Stamp | None = None
         self._runtime = config.runtime
         self._threads = 1
 
@@ -138,7 +138,7 @@ class NodeService:
             pass
         finally:
             systemd.notify("STOPPING=1", "STATUS=stopping")
-            self._stopping.set()
+            self._pulse.stop()
             self._workers.stop_all()
             if joined:
                 self._fetcher.stop()
@@ -224,7 +224,7 @@ class NodeService:
         self._fetcher.start()
         for event in (*self._early, Tick()):
             self._handle(event)
-        threading.Thread(target=self._beat_loop, name="heartbeat", daemon=True).start()
+        self._pulse.start()
         self._session.subscribe(self._topic("assignment"), self._topics.artifact_chunks("+", config.id))
         logger.info(
             "node %s joined cluster %s: %g cores, %.0f MB for slices, %s %s, link up %.1f, down %.1f MB/s, %.1f ms",
@@ -249,7 +249,7 @@ class NodeService:
             self._workers.reap(now)
             if now - told >= _STATUS_SECONDS:
                 told = now
-                systemd.notify(f"STATUS=cluster {self._config.cluster}, {len(self._beats)} slices running")
+                systemd.notify(f"STATUS=cluster {self._config.cluster}, {len(self._pulse.beats)} slices running")
 
     def _drain(self, timeout: float) -> None:
         """Handle what has come, waiting for the first up to `timeout` seconds; raises _StopError when told so."""
@@ -290,7 +290,7 @@ class NodeService:
         self._handle(AssignmentReceived(assignment))
 
     def _heartbeat(self, beat: Heartbeat, at: float) -> None:
-        verdict = self._identity.heard(beat.epoch, beat.counter, self._counter, at)
+        verdict = self._identity.heard(beat.epoch, beat.counter, self._pulse.counter, at)
         if verdict == "give-way":
             raise DuplicateNodeError(
                 f"another live node in cluster {self._config.cluster} has the id {self._config.id!r} "
@@ -305,7 +305,7 @@ class NodeService:
             return
         for action in self._agent.handle(event, time.monotonic()):
             self._act(action)
-        self._beats, self._seen = self._agent.beats(), self._agent.seen
+        self._pulse.beats, self._pulse.seen = self._agent.beats(), self._agent.seen
         if isinstance(event, Fetched | FetchFailed):
             self._refresh_capacity()
 
@@ -369,34 +369,8 @@ class NodeService:
         self._failed = SliceMQError(f"thread {name} failed: {failed.exc_type.__name__}: {failed.exc_value}")
         self.stop()
 
-    def _beat_loop(self) -> None:
-        """Heartbeats have a thread of their own, so that nothing that the node does delays them (rule 18)."""
-        due = time.monotonic()
-        while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            beats = self._beats
-            self._counter += 1
-            beat = Heartbeat(
-                node=self._config.id,
-                epoch=self._epoch,
-                counter=self._counter,
-                load=os.getloadavg()[0],
-                memory_used=_resident() + sum(one.memory for one in beats),
-                slices=beats,
-                seen=self._seen,
-            )
-            self._session.publish(self._topic("heartbeat"), encode(beat), qos=0)
-            due = max(due + self._config.heartbeat, time.monotonic())
-
     def _state(self, word: NodeStateWord) -> NodeState:
         return NodeState(self._config.id, word, self._epoch, SOFTWARE)
 
     def _topic(self, leaf: str) -> str:
         return self._topics.node(self._config.id, leaf)
-
-
-def _resident() -> int:
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except (OSError, ValueError, IndexError):
-        return 0

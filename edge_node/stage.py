@@ -17,15 +17,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from edge_node.fit import check_fit, check_tensors, spec_bytes
 from edge_node.join import Backlog, Bounds, Joiner
 from edge_node.runtime import Interpreter
-from slicemq import codecs
-from slicemq.errors import FrameError, ModelError, SliceMQError
+from slicemq.errors import FrameError, SliceMQError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
-from slicemq.messages import Bundle, ResultPart, SliceAssignment, SliceBeat, TensorSpec
+from slicemq.messages import Bundle, SliceAssignment, SliceBeat, TensorSpec
 from slicemq.topics import Topics
 
 logger = logging.getLogger("slicemq.node.slice")
@@ -68,13 +67,13 @@ class Stage:
         self._topics = topics
         self._interpreter = interpreter
         self._send = send
-        _check_fit(assignment, interpreter)
+        check_fit(assignment, interpreter)
         # The shapes that tensors are allocated for; None after a failure, when nothing is allocated.
         self._shapes: list[tuple[int, ...]] | None = [info.shape for info in interpreter.inputs]
         self._bundles = {
             topics.data(assignment.pipeline, assignment.revision, bundle.id): bundle for bundle in assignment.inputs
         }
-        frame = sum(_spec_bytes(spec) for bundle in assignment.inputs for spec in bundle.tensors)
+        frame = sum(spec_bytes(spec) for bundle in assignment.inputs for spec in bundle.tensors)
         bounds = Bounds(_COUNT, max(_LEAST_BYTES, _FRAMES * frame), _AGE)
         self._joiner: Joiner[tuple[str, int, int], tuple[FrameHeader, dict[int, Array]]] = Joiner(
             [bundle.id for bundle in assignment.inputs], bounds
@@ -160,7 +159,7 @@ class Stage:
             if header.error:
                 raise FrameError(f"field error: {header.error!r} on a data topic")
             arrays = frame.arrays()
-            _check_tensors(bundle, arrays)
+            check_tensors(bundle, arrays)
         except FrameError as error:
             raise FrameError(f"from client {header.client}: {error}") from error
         now = time.monotonic()
@@ -279,72 +278,6 @@ def _result_header(header: FrameHeader, assignment: SliceAssignment, error: str 
         error="slice-error" if error else "",
         message=f"slice {assignment.slice}: {error}" if error else "",
     )
-
-
-def _check_fit(assignment: SliceAssignment, interpreter: Interpreter) -> None:
-    """Whether the slice's inputs and outputs are those of the assignment, and each input comes in one bundle."""
-    sent: list[Bundle | ResultPart] = [
-        *assignment.outputs,
-        *([assignment.result] if assignment.result is not None else []),
-    ]
-    for codec in {one.codec for one in (*assignment.inputs, *sent)} - set(codecs.available()):
-        raise ModelError(f"assignment: codec {codec!r}: this node has {', '.join(codecs.available())}")
-    inputs = [spec for bundle in assignment.inputs for spec in bundle.tensors]
-    _check_inputs(assignment.takes, interpreter, {spec.index: spec for spec in inputs})
-    if len({spec.index for spec in inputs}) != len(inputs):
-        raise ModelError("assignment: a tensor comes in two input bundles")
-    missing = sorted({spec.index for one in sent for spec in one.tensors} - set(assignment.gives))
-    if missing:
-        raise ModelError(f"assignment: the slice does not make tensors {missing} that it shall send")
-    if len(assignment.gives) != len(interpreter.outputs):
-        raise ModelError(
-            f"assignment: outputs: {len(assignment.gives)} tensors, the slice has {len(interpreter.outputs)}"
-        )
-
-
-def _check_inputs(indices: Sequence[int], interpreter: Interpreter, specs: dict[int, TensorSpec]) -> None:
-    """Whether the inputs come in bundles with the right dtype; shapes that the file leaves open are set."""
-    if len(indices) != len(interpreter.inputs):
-        raise ModelError(f"assignment: inputs: {len(indices)} tensors, the slice has {len(interpreter.inputs)}")
-    shapes = []
-    for index, info in zip(indices, interpreter.inputs, strict=True):
-        spec = specs.get(index)
-        if spec is None:
-            raise ModelError(f"assignment: inputs: tensor {index} comes in no bundle")
-        if spec.dtype != info.dtype:
-            raise ModelError(
-                f"assignment: inputs: tensor {index} ({spec.name}) is {spec.dtype} {list(spec.shape)}, "
-                f"the slice has {info.dtype} {list(info.shape)}"
-            )
-        fits = _shape_fits(spec.shape, info.shape)
-        shapes.append(info.shape if fits else tuple(1 if size == -1 else size for size in spec.shape))
-    # The shape of a tensor in the middle of a model may be known only by running it: the assignment says it.
-    if shapes != [info.shape for info in interpreter.inputs]:
-        interpreter.resize(shapes)
-
-
-def _check_tensors(bundle: Bundle, arrays: dict[int, Array]) -> None:
-    if arrays.keys() != {spec.index for spec in bundle.tensors}:
-        expected = [spec.index for spec in bundle.tensors]
-        raise FrameError(f"bundle {bundle.id}: tensors {sorted(arrays)}, expected {sorted(expected)}")
-    for spec in bundle.tensors:
-        array = arrays[spec.index]
-        if array.dtype.name != spec.dtype or not _shape_fits(spec.shape, array.shape):
-            raise FrameError(
-                f"tensor {spec.index} ({spec.name}): {array.dtype.name} {list(array.shape)}, "
-                f"expected {spec.dtype} {list(spec.shape)}"
-            )
-
-
-def _shape_fits(spec: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return len(spec) == len(shape) and all(want in (-1, size) for want, size in zip(spec, shape, strict=True))
-
-
-def _spec_bytes(spec: TensorSpec) -> int:
-    try:
-        return math.prod(max(1, size) for size in spec.shape) * np.dtype(spec.dtype).itemsize
-    except TypeError:
-        return 0
 
 
 def _mean_ms(times: deque[float]) -> float:

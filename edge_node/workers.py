@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edge_node.agent import WorkerBeat, WorkerDied, WorkerFailed, WorkerReady
+from edge_node.events import WorkerBeat, WorkerDied, WorkerFailed, WorkerReady
 from slicemq.errors import ProtocolError
 from slicemq.messages import SliceBeat, from_plain
 

@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edge_node.agent import (
+from edge_node.agent import Agent
+from edge_node.events import (
     Action,
-    Agent,
     AssignmentReceived,
     CancelFetch,
     CoordinatorSeen,

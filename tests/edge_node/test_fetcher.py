@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge_node import fetcher as fetcher_module
-from edge_node.agent import Fetched, FetchFailed
 from edge_node.cache import Cache
+from edge_node.events import Fetched, FetchFailed
 from edge_node.fetcher import Fetcher
 from slicemq.messages import Artifact, ChunkRequest
 from slicemq.transfer import CHUNK_BYTES, Download, serve

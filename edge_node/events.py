@@ -1,0 +1,127 @@
+"""What happens to the agent, and what it wants done: the values that its pure core takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slicemq.messages import Artifact, Assignment, SliceAssignment, SliceBeat, SliceReport, Stamp
+
+
+@dataclass(frozen=True)
+class AssignmentReceived:
+    """A retained assignment, new or again."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True)
+class CoordinatorSeen:
+    """Some document of a coordinator, for rule 21."""
+
+    stamp: Stamp
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The artifact lies in the cache and has just been checked against its hash."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FetchFailed:
+    """The artifact cannot be had; `final`: another try would end the same way."""
+
+    sha256: str
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """The worker has loaded, warmed up and subscribed (rule 11)."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class WorkerBeat:
+    """The worker's figures."""
+
+    worker: int
+    beat: SliceBeat
+
+
+@dataclass(frozen=True)
+class WorkerFailed:
+    """The worker says why the slice cannot run; it ends by itself."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """The worker's process is gone; `how` tells its end (`exit code 0`, `signal 9 ...`)."""
+
+    worker: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+Event = (
+    AssignmentReceived
+    | CoordinatorSeen
+    | Fetched
+    | FetchFailed
+    | WorkerReady
+    | WorkerBeat
+    | WorkerFailed
+    | WorkerDied
+    | Tick
+)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bring the artifact into the cache (or check that it is there), keeping the artifacts `keep`."""
+
+    artifact: Artifact
+    keep: frozenset[str]
+
+
+@dataclass(frozen=True)
+class CancelFetch:
+    """Nobody wants the artifact any more; what has come of it may stay."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StartWorker:
+    """Start a worker process for the slice; all its events carry the number `worker`."""
+
+    worker: int
+    slice: SliceAssignment
+
+
+@dataclass(frozen=True)
+class StopWorker:
+    """End a worker; its WorkerDied is awaited."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What the node holds has changed."""
+
+    slices: tuple[SliceReport, ...]
+    seen: Stamp | None
+
+
+Action = Fetch | CancelFetch | StartWorker | StopWorker | PublishReport
