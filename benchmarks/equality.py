@@ -139,6 +139,8 @@ def _run(model: RealModel, runtime: str, wanted: list[tuple[int, int]], fresh: b
     if reason or not todo:
         return [done[case] for case in wanted if case in done], reason
     CACHE.mkdir(parents=True, exist_ok=True)
+    if file.is_file() and not file.read_bytes().endswith(b"\n"):
+        file.write_bytes(file.read_bytes() + b"\n")  # a run was stopped while it wrote
     cases = ",".join(f"{slices}/{seed}" for slices, seed in todo)
     command = [sys.executable, "-m", "benchmarks.equality", "--child", model.name, runtime, cases]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process, file.open("a") as kept:

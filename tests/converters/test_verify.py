@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import ai_edge_litert.schema_py_generated as schema
@@ -193,3 +194,15 @@ def test_tracing_does_not_need_the_slices() -> None:
     traced.set_input(0, np.zeros((1, 4), np.float32))
     traced.invoke()
     assert [float(traced.output(i)[0, 0]) for i in range(3)] == [0.5, 1.0, 1.5]
+
+
+def test_the_documented_example_is_what_slicing_writes(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "slices-json.md"
+    example = page.read_text(encoding="utf-8").split("```json\n")[1].split("```")[0]
+    graph, slices = _sliced(diamond(), [2])
+    write_folder(tmp_path / "s", graph, slices, edges(graph, groups_at(graph, [2])))
+    made = (tmp_path / "s" / FILE_NAME).read_text(encoding="utf-8")
+    # Hashes and sizes of the slices may change with the flatbuffers package.
+    volatile = re.compile(r'"(sha256|size)": [^,\n]+')
+    assert volatile.sub("", made) == volatile.sub("", example)
+    assert parse_manifest(example).slices[1].id == "s1"
