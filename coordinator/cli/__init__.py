@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def main() -> None:
     """The `slicemq` console script."""
-    try:
+    with _extra():
         from coordinator.cli.app import build
+    build(sys.argv[1:])(prog_name="slicemq")
+
+
+def coordinator_main() -> None:
+    """The `slicemq-coordinator` console script."""
+    with _extra():
+        from coordinator.cli.coordinator_run import console
+    console()
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """Say which extra is missing when a package of it is."""
+    try:
+        yield
     except ModuleNotFoundError as error:
         sys.stderr.write(
             f"slicemq: the command line needs the package {error.name}: pip install 'slicemq[coordinator]'\n"
         )
         raise SystemExit(4) from error
-    build(sys.argv[1:])(prog_name="slicemq")
