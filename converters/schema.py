@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import struct
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,11 +58,21 @@ def damage_as_model_error(what: str) -> Iterator[None]:
     """Turn what the schema classes raise on damaged bytes into a ModelError that names `what`."""
     try:
         yield
-    except ModelError:
+    except ModelError as error:
+        _let_go(error)
         raise
     except _DAMAGE as error:
+        _let_go(error)
         detail = str(error) or type(error).__name__
         raise ModelError(f"{what}: damaged TFLite flatbuffer ({detail})") from error
+
+
+def _let_go(error: BaseException) -> None:
+    """Drop the local variables behind `error`: views of a mapped file among them would keep it from closing."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def open_model(path: str | Path) -> mmap.mmap:

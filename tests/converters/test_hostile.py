@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.models import real_models
 from converters.graph import read_graph
+from converters.schema import open_model
 from converters.slicing import groups_at, legal_positions, slice_model
 from slicemq.errors import ModelError
 from tests.converters.tiny import Tiny, chain, diamond, half_weights
@@ -92,8 +93,8 @@ def test_tables_that_share_one_large_vector_are_refused() -> None:
         read_graph(content)
 
 
-def test_operators_that_share_long_options_are_refused() -> None:
-    """Each copy of an operator copies its options: 300 that share one vector of 100,000 would make 120 MB of it."""
+def _shared_options() -> bytes:
+    """300 operators that share one vector of 100,000 numbers as their options."""
     tiny = Tiny()
     x = tiny.input((1, 4))
     for _ in range(300):
@@ -101,11 +102,30 @@ def test_operators_that_share_long_options_are_refused() -> None:
     shared = _PackedOnce(np.zeros(100_000, np.int32))
     for operator in tiny.operators:
         operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.ReshapeOptions, shared
-    content = tiny.build([x])
+    return tiny.build([x])
+
+
+def test_operators_that_share_long_options_are_refused() -> None:
+    """Each copy of an operator copies its options: 0.4 MB would become 120 MB."""
+    content = _shared_options()
     assert len(content) < 600_000
     graph = read_graph(content)
     with pytest.raises(ModelError, match="it grows when it is copied"):
         slice_model(content, graph, groups_at(graph, []))
+
+
+def test_a_mapped_file_can_be_closed_after_an_error(tmp_path: Path) -> None:
+    """Views of the file that an error's traceback holds would turn it into a BufferError on closing."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(_shared_options())
+    with pytest.raises(ModelError, match="it grows"), open_model(path) as data:
+        slice_model(data, read_graph(data), [range(300)])
+    damaged = bytearray(_SMALL.read_bytes())
+    for place in range(200, 4000, 7):
+        damaged[place] ^= 0xFF
+    path.write_bytes(damaged)
+    with pytest.raises(ModelError), open_model(path) as data:
+        read_graph(data)
 
 
 class _PackedOnce:
