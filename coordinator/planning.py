@@ -13,7 +13,7 @@ import logging
 import mmap
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -57,13 +57,18 @@ class Tools:
 
 @dataclass(frozen=True)
 class PlanningJob:
-    """All that a child needs. `folder` holds `artifacts/` and `profiles/`."""
+    """All that a child needs. `folder` holds `artifacts/` and `profiles/`.
+
+    `asked`: an operator waits for the answer, so a pin to a node that is not here is an error; when the plan
+    replaces a lost one, such pins are left out.
+    """
 
     intent: Intent
     nodes: tuple[Capacity, ...]
     avoid: frozenset[str]
     folder: Path
     tools: Tools
+    asked: bool = True
 
 
 def run(job: PlanningJob) -> Blueprint:
@@ -85,7 +90,7 @@ def run(job: PlanningJob) -> Blueprint:
 
 
 def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
-    options = plan_options(job.intent.options)
+    options = _for_present(plan_options(job.intent.options), job)
     if job.intent.plan is not None:
         plan = Plan.from_plain(job.intent.plan, graph=graph)
         present = {capacity.node for capacity in job.nodes}
@@ -112,6 +117,15 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
         except InsufficientCapacityError:
             logger.info("not enough without the nodes that failed lately: planning with them")
     return attempt(list(job.nodes))
+
+
+def _for_present(options: PlanOptions, job: PlanningJob) -> PlanOptions:
+    """The options without nodes that are not here: an absent one is excluded anyway, a lost one holds no slice."""
+    present = {capacity.node for capacity in job.nodes}
+    pins = {key: node for key, node in options.pins.items() if job.asked or node in present}
+    for key in options.pins.keys() - pins.keys():
+        logger.warning("pin %s=%s: the node is not here, the pin is left out", key, options.pins[key])
+    return replace(options, pins=pins, exclude=options.exclude & present)
 
 
 def plan_options(body: Mapping[str, Any]) -> PlanOptions:

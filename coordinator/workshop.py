@@ -98,7 +98,9 @@ class Workshop:
                 f"the model {model.sha256[:12]} is not in the coordinator's store and nobody sent it ({error}); "
                 "deploy it again"
             ) from error
-        job = PlanningJob(action.intent, action.nodes, action.avoid, self._folder, self._tools)
+        job = PlanningJob(
+            action.intent, action.nodes, action.avoid, self._folder, self._tools, action.client is not None
+        )
         try:
             made: Blueprint = self._child(planning.run, job).result()
         except BrokenProcessPool as error:
