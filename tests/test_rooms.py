@@ -1,0 +1,99 @@
+"""Who may import whom (docs/explanation/how-it-works.md, "The rooms"), and what an agent may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("slicemq", "converters", "coordinator", "edge_node", "broker_config", "emulator")
+ALLOWED = {
+    "slicemq": {"slicemq"},
+    "converters": {"converters", "slicemq"},
+    "coordinator": {"coordinator", "converters", "slicemq"},
+    "edge_node": {"edge_node", "slicemq"},
+    "broker_config": {"broker_config", "slicemq"},
+    "emulator": set(ROOMS),
+}
+# The pure cores: no I/O, no locks, no clocks.
+PURE = {
+    "coordinator/cluster.py",
+    "coordinator/membership.py",
+    "coordinator/lifecycle.py",
+    "coordinator/documents.py",
+    "coordinator/intents.py",
+    "coordinator/revisions.py",
+    "coordinator/narrator.py",
+    "edge_node/agent.py",
+    "edge_node/join.py",
+    "edge_node/identity.py",
+    "slicemq/ledger.py",
+    "slicemq/pacing.py",
+    "slicemq/frames.py",
+    "slicemq/transfer.py",
+    "slicemq/subscriptions.py",
+    "slicemq/owned.py",
+    "converters/graph.py",
+    "converters/slicing.py",
+    "converters/flatbuffer.py",
+    *(str(path.relative_to(ROOT)) for path in (ROOT / "coordinator" / "planner").glob("*.py")),
+}
+IMPURE = {"asyncio", "os", "queue", "random", "secrets", "socket", "subprocess", "tempfile", "threading", "paho"}
+# They read files that they are given, or a clock that is handed in.
+EXCEPTIONS = {"coordinator/planner/fleet.py", "coordinator/planner/plan.py"}
+
+
+def imports(path: Path) -> set[str]:
+    """The top-level packages that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_run_downwards(room: str) -> None:
+    files = [path for path in (ROOT / room).rglob("*.py") if "cli" not in path.relative_to(ROOT).parts]
+    assert files
+    for path in files:
+        wrong = imports(path) & set(ROOMS) - ALLOWED[room]
+        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_nothing_imports_the_command_line() -> None:
+    for path in [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]:
+        if "cli" in path.relative_to(ROOT).parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("coordinator.cli"), path
+
+
+@pytest.mark.parametrize("name", sorted(PURE - EXCEPTIONS))
+def test_cores_are_pure(name: str) -> None:
+    wrong = imports(ROOT / name) & IMPURE
+    assert not wrong, f"{name} imports {', '.join(sorted(wrong))}"
+
+
+def test_only_one_module_knows_paho() -> None:
+    knowing = {
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if "paho" in imports(path)
+    }
+    assert knowing == {"slicemq/connection.py"}
+
+
+def test_an_agent_loads_neither_numpy_nor_a_runtime() -> None:
+    code = "import sys, edge_node.service; print(*({'numpy', 'typer', 'ai_edge_litert'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
