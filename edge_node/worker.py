@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_node.allocator import keep_for_frames
+from edge_node.fit import spec_bytes
 from edge_node.runtime import load_runtime, open_interpreter
 from edge_node.stage import Stage
 from slicemq.datalink import open_link
@@ -104,6 +106,7 @@ def _run(task: Task, voice: _Voice, stopping: threading.Event) -> None:
         f"{task.node}-data-{secrets.token_hex(4)}",
         on_frame=lambda topic, payload: stage.on_frame(topic, payload),
     )
+    keep_for_frames(_frame_bytes(assignment))
     stage = Stage(assignment, Topics(task.cluster), interpreter, link.send)
     interpreter.warm_up()
     stage.start()
@@ -129,6 +132,14 @@ def _run(task: Task, voice: _Voice, stopping: threading.Event) -> None:
     finally:
         link.stop()
         stage.stop()
+
+
+def _frame_bytes(assignment: SliceAssignment) -> int:
+    """Bytes of the tensors that one frame brings to the slice and takes away from it."""
+    specs = [spec for bundle in (*assignment.inputs, *assignment.outputs) for spec in bundle.tensors]
+    if assignment.result is not None:
+        specs += assignment.result.tensors
+    return sum(spec_bytes(spec) for spec in specs)
 
 
 def _is_up(link: Any, stopping: threading.Event) -> bool:
