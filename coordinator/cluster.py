@@ -22,6 +22,8 @@ from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report,
 from slicemq.topics import Topics, is_id
 
 _REMEMBERED_ANSWERS = 512
+# More clients than frames in any window change nothing: each has at least one place.
+_MOST_CLIENTS = 4096
 
 
 class Cluster:
@@ -188,9 +190,9 @@ class Cluster:
         if record is None or record.removed_at is not None:
             return []
         before = len(record.clients)
-        if attached:
+        if attached and (client in record.clients or before < _MOST_CLIENTS):
             record.clients[client] = now + self.settings.client_expires
-        else:
+        elif not attached:
             record.clients.pop(client, None)
         self._changed |= len(record.clients) != before
         return self.tick(now) if self._changed else []

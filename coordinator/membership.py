@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from slicemq.errors import ProtocolError
 from slicemq.messages import Capacity, Heartbeat, NodeState, Report, SliceBeat
 
 BEAT_INTERVAL = 0.25
@@ -16,6 +17,8 @@ HEARTBEAT_DEADLINE = 1.5
 # A data link that is down longer than its own reconnect back-off needs makes its slice not ready.
 LINK_GRACE = 6.0
 SHUN_SECONDS = 30.0
+# Against whoever invents nodes: ten times what a coordinator is meant for.
+MAX_NODES = 10_000
 # Sessions come back within 5 s (their longest back-off) after a broker was away.
 RECONNECT_GRACE = 5.0
 
@@ -90,7 +93,9 @@ class Membership:
     _was_cut_off: bool = False
 
     def node(self, name: str) -> Node:
-        """The node called `name`, made when it is new."""
+        """The node called `name`, made when it is new. Raises ProtocolError for one more than a cluster may have."""
+        if name not in self.nodes and len(self.nodes) >= MAX_NODES:
+            raise ProtocolError(f"node {name}: the cluster has {MAX_NODES} nodes already")
         return self.nodes.setdefault(name, Node(name))
 
     def on_own_beat(self, now: float) -> list[str]:

@@ -245,6 +245,9 @@ class CoordinatorService:
                 logger.error("%s; holding back %d actions until it can be written", error, len(self._held))
                 self._hold_until = now + 1.0
                 return
+            except Exception:
+                # One action that cannot be done must not keep all later ones from being done.
+                logger.exception("%s failed", type(action).__name__)
             self._held.pop(0)
 
     def _do(self, action: Action) -> None:
