@@ -93,7 +93,7 @@ class Membership:
     _was_cut_off: bool = False
 
     def node(self, name: str) -> Node:
-        """The node called `name`, made when it is new. Raises ProtocolError for one more than a cluster may have."""
+        """The node called `name`, made when it is new. Raises ProtocolError when there are too many."""
         if name not in self.nodes and len(self.nodes) >= MAX_NODES:
             raise ProtocolError(f"node {name}: the cluster has {MAX_NODES} nodes already")
         return self.nodes.setdefault(name, Node(name))
