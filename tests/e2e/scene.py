@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -121,6 +122,7 @@ class Wire:
     def __init__(self, site: Site) -> None:
         self.topics = Topics(site.cluster)
         self.documents: dict[str, bytes] = {}
+        self.heard: deque[tuple[str, bytes]] = deque(maxlen=2000)
         self.session = Session(site.options, f"wire-{secrets.token_hex(4)}", on_message=self._on_message)
 
     def __enter__(self) -> Wire:
@@ -168,6 +170,7 @@ class Wire:
         return found.reason if found is not None else ""
 
     def _on_message(self, topic: str, payload: bytes, _retained: bool) -> None:
+        self.heard.append((topic, payload))
         if payload:
             self.documents[topic] = payload
         else:
