@@ -1,8 +1,8 @@
 """A loaded slice at work: frames in, `invoke`, frames out, as three threads so that the three overlap.
 
 receive (the data link's thread): read, check and decode a frame, join it with its other bundles
-compute: the oldest whole frame into the interpreter, `invoke`, outputs out of it
-send: encode and publish, while the next frame is computed
+compute: the oldest whole frame into the interpreter, `invoke`, outputs out of it and into messages
+send: compress and publish, while the next frame is computed
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from edge_node.fit import check_fit, check_tensors, spec_bytes
 from edge_node.join import Backlog, Bounds, Joiner
 from edge_node.runtime import Interpreter
+from slicemq import codecs
 from slicemq.errors import FrameError, SliceMQError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
 from slicemq.messages import Bundle, SliceAssignment, SliceBeat, TensorSpec
@@ -40,6 +41,7 @@ _COUNT = 1024
 _AGE = 30.0
 # Outputs that wait for the sender: one being sent, one ready.
 _OUTBOX = 2
+_SMALL_BYTES = 65_536
 _MEAN_OF = 32
 _LOG_EVERY = 10.0
 
@@ -51,11 +53,28 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Done:
-    since: float
+class _Message:
+    """A message to be sent: `packed`, or still tensors that are to be compressed."""
+
+    topic: str
     header: FrameHeader
-    arrays: dict[int, Array]
-    error: str = ""
+    tensors: list[tuple[TensorSpec, Array]]
+    codec: str
+    packed: bytes = b""
+
+
+@dataclass(frozen=True)
+class _Done:
+    header: FrameHeader
+    messages: list[_Message]
+    failed: bool = False
+
+    @property
+    def small(self) -> bool:
+        """Whether sending it takes less than handing it to another thread."""
+        return all(message.packed for message in self.messages) and (
+            sum(len(message.packed) for message in self.messages) <= _SMALL_BYTES
+        )
 
 
 class Stage:
@@ -73,6 +92,9 @@ class Stage:
         self._bundles = {
             topics.data(assignment.pipeline, assignment.revision, bundle.id): bundle for bundle in assignment.inputs
         }
+        self._output_topics = [
+            topics.data(assignment.pipeline, assignment.revision, bundle.id) for bundle in assignment.outputs
+        ]
         frame = sum(spec_bytes(spec) for bundle in assignment.inputs for spec in bundle.tensors)
         bounds = Bounds(_COUNT, max(_LEAST_BYTES, _FRAMES * frame), _AGE)
         self._joiner: Joiner[tuple[str, int, int], tuple[FrameHeader, dict[int, Array]]] = Joiner(
@@ -183,10 +205,10 @@ class Stage:
                     break
                 since, work = popped
                 self._working.append(since)
-            self._outbox.put(self._compute(since, work))
+            self._deliver(self._compute(work))
         self._outbox.put(None)
 
-    def _compute(self, since: float, work: _Work) -> _Done:
+    def _compute(self, work: _Work) -> _Done:
         started = time.perf_counter()
         try:
             arrays = [work.arrays[index] for index in self._assignment.takes]
@@ -194,15 +216,56 @@ class Stage:
             for position, array in enumerate(arrays):
                 self._interpreter.set_input(position, array)
             self._interpreter.invoke()
-            made = {index: self._interpreter.output(p) for p, index in enumerate(self._assignment.gives)}
+            invoked = time.perf_counter()
+            messages = self._pack(work.header)
+        except FrameError as error:
+            self._unsent += 1
+            self._limiter.warn("encode", "a frame cannot be sent: %s", error)
+            return _Done(work.header, [])
         except SliceMQError as error:
             self._errors += 1
             self._limiter.warn(
                 "invoke", "frame %s of client %s: %s", work.header.sequence, work.header.client, error
             )
-            return _Done(since, work.header, {}, str(error))
-        self._times["invoke"].append(time.perf_counter() - started)
-        return _Done(since, work.header, made)
+            return _Done(work.header, [self._failure(work.header, str(error))], failed=True)
+        self._times["invoke"].append(invoked - started)
+        self._times["encode"].append(time.perf_counter() - invoked)
+        return _Done(work.header, messages)
+
+    def _pack(self, header: FrameHeader) -> list[_Message]:
+        """The messages of the frame just invoked, put together right from the interpreter's memory."""
+        assignment = self._assignment
+        positions = {index: position for position, index in enumerate(assignment.gives)}
+        plain = [
+            (topic, header, bundle.tensors, bundle.codec)
+            for topic, bundle in zip(self._output_topics, assignment.outputs, strict=True)
+        ]
+        if assignment.result is not None:
+            results = self._topics.results(assignment.pipeline, header.client)
+            part = assignment.result
+            plain.append((results, _result_header(header, assignment), part.tensors, part.codec))
+        messages = []
+        for topic, named, specs, codec in plain:
+            # The interpreter's own memory must be free of views before its next run.
+            copy = codecs.is_slow(codec)
+            tensors = [(spec, self._interpreter.output(positions[spec.index], copy=copy)) for spec in specs]
+            if copy:
+                messages.append(_Message(topic, named, tensors, codec))
+            else:
+                messages.append(_Message(topic, named, [], codec, b"".join(encode_frame(named, tensors, codec))))
+        return messages
+
+    def _failure(self, header: FrameHeader, error: str) -> _Message:
+        results = self._topics.results(self._assignment.pipeline, header.client)
+        named = _result_header(header, self._assignment, error)
+        return _Message(results, named, [], "raw", b"".join(encode_frame(named, [])))
+
+    def _deliver(self, done: _Done) -> None:
+        """Send at once what is small when nothing waits for the sender; else leave it to the sender."""
+        if len(self._working) == 1 and done.small:
+            self._send_done(done)
+        else:
+            self._outbox.put(done)
 
     def _fit_shapes(self, shapes: list[tuple[int, ...]]) -> None:
         """Allocate again when a frame's shapes differ, which they may where the specification leaves sizes open."""
@@ -213,39 +276,25 @@ class Stage:
 
     def _send_loop(self) -> None:
         while (done := self._outbox.get()) is not None:
-            try:
-                self._send_done(done)
-            except FrameError as error:
-                self._unsent += 1
-                self._limiter.warn("encode", "a frame cannot be sent: %s", error)
-            finally:
-                with self._ready:
-                    self._working.popleft()
-                    self._frames += not done.error
+            self._send_done(done)
 
     def _send_done(self, done: _Done) -> None:
-        assignment, encoding, sending = self._assignment, 0.0, 0.0
-        messages: list[tuple[str, FrameHeader, tuple[TensorSpec, ...], str]] = []
-        results = self._topics.results(assignment.pipeline, done.header.client)
-        part = assignment.result
-        if done.error:
-            messages.append((results, _result_header(done.header, assignment, done.error), (), "raw"))
-        else:
-            for bundle in assignment.outputs:
-                topic = self._topics.data(assignment.pipeline, assignment.revision, bundle.id)
-                messages.append((topic, done.header, bundle.tensors, bundle.codec))
-            if part is not None:
-                messages.append((results, _result_header(done.header, assignment), part.tensors, part.codec))
-        for topic, header, specs, codec in messages:
-            started = time.perf_counter()
-            parts = encode_frame(header, [(spec, done.arrays[spec.index]) for spec in specs], codec)
-            encoded = time.perf_counter()
-            if not self._send(topic, parts):
-                self._unsent += 1
-            encoding += encoded - started
-            sending += time.perf_counter() - encoded
-        self._times["encode"].append(encoding)
-        self._times["send"].append(sending)
+        started = time.perf_counter()
+        try:
+            for message in done.messages:
+                parts: Sequence[bytes | memoryview] = [message.packed]
+                if not message.packed:
+                    parts = encode_frame(message.header, message.tensors, message.codec)
+                if not self._send(message.topic, parts):
+                    self._unsent += 1
+        except SliceMQError as error:
+            self._unsent += 1
+            self._limiter.warn("send", "a frame cannot be sent: %s", error)
+        finally:
+            self._times["send"].append(time.perf_counter() - started)
+            with self._ready:
+                self._working.popleft()
+                self._frames += not done.failed
 
 
 class _Limiter:

@@ -33,6 +33,8 @@ DTYPES = {
     "complex64": 8,
 }
 _LOSSY = frozenset({"f16"})
+# Encoding takes much longer than copying: worth doing beside other work.
+_SLOW = frozenset({"lz4"})
 # No LZ4 block expands further; so a small frame cannot ask for much memory.
 _LZ4_MOST = 255
 
@@ -45,6 +47,11 @@ def available() -> tuple[str, ...]:
 def is_lossless(name: str) -> bool:
     """Whether a tensor comes out of the codec as it went in."""
     return name not in _LOSSY
+
+
+def is_slow(name: str) -> bool:
+    """Whether the codec takes much longer to encode than a copy of the tensor does."""
+    return name in _SLOW
 
 
 def encode(name: str, array: npt.NDArray[Any]) -> tuple[str, bytes | memoryview]:
