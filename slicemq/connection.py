@@ -62,6 +62,7 @@ class Events:
 
     message: Callable[[str, bytes, bool], None]
     suback: Callable[[int, Sequence[int]], None]
+    unsuback: Callable[[int], None]
     written: Callable[[int], None] = lambda nbytes: None
 
 
@@ -158,6 +159,7 @@ class Connection:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
         client.on_publish = self._on_publish
         client.on_log = self._on_log
         self._client = client
@@ -270,9 +272,10 @@ class Connection:
         code, mid = self._client.subscribe(list(filters))
         return mid if code == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
-    def unsubscribe(self, filters: Sequence[str]) -> None:
-        """End subscriptions."""
-        self._client.unsubscribe(list(filters))
+    def unsubscribe(self, filters: Sequence[str]) -> int | None:
+        """End subscriptions; the packet's number, which the UNSUBACK will carry, or None when closed."""
+        code, mid = self._client.unsubscribe(list(filters))
+        return mid if code == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def disconnect(self, deadline: float) -> None:
         """Say goodbye (the broker then drops the will) and close, by the monotonic time `deadline`."""
@@ -309,6 +312,9 @@ class Connection:
 
     def _on_subscribe(self, client: Any, userdata: Any, mid: int, codes: Any, properties: Any) -> None:
         self._guarded(self._events.suback, mid, [int(code.value) for code in codes])
+
+    def _on_unsubscribe(self, client: Any, userdata: Any, mid: int, codes: Any, properties: Any) -> None:
+        self._guarded(self._events.unsuback, mid)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, code: Any, properties: Any) -> None:
         nbytes: list[int] = []

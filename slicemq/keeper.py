@@ -49,7 +49,7 @@ class ConnectionKeeper:
         self._will = will
         self._state = threading.Condition()
         self._subscriptions = Subscriptions()
-        self._jobs: deque[Callable[[Connection], None]] = deque()
+        self._jobs: deque[Callable[[Connection], object]] = deque()
         self._connection: Connection | None = None
         self._up = False
         self._was_up = False
@@ -123,6 +123,9 @@ class ConnectionKeeper:
     def _acknowledged(self, mid: int, codes: Sequence[int]) -> None:
         """A SUBACK came."""
 
+    def _ended_subscriptions(self, mid: int) -> None:
+        """An UNSUBACK came."""
+
     def _written(self, nbytes: int) -> None:
         """A QoS 0 message of `nbytes` has gone to the socket."""
 
@@ -137,7 +140,7 @@ class ConnectionKeeper:
     def _on_network_thread(self) -> bool:
         return threading.current_thread() is self._thread
 
-    def _call_soon(self, job: Callable[[Connection], None]) -> None:
+    def _call_soon(self, job: Callable[[Connection], object]) -> None:
         """Run `job` on the network thread with the present connection; a connection that ends takes it along."""
         with self._state:
             self._jobs.append(job)
@@ -161,7 +164,12 @@ class ConnectionKeeper:
 
     def _attempt(self) -> None:
         self._was_up = False
-        events = Events(message=self._received, suback=self._on_suback, written=self._written)
+        events = Events(
+            message=self._received,
+            suback=self._on_suback,
+            unsuback=self._ended_subscriptions,
+            written=self._written,
+        )
         connection = Connection(
             self._broker, self._client_id, events, self._wakeup, keepalive=self._keepalive, will=self._will
         )

@@ -23,6 +23,7 @@ from slicemq.topics import PROTOCOL_MAJOR
 logger = logging.getLogger(__name__)
 
 __all__ = ["Session", "Will"]
+_UNSUBSCRIBE_SECONDS = 1.0
 
 
 def _ignore(*_: object) -> None:
@@ -38,6 +39,8 @@ class _Snapshot:
         self.marker = secrets.token_hex(8).encode()
         self.refused: list[str] = []
         self.done = threading.Event()
+        self.last_mid: int | None = None
+        self.ended = threading.Event()
         self.restart()
 
     def restart(self) -> None:
@@ -78,6 +81,7 @@ class Session(ConnectionKeeper):
         self._unreadable: set[str] = set()
         self._snapshot: _Snapshot | None = None
         self._one_snapshot = threading.Lock()
+        self._ending: _Snapshot | None = None
         self._farewells: list[tuple[str, bytes]] = []
 
     def subscribe(self, *filters: str) -> None:
@@ -131,7 +135,10 @@ class Session(ConnectionKeeper):
                 finished = wanted.done.wait(max(0.0, deadline - time.monotonic()))
             finally:
                 self._snapshot = None
+            # amqtt may carry out an UNSUBSCRIBE after the next snapshot's SUBSCRIBE: let it come to its end.
+            self._ending = wanted
             self._call_soon(lambda connection: self._end_snapshot(connection, wanted))
+            wanted.ended.wait(_UNSUBSCRIBE_SECONDS)
         where = self._broker.describe()
         if wanted.refused:
             raise BrokerError(f"broker {where} refused the subscription to {', '.join(wanted.refused)}")
@@ -221,12 +228,21 @@ class Session(ConnectionKeeper):
     def _end_snapshot(self, connection: Connection, snapshot: _Snapshot) -> None:
         with self._state:
             unasked = [one for one in snapshot.filters if one not in self._subscriptions]
-        connection.unsubscribe([*unasked, snapshot.marker_topic])
+        snapshot.last_mid = connection.unsubscribe([*unasked, snapshot.marker_topic])
+        if snapshot.last_mid is None:
+            snapshot.ended.set()
+
+    def _ended_subscriptions(self, mid: int) -> None:
+        ending = self._ending
+        if ending is not None and mid == ending.last_mid:
+            ending.ended.set()
 
     def _lost(self) -> None:
         with self._owning:
             self._live = None
-        snapshot = self._snapshot
+        snapshot, ending = self._snapshot, self._ending
+        if ending is not None:
+            ending.ended.set()
         if snapshot is not None:
             snapshot.restart()
 
