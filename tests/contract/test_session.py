@@ -228,7 +228,8 @@ def test_broker_restart_subscribes_and_publishes_again(own_broker: Broker, recor
     session.own(mine, b"one")
     session.wait_up(10)
     own_broker.kill()
-    eventually(lambda: not session.up)
+    eventually(lambda: recorder.downs)
+    assert not session.up
     assert own_broker.options.describe() in recorder.downs[0]
     session.own(mine, b"two")
     # Rule 22: what could not be sent is not sent later.
