@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import traceback
@@ -118,8 +119,9 @@ def check_invoke_error(folder: Path, runtime: str) -> None:
 def check_never_both(folder: Path, runtime: str) -> None:
     other = RUNTIMES[1 - RUNTIMES.index(runtime)]
     assert load_runtime().name == runtime
-    with pytest.raises(RuntimeUnavailableError, match="cannot both"):
-        load_runtime(other)
+    if importlib.util.find_spec(other) is not None:
+        with pytest.raises(RuntimeUnavailableError, match="cannot both"):
+            load_runtime(other)
     with pytest.raises(RuntimeUnavailableError, match="expected auto"):
         load_runtime("onnx")
 

@@ -13,6 +13,7 @@ from edge_node.capacity import CLASSES, Board, measure_speeds, read_board, slice
 from edge_node.cgroups import Limits, read_limits
 from edge_node.runtime import RUNTIMES
 from slicemq.errors import RuntimeUnavailableError, SliceMQError
+from tests.runtimes import EACH_RUNTIME
 
 V1_MOUNTS = """\
 25 20 0:22 / /proc rw - proc proc rw
@@ -147,7 +148,7 @@ def test_cores_count_the_affinity_and_threads_are_whole_cores(tmp_path: Path) ->
     assert read_board(root=tmp_path, threads=7).threads == 7
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH_RUNTIME)
 def test_real_speeds_are_measured_in_time_and_then_taken_from_disk(
     tmp_path: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from edge_node.runtime import RUNTIMES
 from slicemq.errors import ModelError
 from tests.edge_node import models
 from tests.edge_node.runtime_checks import CHECKS
+from tests.runtimes import EACH_RUNTIME
 
 CONV = (CALIBRATION / "conv.tflite").read_bytes()
 
@@ -47,12 +48,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH_RUNTIME)
 def test_runtime(outcomes: dict[str, dict[str, str]], runtime: str, check: str) -> None:
     assert not outcomes[runtime][check], outcomes[runtime][check]
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH_RUNTIME)
 def test_the_runtimes_greeting_stays_off_the_log(outcomes: dict[str, dict[str, str]], runtime: str) -> None:
     assert outcomes[runtime]["stderr"] == ""
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edge_node.capacity import measure_speeds, read_board
-from edge_node.runtime import RUNTIMES, open_interpreter
+from edge_node.runtime import open_interpreter
 from emulator.brokers import Broker, Mosquitto
 from slicemq.messages import Heartbeat, NodeState, Stamp, encode
 from slicemq.options import BrokerOptions
@@ -31,6 +31,7 @@ from tests.edge_node.cluster import (
     running_node,
     slice_assignment,
 )
+from tests.runtimes import EACH_RUNTIME
 from tests.waiting import eventually, never
 
 READY = [(REVISION, "ready")]
@@ -280,7 +281,7 @@ def test_a_term_that_is_over_is_not_obeyed(node: NodeProcess, coordinator: Coord
     eventually(lambda: coordinator.words() == READY, JOIN)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", EACH_RUNTIME)
 def test_memory_of_an_idle_agent_and_of_a_worker(
     mosquitto: Broker, cluster: str, tmp_path: Path, runtime: str
 ) -> None:
