@@ -49,8 +49,9 @@ def command(
     check_id("pipeline", name)
     if profile not in ("measure", "estimate"):
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
+    pins = _pins(pin)
     artifact = _check_model(file)
-    options = {"profile": profile, "pins": _pins(pin), "exclude": exclude, "max_slices": max_slices}
+    options = {"profile": profile, "pins": pins, "exclude": exclude, "max_slices": max_slices}
     body = {"name": name, "model": to_plain(artifact), "plan": _read_plan(plan), "options": options}
     begun = time.monotonic()
     with out.progress() as progress, calling(net) as caller:
