@@ -82,6 +82,7 @@ def test_operator_that_the_runtime_lacks(site: Site, wire: Wire, tmp_path: Path)
     assert wire.pipeline("strange") is None
 
 
+@pytest.mark.slow
 def test_operator_that_only_the_nodes_lack(tmp_path: Path) -> None:
     """The coordinator's runtime is newer than the nodes': they find out when they load a slice."""
     file = tmp_path / "newer.tflite"
