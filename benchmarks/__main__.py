@@ -1,0 +1,85 @@
+"""`python -m benchmarks`: every benchmark, what it prints, about how long it takes and which page it feeds."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A module of this package that is run with `python -m benchmarks.<name>`."""
+
+    name: str
+    prints: str
+    takes: str
+    feeds: str
+
+
+BENCHMARKS = (
+    Benchmark(
+        "equality",
+        "chains of slices against whole models, bit for bit, over all real models (can be resumed)",
+        "2 h",
+        "docs/reference/models.md",
+    ),
+    Benchmark(
+        "slice_costs",
+        "memory and time of real slices beside the planner's formulas",
+        "10 min",
+        "docs/reference/models.md",
+    ),
+    Benchmark(
+        "planning", "how long planning takes and how good plans are", "5 min", "docs/explanation/planning.md"
+    ),
+    Benchmark(
+        "throughput",
+        "frames/s of 1 node and of chains of 2 and 4, beside the plan's prediction",
+        "15 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "window",
+        "the fewest frames on their way that keep the slowest stage busy, beside the plan's window",
+        "10 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "overhead",
+        "what a node adds to a frame besides invoke, by tensor size",
+        "3 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "datalink",
+        "processor time of sending and receiving frames over the data link, beside a bare socket",
+        "1 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "memory",
+        "resident memory of an idle node, an idle worker and workers with slices",
+        "1 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "load_at_tenth",
+        "heartbeats of a node at a tenth of a core while it loads ResNet50",
+        "1 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark("make_models", "nothing: converts ResNet50 and MobileNetV2 once", "15 min", "-"),
+)
+
+
+def main() -> int:
+    """Print the list."""
+    print("Run one with `python -m benchmarks.<name>`; each takes --help, most take --format json.\n")
+    width = max(len(one.name) for one in BENCHMARKS)
+    for one in BENCHMARKS:
+        print(f"{one.name:<{width}}  {one.prints}\n{'':<{width}}  about {one.takes}; feeds {one.feeds}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""The parts of the benchmarks that compute: what they print must follow from what they measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.load_at_tenth import Finding, between, judge
+from benchmarks.memory import IDLE_NODE_MARK, Row, SliceRow, report
+from benchmarks.overhead import KINDS, assignment, elements, fit, tiny_model
+from benchmarks.overhead import Row as OverheadRow
+from benchmarks.processes import children, cpu_seconds, parse_smaps, read_memory
+from benchmarks.window import smallest_enough
+from edge_node.fit import check_fit
+from edge_node.runtime import open_interpreter
+from slicemq.errors import SliceMQError
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+# Programs that other benchmarks run, and the list itself.
+HELPERS = {"__main__", "bare_paho", "keras_to_tflite"}
+
+
+def test_the_list_names_every_benchmark_and_no_other() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks"], capture_output=True, text=True, check=True)
+    programs = {
+        path.stem for path in FOLDER.glob("*.py") if 'if __name__ == "__main__"' in path.read_text()
+    } - HELPERS
+    assert {one.name for one in BENCHMARKS} == programs
+    for one in BENCHMARKS:
+        assert one.name in done.stdout
+        assert one.feeds == "-" or (FOLDER.parent / one.feeds).is_file()
+
+
+def test_memory_of_a_process_counts_what_it_allocates() -> None:
+    before = read_memory(os.getpid())
+    block = bytearray(os.urandom(1)) * 30_000_000
+    after = read_memory(os.getpid())
+    assert 25_000_000 < after.rss - before.rss < 60_000_000
+    assert after.pss <= after.rss
+    assert len(block) == 30_000_000
+
+
+def test_smaps_without_its_fields_is_an_error() -> None:
+    assert parse_smaps("Rss: 10 kB\nPss: 4 kB\nPss_Anon: 3 kB\n").pss == 4096
+    with pytest.raises(SliceMQError, match="no Rss and Pss"):
+        parse_smaps("Rss: 10 kB\n")
+    with pytest.raises(SliceMQError, match="cannot be read"):
+        read_memory(2**22 + 1)
+
+
+def test_children_and_processor_time_of_a_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        assert child.pid in children(os.getpid())
+        child.kill()
+    assert child.pid not in children(os.getpid())
+    before, used = cpu_seconds(os.getpid()), time.process_time()
+    while time.process_time() - used < 0.2:
+        pass
+    assert cpu_seconds(os.getpid()) - before == pytest.approx(0.2, rel=0.3)
+
+
+def test_a_process_over_its_mark_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("idle node", IDLE_NODE_MARK + 0.1, 20.0, IDLE_NODE_MARK), Row("other", 10.0, 5.0, 60.0)]
+    assert [row.missed for row in rows] == [True, False]
+    slices = [SliceRow("m", "s0", 70.0, 40.0, 15.0, 12.0)]
+    report(rows, slices, "json")
+    body = json.loads(capsys.readouterr().out)
+    assert [row["missed"] for row in body["processes"]] == [True, False]
+    assert body["slices"][0]["ratio"] == pytest.approx(1.25)
+    report(rows, slices, "text")
+    text = capsys.readouterr().out
+    assert "| idle node | 35.1 | 20.0 | 35 | missed |" in text
+    assert "| m s0 | 70.0 | 40.0 | 15.0 | 12.0 | 1.25 |" in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [4, 1000, 100_000])
+def test_tiny_models_fit_their_assignment_and_move_the_tensor(kind: str, size: int) -> None:
+    interpreter = open_interpreter(tiny_model(kind, size))
+    check_fit(assignment(kind, size), interpreter)
+    taken, given = elements(kind, size)
+    array = np.random.default_rng(1).random((1, taken), np.float32)
+    interpreter.set_input(0, array)
+    interpreter.invoke()
+    made = interpreter.output(0)
+    assert made.shape == (1, given)
+    assert (made == (array if kind == "both" else array[0, 0])).all()
+    assert max(array.nbytes, made.nbytes) == size
+
+
+def _row(size: int, kind: str, added: float) -> OverheadRow:
+    return OverheadRow(size, kind, added + 0.5, 0.5, added, 3.0, 4.0, 0.5, 0.1, 1.0)
+
+
+def test_the_line_through_the_sizes() -> None:
+    rows = [_row(size, "both", 0.2 + 1.5 * size / 1e6) for size in (1_000, 100_000, 3_200_000)]
+    line = fit([*rows, _row(1_000, "send", 1.0)])
+    assert line.keys() == {"both"}
+    assert line["both"]["per_frame_ms"] == pytest.approx(0.2)
+    assert line["both"]["per_mb_ms"] == pytest.approx(1.5)
+    assert rows[0].added_latency_ms == pytest.approx(1.5)
+    assert rows[0].to_bare == pytest.approx(2.015)
+
+
+def test_the_smallest_window_that_is_enough() -> None:
+    assert smallest_enough({1: 5.0, 2: 9.4, 3: 9.5, 4: 10.0}) == 3
+    assert smallest_enough({1: 10.0, 2: 9.0}) == 1
+    assert smallest_enough({1: 5.0, 2: 9.4, 3: 9.5, 4: 10.0}, share=1.0) == 4
+
+
+def _watch(**changes: object) -> SimpleNamespace:
+    seen = {
+        "beats": [0.0, 0.4, 0.8, 1.2, 1.9, 2.3],
+        "states": ["init", "ready", "ready"],
+        "slices": [(0.5, "1-00000000", "fetching"), (1.0, "1-00000000", "loading"), (2.0, "1-00000000", "ready")],
+        "revisions": ["1-00000000"],
+    }
+    return SimpleNamespace(**(seen | changes))
+
+
+def test_gaps_between_heartbeats() -> None:
+    assert between([1.0, 1.5, 3.5]) == [0.5, 2.0]
+    finding = judge("m", 0.1, _watch(), 0.0, 2.5, "")
+    assert finding.longest_gap == pytest.approx(0.7)
+    assert finding.gap_while_loading == pytest.approx(0.7)
+    assert finding.loading == pytest.approx(1.0)
+    assert finding.false_losses == []
+    with pytest.raises(SliceMQError, match="fewer than two"):
+        judge("m", 0.1, _watch(beats=[1.0]), 0.0, 1.0, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "log", "words"),
+    [
+        ({"states": ["ready", "lost", "ready"]}, "", "'lost'"),
+        ({"beats": [0.0, 0.4, 2.0]}, "", "no heartbeat for 1.60 s"),
+        ({"revisions": ["1-00000000", "2-00000000"]}, "", "more than one revision"),
+        ({"slices": [(1.0, "1-00000000", "failed")]}, "", "slice failed"),
+        ({}, "INFO: node tenth lost\n", "node tenth lost"),
+        ({}, "INFO: 1-00000000 was abandoned: late\n", "abandoned"),
+    ],
+)
+def test_every_kind_of_false_loss_is_seen(changes: dict[str, object], log: str, words: str) -> None:
+    finding: Finding = judge("m", 0.1, _watch(**changes), 0.0, 2.5, log)
+    assert len(finding.false_losses) == 1
+    assert words in finding.false_losses[0]
