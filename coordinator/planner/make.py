@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from converters.graph import Graph
     from converters.profile import Profile
 
+_ENOUGH = 0.95
+
 
 def make_plan(
     graph: Graph,
@@ -108,12 +110,22 @@ def _plan(graph: Graph, profile: Profile, costs: Costs, found: Split, seconds: f
         method=found.method,
         family=FAMILY,
         solve_seconds=round(seconds, 4),
-        window=math.ceil(found.latency / found.period - 1e-9) + 1 if found.period > 0 else 2,
+        window=window_of(found.latency, found.period),
         profile=ProfileSource(profile.runtime, profile.measured),
         slices=tuple(slices),
         bundles=bundles,
         alternatives=(one_node(costs),),
     )
+
+
+def window_of(latency: float, period: float) -> int:
+    """The fewest frames on their way that reach 95 % of the peak rate, and one more for what varies.
+
+    W frames on their way give min(W / latency, 1 / period) frames per second (Little's law).
+    """
+    if period <= 0:
+        return 2
+    return math.ceil(_ENOUGH * latency / period - 1e-9) + 1
 
 
 def one_node(costs: Costs) -> Alternative:

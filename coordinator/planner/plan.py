@@ -84,7 +84,7 @@ class Plan:
     """Which slices run where, at which cost, and how good that is known to be.
 
     No plan of `family` has a period below `lower_bound_ms`; `gap` is period / bound - 1. `window` is the
-    fewest frames on their way that keep the slowest stage busy.
+    fewest frames on their way that reach 95 % of the peak rate, and one more for what varies.
     """
 
     model: str

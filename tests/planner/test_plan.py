@@ -63,7 +63,8 @@ def test_the_plan_covers_the_model() -> None:
         assert item.bytes_out == sum(b.bytes for b in PLAN.bundles if b.source == item.id)
     assert PLAN.bundles[-1].targets == ("client",)
     assert PLAN.period_ms == max(item.stage_ms for item in PLAN.slices)
-    assert PLAN.window == -(-PLAN.latency_ms // PLAN.period_ms) + 1
+    enough = PLAN.window - 1
+    assert enough >= 0.95 * PLAN.latency_ms / PLAN.period_ms > enough - 1
 
 
 def test_round_trip() -> None:
