@@ -37,6 +37,7 @@ class Exchange:
         self._send = send
         self._chunks: queue.Queue[tuple[str, bytes]] = queue.Queue(maxsize=256)
         self._wanted: str | None = None
+        self._stopped = False
         self._requests: queue.Queue[tuple[str, ChunkRequest] | None] = queue.Queue(maxsize=1024)
         self._server = threading.Thread(target=self._serve, name="artifact-server", daemon=True)
         self._server.start()
@@ -91,6 +92,8 @@ class Exchange:
         )
         topic = self._topics.artifact_request(artifact.sha256)
         while not download.done:
+            if self._stopped:
+                raise ArtifactError(f"artifact {artifact.sha256[:12]}: no chunk will come, the coordinator stops")
             if (request := download.poll(time.monotonic())) is not None:
                 self._send(topic, encode(request))
             try:
@@ -124,5 +127,6 @@ class Exchange:
                 logger.exception("serving artifact %s to %s", sha256[:12], request.receiver)
 
     def stop(self) -> None:
-        """End the serving thread."""
+        """End the serving thread, and the fetch that is under way."""
+        self._stopped = True
         self._requests.put(None)

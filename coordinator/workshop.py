@@ -52,6 +52,7 @@ class Workshop:
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
         self._carried = 0
+        self._stopped = False
 
     def warm_up(self) -> None:
         """Start the child and let it measure this machine, before the first job asks."""
@@ -65,6 +66,7 @@ class Workshop:
         """Drop what waits and end the child."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._stopped = True
             pool, self._pool = self._pool, None
         if pool is not None:
             children = list((pool._processes or {}).values())
@@ -76,12 +78,15 @@ class Workshop:
         try:
             self._child(planning.reference_speeds, self._tools, self._folder).result()
         except Exception as error:  # noqa: BLE001 - planning itself will say what is wrong
-            logger.warning("measuring this machine failed: %s", error)
+            if not self._stopped:
+                logger.warning("measuring this machine failed: %s", error)
 
     def _run(self, action: MakePlan) -> None:
         try:
             self._planned(action.job, self._make(action))
         except SliceMQError as error:
+            if self._stopped:
+                return
             logger.warning("%s: no plan: %s", action.intent.name, error)
             self._failed(action.job, error)
         except Exception as error:
@@ -127,6 +132,8 @@ class Workshop:
 
     def _child(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         with self._lock:
+            if self._stopped:
+                raise CoordinatorError("the coordinator stops")
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
                     1, multiprocessing.get_context("spawn"), _obey_parent, (os.getpid(),)
