@@ -10,6 +10,7 @@ import pytest
 from converters.graph import Graph, Operator
 from converters.profile import Profile
 from coordinator.planner import make_plan
+from coordinator.planner.make import window_of
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from slicemq.errors import InsufficientCapacityError, PlanError
 from tests.planner.instances import make_graph, random_graph, random_profile, weights_memory
@@ -184,3 +185,11 @@ def test_time_of_a_plan_of_400_steps(kinds: int, count: int, limit: float) -> No
     assert taken < limit
     assert plan.method == ("exact-counts" if kinds < 20 else "heuristic")
     assert plan.gap < (1e-3 if kinds < 20 else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("latency", "period", "window"),
+    [(0.0, 0.0, 2), (1.0, 1.0, 2), (2.0, 1.0, 3), (2.05, 1.0, 3), (2.2, 1.0, 4), (4.0, 1.0, 5), (0.3, 0.1, 4)],
+)
+def test_window_is_the_smallest_for_95_percent_and_one_more(latency: float, period: float, window: int) -> None:
+    assert window_of(latency, period) == window
