@@ -28,6 +28,7 @@ from tests.e2e.scene import (
 from tests.waiting import eventually
 
 
+@pytest.mark.slow
 def test_no_broker() -> None:
     port = free_port()
     url = f"mqtt://127.0.0.1:{port}"

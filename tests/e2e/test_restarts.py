@@ -17,8 +17,8 @@ from tests.waiting import eventually
 NODES = ("n1", "n2", "n3")
 
 
-def restart_coordinator(site: Site, flow: Flow) -> None:
-    """SIGKILL, frames without a coordinator, a new one; frames flow until it has taken over."""
+def without_coordinator(site: Site, flow: Flow) -> None:
+    """SIGKILL the coordinator; frames flow on."""
     assert site.coordinator is not None
     site.coordinator.signal(signal.SIGKILL)
     site.coordinator.process.wait()
@@ -32,7 +32,7 @@ def test_coordinator_restart(tmp_path: Path) -> None:
         with Flow(site, file) as flow:
             flow.passes()
             first = flow.revisions[:]
-            restart_coordinator(site, flow)
+            without_coordinator(site, flow)
             ghosts = [f"{wire.topics.prefix}/{leaf}" for leaf in ("pipelines/ghost", "pipelines/ghost/plan")]
             for topic in ghosts:
                 wire.say(topic, b"{}", retain=True)
@@ -43,15 +43,25 @@ def test_coordinator_restart(tmp_path: Path) -> None:
             assert flow.revisions == first
             # What is of its kind and unknown to it is removed (rule 17).
             eventually(lambda: not set(ghosts) & wire.documents.keys())
+            assert second_coordinator_refuses(site)
+            flow.passes()
+
+
+@pytest.mark.slow
+def test_coordinator_restart_without_its_store(tmp_path: Path) -> None:
+    file = model()
+    with new_site(tmp_path) as site, Wire(started(site, NODES, coordinator=PATIENT)) as wire:
+        deploy(site, file)
+        with Flow(site, file) as flow:
+            flow.passes()
+            first = flow.revisions[:]
             # Without its store: what runs is taken over from the retained topics.
-            restart_coordinator(site, flow)
+            without_coordinator(site, flow)
             shutil.rmtree(tmp_path / "coordinator")
             site.start_coordinator(*PATIENT)
             site.wait_ready(NODES)
             flow.passes()
             assert flow.revisions == first
-            assert second_coordinator_refuses(site)
-            flow.passes()
             # It has no model to cut anew when a node dies: it says so, and goes on when it is given the model.
             site.nodes[wire.nodes()[0]].signal(signal.SIGKILL)
             eventually(lambda: "deploy it again" in wire.reason(), 30.0)
@@ -75,7 +85,7 @@ def test_node_death_after_coordinator_restart(tmp_path: Path) -> None:
         deploy(site, file)
         with Flow(site, file) as flow:
             flow.passes()
-            restart_coordinator(site, flow)
+            without_coordinator(site, flow)
             # It dies while nobody coordinates.
             site.nodes[wire.nodes()[-1]].signal(signal.SIGKILL)
             site.start_coordinator()
