@@ -137,6 +137,10 @@ class Wire:
     ) -> None:
         self.session.stop()
 
+    def listen(self, topic: str) -> None:
+        """Hear one more topic."""
+        self.session.subscribe(topic)
+
     def say(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish at QoS 1."""
         assert self.session.publish(topic, payload, qos=1, retain=retain)

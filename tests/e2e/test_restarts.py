@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emulator.site import BrokerKind, Site
+from slicemq.messages import Artifact, Request, encode, to_plain
 from tests.e2e.scene import PATIENT, Flow, Wire, deploy, model, new_site, refused, started
 from tests.waiting import eventually
 
@@ -91,6 +92,19 @@ def test_node_death_after_coordinator_restart(tmp_path: Path) -> None:
             site.start_coordinator()
             flow.moves_on()
             flow.passes()
+
+
+def test_coordinator_stops_while_it_waits_for_a_model(tmp_path: Path) -> None:
+    with new_site(tmp_path) as site, Wire(started(site, [])) as wire:
+        artifact = Artifact("ab" * 32, 1000)
+        body = {"name": "never", "model": to_plain(artifact)}
+        wire.listen(wire.topics.artifact_request(artifact.sha256))
+        wire.say(wire.topics.request("cli-1", "deploy"), encode(Request("t", body)))
+        eventually(lambda: any(topic.endswith("/request") for topic, _ in wire.heard))
+        assert site.coordinator is not None
+        site.coordinator.process.terminate()
+        assert site.coordinator.process.wait(5.0) == 0
+        assert "Traceback" not in site.coordinator.log.read_text()
 
 
 @pytest.mark.parametrize("kind", ["mosquitto", pytest.param("amqtt", marks=pytest.mark.slow)])
