@@ -31,7 +31,7 @@ from slicemq.errors import SliceMQError
 
 CLUSTER = "bench"
 ENOUGH = 0.95
-_BEYOND = 4
+_BEYOND = 3
 _DEPLOY_SECONDS = "300"
 
 
