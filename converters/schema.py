@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import mmap
+import re
 import struct
 import traceback
 from collections.abc import Iterator
@@ -63,8 +64,14 @@ def damage_as_model_error(what: str) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         _let_go(error)
-        detail = str(error) or type(error).__name__
-        raise ModelError(f"{what}: damaged TFLite flatbuffer ({detail})") from error
+        raise ModelError(f"{what}: damaged TFLite flatbuffer ({_detail(error)})") from error
+
+
+def _detail(error: BaseException) -> str:
+    """What is wrong, for people: an offset past the end most often means that the file was cut short."""
+    text = str(error) or type(error).__name__
+    past = re.match(r"unpack_from requires a buffer of at least (\d+) bytes.*actual buffer size is (\d+)", text)
+    return f"{past[2]} bytes that refer to byte {past[1]}: truncated?" if past else text
 
 
 def _let_go(error: BaseException) -> None:

@@ -104,6 +104,7 @@ class PipelineRecord:
     job: int | None = None
     job_wish: Wish | None = None
     retry_at: float = -math.inf
+    failures: int = 0
     needs_nodes: bool = False
     status: str = ""
     resend: int = 0

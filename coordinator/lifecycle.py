@@ -38,6 +38,7 @@ class Settings:
     lost_shown: float = 60.0
     removed_shown: float = 30.0
     retry_after: float = 3.0
+    retry_doublings: int = 6
     client_expires: float = 30.0
     resend_assignment: float = 1.0
 
@@ -108,6 +109,7 @@ def flip(record: PipelineRecord, revision: Revision, settings: Settings, now: fl
     _enter(revision, "active", now)
     record.intent = revision.intent
     record.face = revision.blueprint
+    record.failures = 0
     record.status = ""
     record.needs_nodes = False
 
@@ -211,7 +213,12 @@ def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, s
     del record.revisions[revision.id]
     record.status = f"{revision.id} was abandoned: {why}"
     lost_node = why.startswith("node ")
-    record.retry_at = now if lost_node else now + settings.retry_after
+    if lost_node:
+        record.retry_at = now
+    else:
+        # What every node refuses would else be tried, and numbered, without end.
+        record.retry_at = now + settings.retry_after * 2.0 ** min(record.failures, settings.retry_doublings)
+        record.failures += 1
     if record.face is None:
         record.intent = revision.intent
     elif lost_node and record.wish is None and (record.active is not None or revision.intent != record.intent):

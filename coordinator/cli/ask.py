@@ -15,7 +15,7 @@ from slicemq.messages import CoordinatorState, Request, Response, decode, encode
 from slicemq.session import Session
 
 _REPEAT_SECONDS = 2.0
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
 Listener = Callable[[str, bytes], None]
 
 

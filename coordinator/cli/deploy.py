@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from coordinator.cli.ask import Caller
 
 logger = logging.getLogger("slicemq.deploy")
+# A slice that fails on one node may run on another; after so many failures an operator wants to know.
+_ENOUGH_FAILURES = 3
 
 
 @verb
@@ -172,6 +174,8 @@ class _Watch:
         deadline = time.monotonic() + timeout
         number = int(revision.partition("-")[0])
         shown = ""
+        trouble = ""
+        abandoned: set[str] = set()
         while True:
             with self._changed:
                 self._changed.wait(0.5)
@@ -186,9 +190,18 @@ class _Watch:
                     shown = document.reason
                     progress.update(task, note=shown)
                     logger.info("%s: %s", self._name, shown)
+                    if "was abandoned" in shown:
+                        trouble = f", after {shown}"
+                    if "was abandoned: slice" in shown:
+                        abandoned.add(shown.split()[0])
+                    if len(abandoned) >= _ENOUGH_FAILURES:
+                        raise CoordinatorError(
+                            f"pipeline {self._name} does not run: {shown}. The coordinator tries on, more and more "
+                            f"seldom; 'slicemq undeploy {self._name}' ends that"
+                        )
             if time.monotonic() > deadline:
                 raise CoordinatorError(
-                    f"pipeline {self._name} does not run after {timeout:.0f} s: {shown or 'no reason given'}"
+                    f"pipeline {self._name} does not run after {timeout:.0f} s: {shown or 'no reason given'}{'' if 'was abandoned' in shown else trouble}"
                 )
 
     def plan(self, revision: str) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slicemq.errors import RuntimeUnavailableError, UnsupportedOperatorError, UsageError
+from slicemq.errors import ModelError, RuntimeUnavailableError, UnsupportedOperatorError, UsageError
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -47,7 +47,10 @@ def read_model(path: Path, runtime: str = "auto") -> ModelFile:
 
     load = loader(runtime)
     data = open_model(path)
-    graph = read_graph(data)
+    try:
+        graph = read_graph(data)
+    except ModelError as error:
+        raise type(error)(f"{path}: {error}") from error
     try:
         return ModelFile(path, data, resolve_shapes(data, graph, load), "")
     except (RuntimeUnavailableError, UnsupportedOperatorError) as error:

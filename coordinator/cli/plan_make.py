@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from slicemq.messages import Capacity
 
 logger = logging.getLogger("slicemq.plan")
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
 
 
 @verb
@@ -198,14 +198,10 @@ def _costs(data: bytes, graph: Graph, source: str) -> tuple[Graph, Profile]:
         graph = resolve_shapes(data, graph, load_interpreter)
         runtime = load_runtime()
         return graph, measure(data, graph, load_interpreter, runtime=f"{runtime.name} {runtime.version}")
-    unknown = [
-        t for t in graph.tensors if not t.constant and t.nbytes == 0 and t.dtype not in ("string", "resource")
-    ]
-    if unknown:
-        try:
-            graph = resolve_shapes(data, graph, load_interpreter)
-        except SliceMQError as error:
-            logger.warning("%d tensors of unknown size count as nothing: %s", len(unknown), error)
+    try:
+        graph = resolve_shapes(data, graph, load_interpreter)
+    except SliceMQError as error:
+        logger.warning("the model did not run: tensors of unknown size count as nothing: %s", error)
     return graph, estimate(graph)
 
 

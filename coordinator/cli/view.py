@@ -25,7 +25,7 @@ from slicemq.session import Session
 
 logger = logging.getLogger("slicemq.view")
 Kind = TypeVar("Kind")
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 5.0
 
 
 @dataclass
