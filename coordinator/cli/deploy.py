@@ -200,8 +200,9 @@ class _Watch:
                             f"seldom; 'slicemq undeploy {self._name}' ends that"
                         )
             if time.monotonic() > deadline:
+                before = "" if "was abandoned" in shown else trouble
                 raise CoordinatorError(
-                    f"pipeline {self._name} does not run after {timeout:.0f} s: {shown or 'no reason given'}{'' if 'was abandoned' in shown else trouble}"
+                    f"pipeline {self._name} does not run after {timeout:.0f} s: {shown or 'no reason given'}{before}"
                 )
 
     def plan(self, revision: str) -> dict[str, Any] | None:
