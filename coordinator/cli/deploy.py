@@ -200,10 +200,8 @@ class _Watch:
                             f"seldom; 'slicemq undeploy {self._name}' ends that"
                         )
             if time.monotonic() > deadline:
-                before = "" if "was abandoned" in shown else trouble
-                raise CoordinatorError(
-                    f"pipeline {self._name} does not run after {timeout:.0f} s: {shown or 'no reason given'}{before}"
-                )
+                why = (shown or "no reason given") + ("" if "was abandoned" in shown else trouble)
+                raise CoordinatorError(f"pipeline {self._name} does not run after {timeout:.0f} s: {why}")
 
     def plan(self, revision: str) -> dict[str, Any] | None:
         """The plan of the revision, once its document has come."""
