@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
 from slicemq.errors import ProtocolError, StoreError
 from slicemq.messages import from_plain
+from slicemq.topics import is_id, is_revision
 
 _FORMAT = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Store:
     def load(self, now: float) -> Stored:
         """Read the store; an absent one is empty. Raises StoreError that names the file and the field."""
         try:
-            text = self._path.read_text()
+            text = self._path.read_bytes()
         except FileNotFoundError:
             return Stored(0, ())
         except OSError as error:
@@ -43,9 +46,12 @@ class Store:
             body = json.loads(text)
             if not isinstance(body, dict) or body.get("format") != _FORMAT:
                 raise ProtocolError(f"format: expected {_FORMAT}")
-            records = tuple(_record(plain, now) for plain in body["pipelines"])
-            return Stored(int(body["term"]), records)
-        except (ValueError, KeyError, TypeError, ProtocolError) as error:
+            pipelines = _field(body, "pipelines", list, "")
+            records = tuple(_record(plain, now, f"pipelines[{i}]") for i, plain in enumerate(pipelines))
+            if len({record.name for record in records}) < len(records):
+                raise ProtocolError("pipelines: a name stands there twice")
+            return Stored(_count(body, "term", ""), records)
+        except (ValueError, RecursionError, ProtocolError) as error:
             raise StoreError(
                 f"{self._path}: not a coordinator's store: {error}. Move the file away to start without it; "
                 "running pipelines are then taken over from their retained topics"
@@ -63,6 +69,9 @@ class Store:
                 os.fsync(file.fileno())
             os.replace(temporary, self._path)
         except OSError as error:
+            # On a full disk even the half of a new file is space that others need.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise StoreError(f"{self._path}: {error.strerror}") from error
 
 
@@ -99,28 +108,62 @@ def _accepted(record: PipelineRecord) -> Intent | None:
     return coming.intent if coming is not None and coming.intent != record.intent else None
 
 
-def _record(plain: dict[str, Any], now: float) -> PipelineRecord:
-    name = plain["name"]
-    record = PipelineRecord(name, highest=int(plain["highest"]), resend=int(plain["resend"]))
-    record.status = str(plain["status"])
-    record.removed_at = now if plain["removed"] else None
-    if plain["intent"] is not None:
-        record.intent = from_plain(Intent, plain["intent"], f"pipelines.{name}.intent")
+def _record(plain: Any, now: float, where: str = "pipelines") -> PipelineRecord:
+    name = _field(plain, "name", str, where)
+    if not is_id(name):
+        raise ProtocolError(f"{where}.name: {name[:80]!r} is not an id")
+    where = f"pipelines.{name}"
+    record = PipelineRecord(name, highest=_count(plain, "highest", where), resend=_count(plain, "resend", where))
+    record.status = _field(plain, "status", str, where)
+    record.removed_at = now if _field(plain, "removed", bool, where) else None
+    if plain.get("intent") is not None:
+        record.intent = _intent(plain, "intent", name, where)
     if plain.get("wish") is not None:
-        record.wish = Wish(from_plain(Intent, plain["wish"], f"pipelines.{name}.wish"), None)
-    if plain["face"] is not None:
-        record.face = from_plain(Blueprint, plain["face"], f"pipelines.{name}.face")
-    for entry in plain["revisions"]:
-        where = f"pipelines.{name}.revisions.{entry['id']}"
-        if entry["phase"] not in ("active", "draining", "lost"):
-            raise ProtocolError(f"{where}.phase: {entry['phase']!r}")
-        revision = Revision(
-            entry["id"],
-            from_plain(Intent, entry["intent"], where + ".intent"),
-            from_plain(Blueprint, entry["blueprint"], where + ".blueprint"),
-            phase=entry["phase"],
-            since=now,
-            deadline=now + 30.0 if entry["phase"] == "draining" else math.inf,
-        )
+        record.wish = Wish(_intent(plain, "wish", name, where), None)
+    if plain.get("face") is not None:
+        record.face = from_plain(Blueprint, plain["face"], f"{where}.face")
+    for number, entry in enumerate(_field(plain, "revisions", list, where)):
+        revision = _revision(entry, name, f"{where}.revisions[{number}]", now)
         record.revisions[revision.id] = revision
+        # A number below one in use would be used twice (rule 1).
+        record.highest = max(record.highest, int(revision.id.partition("-")[0]))
     return record
+
+
+def _revision(entry: Any, name: str, where: str, now: float) -> Revision:
+    revision_id, phase = _field(entry, "id", str, where), _field(entry, "phase", str, where)
+    if not is_revision(revision_id):
+        raise ProtocolError(f"{where}.id: {revision_id[:80]!r} is not <n>-<8 hex>")
+    if phase not in ("active", "draining", "lost"):
+        raise ProtocolError(f"{where}.phase: expected active, draining or lost, got {phase[:80]!r}")
+    return Revision(
+        revision_id,
+        _intent(entry, "intent", name, where),
+        from_plain(Blueprint, entry.get("blueprint"), f"{where}.blueprint"),
+        phase=phase,  # type: ignore[arg-type]
+        since=now,
+        deadline=now + 30.0 if phase == "draining" else math.inf,
+    )
+
+
+def _intent(plain: dict[str, Any], key: str, name: str, where: str) -> Intent:
+    intent = from_plain(Intent, plain.get(key), f"{where}.{key}")
+    if intent.name != name:
+        raise ProtocolError(f"{where}.{key}.name: expected {name!r}, got {intent.name[:80]!r}")
+    return intent
+
+
+def _field(plain: Any, key: str, kind: type[T], where: str) -> T:
+    if not isinstance(plain, dict):
+        raise ProtocolError(f"{where}: expected an object, got {type(plain).__name__}")
+    value = plain.get(key)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ProtocolError(f"{where}{'.' if where else ''}{key}: expected {kind.__name__}, got {value!r:.80}")
+    return value
+
+
+def _count(plain: Any, key: str, where: str) -> int:
+    value = _field(plain, key, int, where)
+    if not 0 <= value < 1 << 63:
+        raise ProtocolError(f"{where}{'.' if where else ''}{key}: expected 0 or more, got {value}")
+    return value
