@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision
 from slicemq.errors import ProtocolError
@@ -23,17 +24,20 @@ def adopt_running(topics: Topics, retained: Mapping[str, bytes], now: float) -> 
     assignments = _assignments(topics, retained)
     records = []
     for topic, payload in retained.items():
-        parts = topics.parts(topic)
+        parts = _parts(topics, topic)
         if len(parts) != 2 or parts[0] != "pipelines":
             continue
         try:
             document = decode(PipelineDocument, payload, topic)
             plan_topic = topics.plan(parts[1])
             plan = decode(PlanDocument, retained.get(plan_topic, b""), plan_topic)
+            _check_owner(topic, "name", parts[1], document.name)
+            _check_owner(plan_topic, "name", parts[1], plan.name)
+            seconds = _stage_seconds(plan.plan, plan_topic)
         except ProtocolError as error:
             logger.warning("not taken over: %s", error)
             continue
-        record = _record(document, plan, assignments, now)
+        record = _record(document, plan, seconds, assignments, now)
         if record is not None:
             records.append(record)
     return records
@@ -42,18 +46,51 @@ def adopt_running(topics: Topics, retained: Mapping[str, bytes], now: float) -> 
 def _assignments(topics: Topics, retained: Mapping[str, bytes]) -> dict[str, tuple[SliceAssignment, ...]]:
     found: dict[str, tuple[SliceAssignment, ...]] = {}
     for topic, payload in retained.items():
-        parts = topics.parts(topic)
-        if len(parts) == 3 and parts[2] == "assignment":
+        parts = _parts(topics, topic)
+        if len(parts) == 3 and parts[0] == "nodes" and parts[2] == "assignment":
             try:
-                found[parts[1]] = decode(Assignment, payload, topic).slices
+                document = decode(Assignment, payload, topic)
+                _check_owner(topic, "node", parts[1], document.node)
+                found[parts[1]] = document.slices
             except ProtocolError as error:
                 logger.warning("not taken over: %s", error)
     return found
 
 
+def _parts(topics: Topics, topic: str) -> tuple[str, ...]:
+    """The topic's levels; none for a topic of another cluster, which amqtt may send unasked."""
+    try:
+        return topics.parts(topic)
+    except ProtocolError:
+        return ()
+
+
+def _check_owner(topic: str, field: str, expected: str, got: str) -> None:
+    if got != expected:
+        raise ProtocolError(f"{topic}: field {field}: expected {expected!r}, got {got[:80]!r}")
+
+
+def _stage_seconds(plan: Mapping[str, Any], topic: str) -> dict[str, float]:
+    """What each slice adds to the period, as a blueprint made by planning has it."""
+    entries = plan.get("slices")
+    if not isinstance(entries, list):
+        raise ProtocolError(f"{topic}: field plan.slices: expected a list")
+    seconds = {}
+    for number, entry in enumerate(entries):
+        where = f"{topic}: field plan.slices[{number}]"
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            raise ProtocolError(f"{where}: expected an object with an id")
+        times = [entry.get(key, 0.0) for key in ("compute_ms", "down_ms", "up_ms")]
+        if not all(isinstance(t, (int, float)) and not isinstance(t, bool) and 0 <= t < 1e12 for t in times):
+            raise ProtocolError(f"{where}: compute_ms, down_ms, up_ms: expected milliseconds")
+        seconds[entry["id"]] = max(times) / 1e3
+    return seconds
+
+
 def _record(
     document: PipelineDocument,
     plan: PlanDocument,
+    seconds: dict[str, float],
     assignments: Mapping[str, tuple[SliceAssignment, ...]],
     now: float,
 ) -> PipelineRecord | None:
@@ -65,15 +102,7 @@ def _record(
         for node, items in assignments.items()
     }
     slices = {node: items for node, items in slices.items() if items}
-    planned = plan.plan.get("slices")
-    if not isinstance(planned, list) or not slices:
-        return None
-    seconds = {
-        str(entry.get("id")): float(entry.get("compute_ms", 0.0)) / 1e3
-        for entry in planned
-        if isinstance(entry, dict)
-    }
-    if {item.slice for items in slices.values() for item in items} != set(seconds):
+    if not slices or {item.slice for items in slices.values() for item in items} != set(seconds):
         return None
     made = Blueprint(
         digest=active.revision.partition("-")[2],

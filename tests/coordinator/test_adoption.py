@@ -1,0 +1,97 @@
+"""Running pipelines taken over from retained documents: whole ones only, and never an exception."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.adoption import adopt_running
+from coordinator.intents import PipelineRecord
+from slicemq.messages import Assignment, PipelineDocument, PlanDocument, Stamp, encode
+from tests.coordinator.site import TOPICS, blueprint, intent, sha
+from tests.coordinator.test_store import JSON, places
+
+REVISION = "6-0123abcd"
+STAMP = Stamp(3, "a" * 16, 1)
+
+
+def retained() -> dict[str, bytes]:
+    wanted = intent()
+    made = blueprint(wanted, ["pi-1", "pi-2"])
+    rows = [
+        {"id": "s0", "compute_ms": 5.0, "down_ms": 9.0, "up_ms": 1.0},
+        {"id": "s1", "compute_ms": 7.0, "down_ms": 2.0, "up_ms": 1.0},
+    ]
+    route = {**json.loads(encode(made.route)), "revision": REVISION}
+    documents: dict[str, Any] = {
+        TOPICS.plan("faces"): PlanDocument("faces", STAMP, REVISION, wanted.model, {"slices": rows}),
+        TOPICS.pipeline("faces"): PipelineDocument(
+            "faces", STAMP, "running", "", sha("m1"), made.spec, made.inputs, made.outputs, (), 4, 1, 2
+        ),
+    }
+    for node, items in made.slices.items():
+        slices = tuple(type(i)(**{**i.__dict__, "revision": REVISION}) for i in items)
+        documents[TOPICS.node(node, "assignment")] = Assignment(node, STAMP, slices)
+    payloads = {topic: encode(document) for topic, document in documents.items()}
+    pipeline = json.loads(payloads[TOPICS.pipeline("faces")])
+    pipeline["routes"] = [route]
+    payloads[TOPICS.pipeline("faces")] = json.dumps(pipeline).encode()
+    return payloads
+
+
+def changed(topic: str, **fields: Any) -> list[PipelineRecord]:
+    documents = retained()
+    documents[topic] = json.dumps({**json.loads(documents[topic]), **fields}).encode()
+    return adopt_running(TOPICS, documents, 0.0)
+
+
+def test_a_whole_pipeline_is_taken_over() -> None:
+    (record,) = adopt_running(TOPICS, retained(), 50.0)
+    assert (record.name, record.highest, record.resend) == ("faces", 6, 2)
+    assert record.active is not None
+    assert record.active.id == REVISION
+    assert record.active.nodes == {"pi-1", "pi-2"}
+    assert record.intent is not None
+    assert record.intent.model.sha256 == sha("m1")
+
+
+def test_a_stage_takes_as_long_as_planning_said_its_link_included() -> None:
+    (record,) = adopt_running(TOPICS, retained(), 0.0)
+    assert record.face is not None
+    assert record.face.stage_seconds == {"s0": 0.009, "s1": 0.007}
+
+
+def test_what_is_not_whole_is_left_out() -> None:
+    for topic in retained():
+        documents = retained()
+        del documents[topic]
+        assert adopt_running(TOPICS, documents, 0.0) == [], topic
+
+
+def test_documents_of_another_owner_or_content_are_left_out() -> None:
+    pipeline, plan, node = TOPICS.pipeline("faces"), TOPICS.plan("faces"), TOPICS.node("pi-1", "assignment")
+    assert changed(pipeline, name="birds") == []
+    assert changed(plan, name="birds") == []
+    assert changed(node, node="pi-9") == []
+    assert changed(pipeline, state="removed") == []
+    assert changed(plan, revision="5-0123abcd") == []
+    assert changed(plan, plan={"slices": "all"}) == []
+    wrong: Any
+    for wrong in (None, [], "fast", -1.0, True):
+        assert changed(plan, plan={"slices": [{"id": "s0", "compute_ms": wrong}, {"id": "s1"}]}) == [], wrong
+    assert adopt_running(TOPICS, {**retained(), "other/topic": b"x"}, 0.0) != []
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_nothing_retained_raises(data: st.DataObject) -> None:
+    documents = retained()
+    topic = data.draw(st.sampled_from(sorted(documents)))
+    body = json.loads(documents[topic])
+    container, key = data.draw(st.sampled_from(places(body)))
+    container[key] = data.draw(JSON)
+    documents[topic] = data.draw(st.binary(max_size=20)) if data.draw(st.booleans()) else json.dumps(body).encode()
+    assert len(adopt_running(TOPICS, documents, 0.0)) <= 1
