@@ -109,7 +109,11 @@ class ArtifactStore:
         """Delete what is not in `keep` and was not used for `older_than` seconds; returns the names deleted."""
         deleted = []
         horizon = time.time() - older_than
-        for path in self._folder.iterdir():
+        try:
+            paths = list(self._folder.iterdir())
+        except OSError:
+            return []
+        for path in paths:
             if path.name.split(".")[0] in keep:
                 continue
             try:

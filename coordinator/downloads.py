@@ -49,9 +49,10 @@ class Exchange:
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """A message below `artifacts/`; raises ProtocolError when it is not what the contract says."""
-        sha256, leaf = self._topics.parts(topic)[1:3]
-        if not is_sha256(sha256):
-            raise ArtifactError(f"{topic}: expected a SHA-256 in the topic")
+        parts = self._topics.parts(topic)
+        if len(parts) != 3 or not is_sha256(parts[1]):
+            raise ArtifactError(f"{topic}: expected artifacts/<SHA-256>/<request or receiver>")
+        _, sha256, leaf = parts
         try:
             if leaf == "request":
                 self._requests.put_nowait((sha256, decode(ChunkRequest, payload, topic)))
