@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -59,14 +60,16 @@ def command(
     with out.progress() as progress, calling(net) as caller:
         caller.check_coordinator()
         upload = _Upload(caller, artifact, file, progress)
-        watch = _Watch(caller, name)
-        task = progress.add_task("planning", total=None, note="")
-        answer = caller.ask("deploy", body, timeout).body
-        revision = str(answer.get("revision"))
-        progress.update(task, description=f"revision {revision}")
-        if wait:
-            watch.until_running(revision, timeout - (time.monotonic() - begun), progress, task)
-        upload.stop()
+        try:
+            watch = _Watch(caller, name)
+            task = progress.add_task("planning", total=None, note="")
+            answer = caller.ask("deploy", body, timeout).body
+            revision = str(answer.get("revision"))
+            progress.update(task, description=f"revision {revision}")
+            if wait:
+                watch.until_running(revision, timeout - (time.monotonic() - begun), progress, task)
+        finally:
+            upload.stop()
         made = watch.plan(revision)
     seconds = time.monotonic() - begun
     result = {
@@ -100,7 +103,9 @@ def _read_plan(file: Path | None) -> dict[str, Any] | None:
         return None
     try:
         body = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise PlanError(f"{file}: {error.strerror}") from error
+    except ValueError as error:
         raise PlanError(f"{file}: {error}") from error
     if not isinstance(body, dict):
         raise PlanError(f"{file}: expected a plan file, got {type(body).__name__}")
@@ -123,16 +128,23 @@ class _Upload:
     def __init__(self, caller: Caller, artifact: Artifact, file: Path, progress: Progress) -> None:
         self._caller = caller
         self._artifact = artifact
-        self._file = open(file, "rb")  # noqa: SIM115 - closed by stop
+        try:
+            self._file = open(file, "rb")  # noqa: SIM115 - closed by stop
+        except OSError as error:
+            raise ModelError(f"{file}: {error.strerror}") from error
         self._progress = progress
         self._task = progress.add_task("sending the model", total=artifact.size, note="", visible=False)
         self._requests: queue.Queue[ChunkRequest | None] = queue.Queue(64)
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
         self._thread.start()
         caller.on(caller.net.topics.artifact_request(artifact.sha256), self._on_request)
 
     def stop(self) -> None:
-        self._requests.put(None)
+        self._stopped.set()
+        with contextlib.suppress(queue.Full):
+            # A full queue wakes the thread as well.
+            self._requests.put_nowait(None)
         self._thread.join()
         self._file.close()
 
@@ -144,10 +156,16 @@ class _Upload:
 
     def _run(self) -> None:
         topics, size = self._caller.net.topics, self._artifact.size
-        while (request := self._requests.get()) is not None:
+        while (request := self._requests.get()) is not None and not self._stopped.is_set():
             topic = topics.artifact_chunks(self._artifact.sha256, request.receiver)
-            for payload in serve(request, size, self._read):
-                self._caller.session.publish(topic, payload, qos=0)
+            try:
+                for payload in serve(request, size, self._read):
+                    if self._stopped.is_set():
+                        return
+                    self._caller.session.publish(topic, payload, qos=0)
+            except OSError as error:
+                logger.warning("the model cannot be read: %s", error.strerror)
+                continue
             self._progress.update(self._task, completed=min(request.offset, size), visible=True)
 
     def _read(self, offset: int, count: int) -> bytes:
