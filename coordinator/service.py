@@ -221,6 +221,8 @@ class CoordinatorService:
         if now - self._heard_back < self._cluster.members.deadline:
             return
         for record in adopt_running(self._topics, self._inbox.retained, now):
+            if record.name in self._cluster.records:
+                continue
             logger.info("pipeline %s is not in the store: taken over from its retained topics", record.name)
             self._cluster.adopt(record)
         self._carry_out(self._cluster.start(now))

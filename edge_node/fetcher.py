@@ -118,9 +118,7 @@ class Fetcher:
         reserved = sum(one.artifact.size - one.offset for one in self._downloads.values())
         self._cache.make_room(artifact, want.keep | self._downloads.keys(), reserved)
         offset = self._cache.offset(artifact)
-        logger.info(
-            "fetching %s, %.1f MB%s", artifact.sha256[:12], artifact.size / 1e6, " (resumed)" if offset else ""
-        )
+        logger.info("fetching %s, %d bytes%s", artifact.sha256[:12], artifact.size, " (resumed)" if offset else "")
         self._downloads[artifact.sha256] = Download(
             artifact, receiver=self._node, transaction=secrets.token_hex(8), offset=offset
         )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 
 from edge_node.config import load_config, parse_arguments
-from slicemq.errors import SliceMQError
+from slicemq.errors import RuntimeUnavailableError, SliceMQError
 from slicemq.log import setup_logging
 
 
@@ -18,6 +19,7 @@ def main(words: Sequence[str] | None = None, *, prog: str = "slicemq-node") -> i
         if arguments.check_config:
             config.broker_options()
             sys.stdout.write(config.shown())
+            _check_runtime(config.runtime)
             return 0
         setup_logging(config.log_level, config.log_format)
         # Not needed, and not imported, for --help and --check-config.
@@ -30,6 +32,16 @@ def main(words: Sequence[str] | None = None, *, prog: str = "slicemq-node") -> i
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _check_runtime(wanted: str) -> None:
+    """Raises RuntimeUnavailableError when no TFLite runtime that the configuration allows is installed."""
+    names = ("ai_edge_litert", "tflite_runtime") if wanted == "auto" else (wanted,)
+    if not any(importlib.util.find_spec(name) for name in names):
+        raise RuntimeUnavailableError(
+            f"no TFLite runtime is installed ({' or '.join(names)}): pip install 'slicemq[litert]', or "
+            "'slicemq[tflite-runtime]' where the former has no wheel"
+        )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def _run(broker: Any, frames: int, faults: list[str], picture: Path, logs: Path 
     inputs = [faces.to_input(image) for image in turned]
     begun = time.monotonic()
     with Site(broker, folder=logs) as site:
-        _say(f"starting a {broker} broker, a coordinator and {len(NODES)} nodes with {SLICE_MB} MB each for slices")
+        _say(f"starting {broker}, a coordinator and {len(NODES)} nodes with {SLICE_MB} MB each for slices")
         site.start_coordinator()
         # What an idle worker takes depends on the runtime, so the limit is made from a measurement.
         idle = measure_speeds(read_board(threads=1), "auto", site.folder / "speeds.json").worker_memory

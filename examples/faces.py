@@ -76,7 +76,9 @@ def draw(picture: Image.Image, faces: list[Face], path: Path) -> None:
     pen = ImageDraw.Draw(marked)
     for face in faces:
         pen.rectangle((face.left, face.top, face.right, face.bottom), outline=(255, 64, 0), width=4)
-        pen.text((face.left + 6, face.top + 4), f"{face.score:.2f}", fill=(255, 64, 0))
+        label = (face.left - 2, face.top - 22, face.left + 46, face.top)
+        pen.rectangle(label, fill=(255, 64, 0))
+        pen.text((face.left + 4, face.top - 22), f"{face.score:.2f}", fill=(255, 255, 255), font_size=18)
     path.parent.mkdir(parents=True, exist_ok=True)
     marked.save(path)
 

@@ -24,7 +24,7 @@ def check_id(kind: str, text: str) -> str:
     if not is_id(text):
         raise UsageError(
             f"{kind} id {text!r}: expected 1 to 64 lower-case letters, digits and hyphens, no hyphen at "
-            f"either end, and not one of {', '.join(sorted(RESERVED_IDS))}"
+            f"either end, and not the reserved {' or '.join(map(repr, sorted(RESERVED_IDS)))}"
         )
     return text
 

@@ -16,6 +16,8 @@ from slicemq.session import Session
 
 _REPEAT_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
+# A coordinator beats four times a second; one that its broker forgot to declare lost does not.
+_SILENCE_SECONDS = 4.0
 Listener = Callable[[str, bytes], None]
 
 
@@ -29,6 +31,7 @@ class Caller:
         self._answers: dict[str, Response] = {}
         self._arrived = threading.Condition()
         self._coordinator = ""
+        self._heard = time.monotonic()
         self.session = Session(net.options, self.id, on_message=self._on_message)
 
     def on(self, topic: str, listener: Listener) -> None:
@@ -59,8 +62,10 @@ class Caller:
 
     def check_coordinator(self) -> None:
         """Raise CoordinatorError unless a coordinator says that it is there."""
-        if self._coordinator not in ("starting", "ready"):
-            word = f"it is {self._coordinator}" if self._coordinator else "none has ever been there"
+        silent = time.monotonic() - self._heard > _SILENCE_SECONDS
+        if self._coordinator not in ("starting", "ready") or silent:
+            state = "silent" if silent and self._coordinator in ("starting", "ready") else self._coordinator
+            word = f"it is {state}" if state else "none has ever been there"
             raise CoordinatorError(
                 f"no coordinator in cluster {self.net.cluster} at {self.net.options.describe()} ({word}); "
                 "start one with 'slicemq coordinator run'"
@@ -71,10 +76,15 @@ class Caller:
         topics = self.net.topics
         self.session.subscribe(topics.response(self.id))
         self.on(topics.coordinator, self._on_coordinator)
+        self.on(topics.coordinator_marker, self._on_beat)
         self.session.start()
         self.session.wait_up(_CONNECT_SECONDS)
         for topic, payload in self.session.snapshot(topics.coordinator).items():
             self._on_coordinator(topic, payload)
+        self._heard = time.monotonic()
+
+    def _on_beat(self, topic: str, payload: bytes) -> None:
+        self._heard = time.monotonic()
 
     def _on_coordinator(self, topic: str, payload: bytes) -> None:
         if payload:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import typer
 
-from slicemq.errors import SliceMQError, UsageError
+from slicemq.errors import SliceMQError, StoreError, UsageError
 from slicemq.log import LEVELS, setup_logging
 from slicemq.topics import Topics, check_id
 
@@ -57,9 +59,18 @@ class Output:
     def result(self, body: Any, text: str | Callable[[], str]) -> None:
         """Print `body` as JSON, or `text` (or what it returns)."""
         if self.json:
-            sys.stdout.write(json.dumps(body, indent=2, allow_nan=False) + "\n")
+            shown = json.dumps(body, indent=2, allow_nan=False)
         else:
-            sys.stdout.write((text if isinstance(text, str) else text()).rstrip("\n") + "\n")
+            shown = (text if isinstance(text, str) else text()).rstrip("\n")
+        try:
+            sys.stdout.write(shown + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What Python still holds back cannot be written at its end either.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            raise StoreError(f"standard output: {error.strerror}") from error
 
     def table(self, columns: list[str], rows: list[list[str]]) -> str:
         """A plain table: columns as wide as their widest cell, numbers to the right."""
@@ -188,6 +199,9 @@ def verb(function: Callable[..., None], *, log_level: str = "warning") -> Callab
             _check_choice("--log-level", given["log_level"], LEVELS)
             _check_choice("--log-format", given["log_format"], ("text", "json"))
             setup_logging(given["log_level"], given["log_format"])
+            if given["log_level"] == log_level == "warning":
+                # A verb ends with what was wrong with the connection; the log would say it twice.
+                logging.getLogger("slicemq.keeper").setLevel(logging.ERROR)
             if wants_out:
                 _check_choice("--format", given["output_format"], ("text", "json"))
                 values["out"] = Output(given["output_format"])

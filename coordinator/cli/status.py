@@ -32,7 +32,7 @@ def _coordinator(view: View) -> dict[str, Any] | None:
     if state is None:
         return None
     return {
-        "state": state.state,
+        "state": view.coordinator_state,
         "term": state.stamp.term,
         "instance": state.stamp.instance,
         "since": state.since,
@@ -86,7 +86,9 @@ def _text(body: dict[str, Any], out: Output) -> str:
     if coordinator is None:
         lines.append("coordinator: none has ever been there")
     else:
-        lines.append(f"coordinator: {coordinator['state']} (term {coordinator['term']}, {coordinator['software']})")
+        # A last will was written before its coordinator knew its term.
+        term = f"term {coordinator['term']}, " if coordinator["term"] else ""
+        lines.append(f"coordinator: {coordinator['state']} ({term}{coordinator['software']})")
     lines += ["", node_table(body["nodes"], out) if body["nodes"] else "no nodes"]
     for pipeline in body["pipelines"]:
         routes = ", ".join(f"{r['revision']} {r['state']}" for r in pipeline["routes"]) or "no route"

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from coordinator.cli.common import Network
 from slicemq.errors import ProtocolError
 from slicemq.messages import (
+    Beat,
     Capacity,
     CoordinatorState,
     Heartbeat,
@@ -33,12 +34,22 @@ class View:
     """The cluster at one moment; documents that could not be read are left out, with a warning."""
 
     coordinator: CoordinatorState | None = None
+    coordinator_beats: set[str] = field(default_factory=set)
     states: dict[str, NodeState] = field(default_factory=dict)
     capacities: dict[str, Capacity] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
     beats: dict[str, Heartbeat] = field(default_factory=dict)
     pipelines: dict[str, PipelineDocument] = field(default_factory=dict)
     plans: dict[str, PlanDocument] = field(default_factory=dict)
+
+    @property
+    def coordinator_state(self) -> str | None:
+        """The coordinator's state; a live word without its beats reads `silent`; None when there never was one."""
+        if self.coordinator is None:
+            return None
+        live = self.coordinator.state in ("starting", "ready")
+        heard = self.coordinator.stamp.instance in self.coordinator_beats
+        return "silent" if live and not heard else self.coordinator.state
 
     def state_of(self, node: str) -> str:
         """The node's state; a live word without the heartbeat that belongs to it reads `silent`."""
@@ -65,9 +76,13 @@ def read_view(net: Network, listen: float = 1.2) -> View:
             with heard:
                 view.beats[beat.node] = beat
                 heard.notify_all()
+        elif topic == topics.coordinator_marker:
+            with heard:
+                view.coordinator_beats.add(decode(Beat, payload, topic).instance)
+                heard.notify_all()
 
     session = Session(net.options, f"cli-{secrets.token_hex(4)}", on_message=on_message)
-    session.subscribe(topics.node("+", "heartbeat"))
+    session.subscribe(topics.node("+", "heartbeat"), topics.coordinator_marker)
     try:
         session.start()
         session.wait_up(_CONNECT_SECONDS)
@@ -77,7 +92,7 @@ def read_view(net: Network, listen: float = 1.2) -> View:
             _take(view, topics.parts(topic), topic, payload)
         live = {node for node, state in view.states.items() if state.state in ("init", "ready", "draining")}
         with heard:
-            heard.wait_for(lambda: live <= view.beats.keys(), listen)
+            heard.wait_for(lambda: live <= view.beats.keys() and view.coordinator_state != "silent", listen)
     finally:
         session.stop()
     return view

@@ -108,7 +108,8 @@ def build_costs(
     pinned = set(slice_pins.values()) | {node for _, node in range_pins}
     for node in sorted(pinned - {spec.id for spec in nodes}):
         known = {spec.id for spec in fleet.nodes}
-        raise PlanError(f"pin to node {node}: it is {'excluded' if node in known else 'not in the fleet'}")
+        there = f"no node has this id; there are: {', '.join(sorted(known)) or 'none'}"
+        raise PlanError(f"pin to node {node}: {'it is excluded' if node in known else there}")
 
     groups: dict[tuple[object, ...], list[NodeSpec]] = {}
     for spec in nodes:

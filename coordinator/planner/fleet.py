@@ -31,7 +31,9 @@ def fleet_from_file(path: str | Path) -> Fleet:
     """Read a fleet file. Raises ConfigError that names the file and the field."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     return fleet_from_text(text, str(path))
 

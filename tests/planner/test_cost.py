@@ -162,7 +162,7 @@ def test_any_of() -> None:
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({"pins": {"s0": "zz"}}, "pin to node zz: it is not in the fleet"),
+        ({"pins": {"s0": "zz"}}, "pin to node zz: no node has this id"),
         ({"pins": {"s0": "a"}, "exclude": frozenset({"a"})}, "pin to node a: it is excluded"),
         ({"exclude": frozenset({"zz"})}, "exclude zz: the fleet has no such node"),
         ({"pins": {"first": "a"}}, "pin first=a: expected a slice such as s0, or a range"),

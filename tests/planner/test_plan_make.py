@@ -117,7 +117,7 @@ def test_json_with_a_measured_profile(model: Path, fleet: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "code", "names"),
     [
-        (["--pin", "s0=pi-9"], 20, "pin to node pi-9: it is not in the fleet"),
+        (["--pin", "s0=pi-9"], 20, "pin to node pi-9: no node has this id"),
         (["--pin", "s0"], 2, "--pin s0: expected SLICE=NODE"),
         (["--pin", "s0=pi-1", "--pin", "s0=pi-2"], 2, "s0 is pinned to pi-1 already"),
         (["--exclude", "pi-9"], 20, "exclude pi-9: the fleet has no such node"),
