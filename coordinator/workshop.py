@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import multiprocessing
@@ -72,6 +73,10 @@ class Workshop:
             children = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
             for child in children:
+                # Its group too: what it started to measure this machine would go on for seconds.
+                if child.pid is not None:
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        os.killpg(child.pid, signal.SIGKILL)
                 child.kill()
 
     def _warm_up(self) -> None:
@@ -119,6 +124,8 @@ class Workshop:
         return made
 
     def _check_size(self, made: Blueprint) -> None:
+        if not made.plan["bundles"]:
+            return
         largest = max((bundle for bundle in made.plan["bundles"]), key=lambda bundle: int(bundle["bytes"]))
         nbytes = int(largest["bytes"])
         if nbytes <= self._carried:
@@ -135,15 +142,22 @@ class Workshop:
             if self._stopped:
                 raise CoordinatorError("the coordinator stops")
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(
-                    1, multiprocessing.get_context("spawn"), _obey_parent, (os.getpid(),)
-                )
-            return self._pool.submit(function, *arguments)
+                self._pool = self._new_pool()
+            try:
+                return self._pool.submit(function, *arguments)
+            except BrokenProcessPool:
+                # The child died while it was idle or measured this machine: no fault of this job.
+                self._pool = self._new_pool()
+                return self._pool.submit(function, *arguments)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _obey_parent, (os.getpid(),))
 
 
 def _obey_parent(parent: int) -> None:
-    """Leave Ctrl-C to the coordinator, and do not outlive it."""
+    """Leave Ctrl-C to the coordinator, do not outlive it, and lead the group of all that is started from here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):

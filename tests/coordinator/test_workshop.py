@@ -1,0 +1,137 @@
+"""Planning in a child process: when it dies, one job fails and the next one works; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from coordinator.actions import MakePlan
+from coordinator.artifacts import ArtifactStore
+from coordinator.downloads import Exchange
+from coordinator.intents import Blueprint, Intent
+from coordinator.planning import Tools
+from coordinator.workshop import Workshop
+from slicemq.errors import ModelError, SliceMQError
+from slicemq.topics import Topics
+from tests.coordinator.site import capacity
+from tests.waiting import eventually
+
+Outcome = tuple[int, Blueprint | SliceMQError]
+HERE = "tests.coordinator.test_workshop"
+
+
+def speeds(folder: Path) -> dict[str, float]:
+    """A calibration that needs no time."""
+    return {"conv": 1.0}
+
+
+def die(*_: Any) -> Any:
+    """A runtime that crashes on the model."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(folder: Path) -> dict[str, float]:
+    """A calibration that starts a process and waits for it."""
+    import subprocess
+    import sys
+
+    subprocess.run([sys.executable, "-c", "import signal; signal.pause()"], check=False)
+    return {}
+
+
+def name() -> str:
+    return "none"
+
+
+class Bench:
+    """A workshop with an empty store around it; `outcomes` are what it tells."""
+
+    def __init__(self, folder: Path, *, calibrate: str = "speeds") -> None:
+        self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        self.store = ArtifactStore(folder / "artifacts")
+        self.exchange = Exchange(self.store, Topics("lab"), "coordinator-1", lambda topic, payload: True)
+        self.workshop = Workshop(
+            folder,
+            Tools(f"{HERE}:die", f"{HERE}:{calibrate}", f"{HERE}:name"),
+            self.exchange,
+            lambda nbytes: True,
+            lambda job, made: self.outcomes.put((job, made)),
+            lambda job, error: self.outcomes.put((job, error)),
+        )
+
+    def make(self, job: int, model: bytes, *nodes: str) -> Blueprint | SliceMQError:
+        wanted = Intent("faces", self.store.put(model))
+        capacities = tuple(capacity(node, "e") for node in nodes)
+        self.workshop.make(MakePlan(job, wanted, capacities, frozenset(), None))
+        number, outcome = self.outcomes.get(timeout=30.0)
+        assert number == job
+        return outcome
+
+    def child(self) -> int | None:
+        pool = self.workshop._pool
+        return next(iter(pool._processes), None) if pool is not None and pool._processes else None
+
+    def stop(self) -> None:
+        self.workshop.stop()
+        self.exchange.stop()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_a_child_that_died_while_idle_is_no_fault_of_the_next_job(bench: Bench) -> None:
+    assert isinstance(bench.make(1, b"no model"), ModelError)
+    child = bench.child()
+    assert child is not None
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: bench.workshop._pool is not None and bench.workshop._pool._broken)
+    outcome = bench.make(2, b"no model either")
+    assert isinstance(outcome, ModelError)
+    assert "died" not in str(outcome)
+
+
+def test_a_job_whose_child_dies_fails_with_advice_and_the_next_one_works(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.planning.run", die)
+        outcome = bench.make(1, b"a poisoned model")
+    assert isinstance(outcome, ModelError)
+    assert "died" in str(outcome)
+    assert "--profile estimate" in str(outcome)
+    outcome = bench.make(2, b"no model")
+    assert isinstance(outcome, ModelError)
+    assert "died" not in str(outcome)
+
+
+def test_stop_leaves_no_process_behind_not_even_what_the_child_started(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, calibrate="hang")
+    try:
+        bench.workshop.warm_up()
+        child = eventually(bench.child)
+        assert child is not None
+        (grandchild,) = eventually(lambda: psutil.Process(child).children(), timeout=30.0)
+    finally:
+        bench.stop()
+    for pid in (child, grandchild.pid):
+        eventually(partial(gone, pid), timeout=2.0)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process runs no more (its parent may not have asked for its exit code yet)."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
