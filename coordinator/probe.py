@@ -12,7 +12,7 @@ import numpy as np
 
 from coordinator.actions import Probe
 from slicemq.datalink import DataLink
-from slicemq.errors import FrameError, SliceMQError
+from slicemq.errors import FrameError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
 from slicemq.messages import TensorSpec
 from slicemq.topics import Topics
@@ -69,8 +69,10 @@ class Prober:
         for running in due:
             try:
                 self._send(running)
-            except SliceMQError as error:
-                logger.warning("probe of %s %s: %s", running.probe.pipeline, running.probe.revision, error)
+            except Exception as error:  # noqa: BLE001 - a revision that cannot be probed must not end the coordinator
+                logger.warning(
+                    "probe of %s %s cannot be sent: %s", running.probe.pipeline, running.probe.revision, error
+                )
 
     def on_frame(self, topic: str, payload: bytes) -> None:
         """A frame on this prober's results topic."""

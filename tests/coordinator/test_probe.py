@@ -1,0 +1,141 @@
+"""Probe frames: a revision has passed when all parts of one frame's result came (rule 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coordinator.actions import Probe
+from coordinator.probe import Prober
+from slicemq.frames import FrameHeader, decode_frame, encode_frame
+from slicemq.messages import Bundle, Route, TensorSpec
+from tests.coordinator.site import SPEC_IN, SPEC_OUT, TOPICS
+
+REVISION = "1-0123abcd"
+RESULTS = TOPICS.results("faces", "coordinator-1")
+
+
+class Link:
+    """A data link in memory that keeps what is sent."""
+
+    up = True
+
+    def __init__(self) -> None:
+        self.topics: set[str] = set()
+        self.sent: list[tuple[str, bytes]] = []
+
+    def start(self) -> None: ...
+
+    def wait_up(self, timeout: float) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def subscribe(self, topics: Sequence[str]) -> None:
+        self.topics |= set(topics)
+
+    def unsubscribe(self, topics: Sequence[str]) -> None:
+        self.topics -= set(topics)
+
+    def send(self, topic: str, parts: Sequence[bytes | memoryview], *, timeout: float = 10.0) -> bool:
+        self.sent.append((topic, b"".join(bytes(part) for part in parts)))
+        return True
+
+
+class Bench:
+    """A prober over a link in memory; `passed` is what it told."""
+
+    def __init__(self) -> None:
+        self.link, self.passed = Link(), list[tuple[str, str]]()
+        self.prober = Prober(self.link, TOPICS, "coordinator-1", lambda *what: self.passed.append(what))
+
+    def sent(self) -> FrameHeader:
+        return decode_frame(self.link.sent[-1][1]).header
+
+    def answer(self, header: FrameHeader, part: int = 0, parts: int = 2) -> None:
+        data = [(SPEC_OUT, np.zeros((1, 2), np.float32))] if not header.error else []
+        payload = b"".join(bytes(p) for p in encode_frame(replace(header, part=part, parts=parts), data))
+        self.prober.on_frame(RESULTS, payload)
+
+
+def probe(*specs: TensorSpec, revision: str = REVISION) -> Probe:
+    entry = tuple(Bundle(f"b{number}", (spec,)) for number, spec in enumerate(specs))
+    return Probe("faces", revision, Route(revision, "active", 1.0, entry, 2), specs)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench()
+    made.prober.start(probe(SPEC_IN, replace(SPEC_IN, index=1, shape=(-1, 4))))
+    made.prober.tick(0.0)
+    return made
+
+
+def test_zeros_go_to_every_entry_under_one_number(bench: Bench) -> None:
+    assert bench.link.topics == {RESULTS}
+    assert [topic for topic, _ in bench.link.sent] == [TOPICS.data("faces", REVISION, b) for b in ("b0", "b1")]
+    frames = [decode_frame(payload) for _, payload in bench.link.sent]
+    assert len({(f.header.stream, f.header.sequence) for f in frames}) == 1
+    assert frames[1].arrays()[1].shape == (1, 4)
+    assert not frames[0].arrays()[0].any()
+
+
+def test_it_passes_with_all_parts_of_one_frame_only(bench: Bench) -> None:
+    first = bench.sent()
+    bench.answer(first, 0)
+    bench.answer(first, 0)
+    bench.prober.tick(1.0)
+    second = bench.sent()
+    assert second.sequence != first.sequence
+    bench.answer(second, 1)
+    assert bench.passed == []
+    bench.answer(first, 1)
+    assert bench.passed == [("faces", REVISION)]
+
+
+def test_what_is_not_an_answer_to_it_is_left_out(bench: Bench) -> None:
+    good = bench.sent()
+    for strange in (
+        replace(good, stream=good.stream ^ 1),
+        replace(good, client="cli-1"),
+        replace(good, revision="2-0123abcd"),
+        replace(good, error="model", message="it failed"),
+    ):
+        for part in (0, 1):
+            bench.answer(strange, part)
+    bench.answer(good, 0, parts=1)
+    bench.prober.on_frame(RESULTS, b"noise")
+    assert bench.passed == []
+
+
+def test_it_is_sent_again_more_and_more_seldom(bench: Bench) -> None:
+    times = []
+    for now in range(1, 60):
+        before = len(bench.link.sent)
+        bench.prober.tick(float(now))
+        if len(bench.link.sent) > before:
+            times.append(now)
+    assert times == [1, 3, 7, 15, 30, 45]
+
+
+def test_stop_forgets_and_unsubscribes_with_the_last_one(bench: Bench) -> None:
+    other = "2-0123abcd"
+    bench.prober.start(probe(SPEC_IN, revision=other))
+    header = bench.sent()
+    bench.prober.stop("faces", REVISION)
+    assert bench.link.topics == {RESULTS}
+    for part in (0, 1):
+        bench.answer(header, part)
+    assert bench.passed == []
+    bench.prober.stop("faces", other)
+    bench.prober.stop("faces", other)
+    assert bench.link.topics == set()
+
+
+def test_a_revision_that_cannot_be_probed_does_not_stop_the_others(bench: Bench) -> None:
+    bench.prober.start(probe(replace(SPEC_IN, dtype="no such type"), revision="2-0123abcd"))
+    bench.prober.start(probe(SPEC_IN, revision="3-0123abcd"))
+    bench.prober.tick(0.5)
+    assert bench.sent().revision == "3-0123abcd"
