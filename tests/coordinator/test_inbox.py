@@ -1,0 +1,168 @@
+"""What the coordinator hears: anything on any topic gives actions or a ProtocolError, nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.actions import Respond
+from coordinator.inbox import Inbox
+from slicemq.errors import CoordinatorError, ProtocolError
+from slicemq.messages import Beat, CoordinatorState, Request, Stamp, encode
+from tests.coordinator.site import TOPICS, Board, Site, capacity, intent
+from tests.coordinator.test_store import JSON, places
+
+OWN = "a" * 16
+MODEL = {"sha256": intent().model.sha256, "size": 1000}
+
+
+def scene(*, start: bool = True) -> tuple[Site, Inbox]:
+    site = Site(Board("pi-1"))
+    if start:
+        site.start()
+    return site, Inbox(TOPICS, site.cluster, OWN)
+
+
+def hear(inbox: Inbox, topic: str, payload: bytes, *, retained: bool = False) -> list[Any]:
+    return list(inbox.read(1001.0, topic, payload, retained))
+
+
+def asked(inbox: Inbox, verb: str, body: dict[str, Any], transaction: str = "t1") -> list[Any]:
+    return hear(inbox, TOPICS.request("cli-1", verb), encode(Request(transaction, body)))
+
+
+def documents() -> dict[str, bytes]:
+    """One good document for each topic that is listened to."""
+    board = Board("pi-1")
+    board.life, board.states = 1, {("faces", "1-00000000", "s0"): "ready"}
+    deploy = {"name": "faces", "model": MODEL, "options": {"pins": {"s0": "pi-1"}}}
+    return {
+        TOPICS.node("pi-1", "state"): encode(board.state()),
+        TOPICS.node("pi-1", "capacity"): encode(capacity("pi-1", board.epoch)),
+        TOPICS.node("pi-1", "heartbeat"): encode(board.beat()),
+        TOPICS.node("pi-1", "report"): encode(board.report()),
+        TOPICS.request("cli-1", "deploy"): encode(Request("t1", deploy)),
+        TOPICS.request("cli-1", "undeploy"): encode(Request("t2", {"name": "faces"})),
+        TOPICS.request("cli-1", "attach"): encode(Request("t3", {"pipeline": "faces"})),
+        TOPICS.request("cli-1", "detach"): encode(Request("t4", {"pipeline": "faces"})),
+        TOPICS.coordinator: encode(CoordinatorState("ready", Stamp(1, "0" * 16, 1), 0.0, "0")),
+        TOPICS.coordinator_marker: encode(Beat("b" * 16, 1)),
+    }
+
+
+TOPIC_NAMES = sorted(documents())
+
+
+@pytest.mark.parametrize("topic", TOPIC_NAMES)
+def test_good_documents_are_taken(topic: str) -> None:
+    _, inbox = scene()
+    hear(inbox, topic, documents()[topic])
+
+
+@pytest.mark.parametrize("topic", TOPIC_NAMES)
+@pytest.mark.parametrize("payload", [b"x", b"[]", b"{}", b"\xff", b'{"protocol": "9.0"}', b"[" * 100_000])
+def test_malformed_and_foreign_documents_are_named_by_topic(topic: str, payload: bytes) -> None:
+    _, inbox = scene()
+    with pytest.raises(ProtocolError) as caught:
+        hear(inbox, topic, payload)
+    assert topic in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_payload_raises_anything_else(data: st.DataObject) -> None:
+    _, inbox = scene(start=data.draw(st.booleans()))
+    for _ in range(3):
+        topic = data.draw(st.sampled_from(TOPIC_NAMES))
+        body = json.loads(documents()[topic])
+        container, key = data.draw(st.sampled_from(places(body)))
+        container[key] = data.draw(JSON)
+        try:
+            hear(inbox, topic, json.dumps(body).encode(), retained=data.draw(st.booleans()))
+        except (ProtocolError, CoordinatorError):
+            continue
+    inbox._cluster.tick(1002.0)
+
+
+LEVEL = st.sampled_from(
+    ["nodes", "pipelines", "requests", "coordinator", "plan", "assignment", "pi-1", "", "X", "+"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(levels=st.lists(LEVEL, max_size=5), payload=st.sampled_from([b"", b"x", b"{}"]), retained=st.booleans())
+def test_no_topic_raises_anything_else(levels: list[str], payload: bytes, retained: bool) -> None:
+    for start in (False, True):
+        _, inbox = scene(start=start)
+        try:
+            hear(inbox, "/".join([TOPICS.prefix, *levels]), payload, retained=retained)
+        except ProtocolError:
+            continue
+
+
+def test_a_topic_of_another_cluster_and_another_nodes_document_are_refused() -> None:
+    _, inbox = scene()
+    with pytest.raises(ProtocolError, match="slicemq/v1/lab/"):
+        hear(inbox, "slicemq/v1/other/coordinator", b"x")
+    with pytest.raises(ProtocolError, match="field node: expected 'pi-2', got 'pi-1'"):
+        hear(inbox, TOPICS.node("pi-2", "state"), documents()[TOPICS.node("pi-1", "state")])
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "text"),
+    [
+        ("deploy", {}, "field name"),
+        ("deploy", {"name": "No"}, "field name"),
+        ("deploy", {"name": "faces"}, "field model"),
+        ("deploy", {"name": "faces", "model": {"sha256": "x", "size": 1}}, "field model"),
+        ("deploy", {"name": "faces", "model": MODEL, "plan": []}, "field plan"),
+        ("deploy", {"name": "faces", "model": MODEL, "options": None}, "field options"),
+        ("undeploy", {"name": 7}, "field name"),
+        ("reboot", {}, "expected deploy, undeploy, attach or detach"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_what_was_expected(verb: str, body: dict[str, Any], text: str) -> None:
+    _, inbox = scene()
+    answers = [action.response for action in asked(inbox, verb, body) if isinstance(action, Respond)]
+    assert [answer.transaction for answer in answers] == ["t1"]
+    assert text in answers[0].error
+    assert answers[0].exit_code != 0
+
+
+def test_requests_wait_for_the_start_and_documents_are_kept_until_then() -> None:
+    """Rule 23."""
+    _, inbox = scene(start=False)
+    assert asked(inbox, "undeploy", {"name": "faces"}) == []
+    hear(inbox, TOPICS.pipeline("faces"), b"kept as it is", retained=True)
+    hear(inbox, TOPICS.pipeline("birds"), b"not retained")
+    hear(inbox, TOPICS.pipeline("gone"), b"", retained=True)
+    assert inbox.retained == {TOPICS.pipeline("faces"): b"kept as it is"}
+    inbox.forget_retained()
+    assert inbox.retained == {}
+
+
+def test_another_coordinator_shows_itself() -> None:
+    """Rules 21 and 22."""
+    beat = encode(Beat("b" * 16, 1))
+    _, inbox = scene(start=False)
+    with pytest.raises(CoordinatorError, match="is active in cluster lab"):
+        hear(inbox, TOPICS.coordinator_marker, beat)
+    site, inbox = scene()
+    assert hear(inbox, TOPICS.coordinator_marker, beat) == []
+    term = site.cluster.term
+    lower = encode(CoordinatorState("ready", Stamp(term - 1, "b" * 16, 1), 0.0, "0"))
+    higher = encode(CoordinatorState("ready", Stamp(term + 1, "b" * 16, 1), 0.0, "0"))
+    assert hear(inbox, TOPICS.coordinator, lower) == []
+    with pytest.raises(CoordinatorError, match="taken over"):
+        hear(inbox, TOPICS.coordinator, higher)
+
+
+def test_own_beats_are_known() -> None:
+    _, inbox = scene()
+    assert inbox.is_own_beat(TOPICS.coordinator_marker, encode(Beat(OWN, 1)))
+    assert not inbox.is_own_beat(TOPICS.coordinator_marker, encode(Beat("b" * 16, 1)))
+    assert not inbox.is_own_beat(TOPICS.coordinator, b"x")
