@@ -25,6 +25,7 @@ from slicemq.messages import (
 from slicemq.session import Session
 from slicemq.specs import spec_digest
 from slicemq.topics import Topics
+from tests.waiting import eventually
 
 NAME = "double"
 IMAGE = TensorSpec(0, "image", "float32", (1, -1))
@@ -133,7 +134,9 @@ class Master:
         self.raw(encode(document))
 
     def raw(self, payload: bytes) -> None:
-        self.session.own(self.topics.pipeline(NAME), payload)
+        topic = self.topics.pipeline(NAME)
+        self.session.own(topic, payload)
+        eventually(lambda: self.session.snapshot(topic).get(topic) == payload)
 
     def verbs(self, client: str) -> list[str]:
         return [topic.split("/")[-1] for topic, _ in self.asked if f"/{client}/" in topic]
