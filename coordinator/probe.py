@@ -22,6 +22,7 @@ logger = logging.getLogger("slicemq.coordinator.probe")
 # would otherwise be filled with probes.
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 15.0
+_SEND_SECONDS = 0.5
 
 
 @dataclass
@@ -44,10 +45,11 @@ class Prober:
         self._lock = threading.Lock()
         self._stream = int.from_bytes(np.random.default_rng().bytes(8), "big")
         self._sequence = 0
+        # Once, for all pipelines: to subscribe later would make the coordinator wait for the broker.
+        link.subscribe([topics.results("+", client)])
 
     def start(self, probe: Probe) -> None:
         """Begin to probe a revision; `tick` sends."""
-        self._link.subscribe([self._topics.results(probe.pipeline, self._client)])
         with self._lock:
             self._running[probe.pipeline, probe.revision] = _Running(probe)
 
@@ -55,9 +57,6 @@ class Prober:
         """Forget a revision."""
         with self._lock:
             self._running.pop((pipeline, revision), None)
-            others = any(name == pipeline for name, _ in self._running)
-        if not others:
-            self._link.unsubscribe([self._topics.results(pipeline, self._client)])
 
     def tick(self, now: float) -> None:
         """Send what is due."""
@@ -105,7 +104,7 @@ class Prober:
         for bundle in probe.route.entry:
             tensors = [(spec, _zeros(spec)) for spec in bundle.tensors]
             topic = self._topics.data(probe.pipeline, probe.revision, bundle.id)
-            self._link.send(topic, encode_frame(header, tensors, bundle.codec))
+            self._link.send(topic, encode_frame(header, tensors, bundle.codec), timeout=_SEND_SECONDS)
 
 
 def _zeros(spec: TensorSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

@@ -68,6 +68,11 @@ class Store:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             # On a full disk even the half of a new file is space that others need.
             with contextlib.suppress(OSError):

@@ -192,6 +192,7 @@ class _Watch:
         deadline = time.monotonic() + timeout
         number = int(revision.partition("-")[0])
         shown = ""
+        began = False
         trouble = ""
         abandoned: set[str] = set()
         while True:
@@ -204,6 +205,10 @@ class _Watch:
                     if route.state == "active" and int(route.revision.partition("-")[0]) >= number:
                         self.running = route.revision
                         return
+                # At first the document may be that of an earlier pipeline of this name.
+                began = began or document.state != "removed"
+                if began and document.state == "removed":
+                    raise CoordinatorError(f"pipeline {self._name} was undeployed meanwhile")
                 if document.reason != shown:
                     shown = document.reason
                     progress.update(task, note=shown)
