@@ -28,7 +28,10 @@ def command(
     profile: str = typer.Option("measure", "--profile", help="Costs for --stages: measure, or estimate."),
     runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
 ) -> None:
-    """Cut a model into slices: slice-00.tflite, slice-01.tflite ... and slices.json."""
+    """Cut a model into slices: slice-00.tflite, slice-01.tflite ... and slices.json.
+
+    An earlier folder of slices in that place is replaced without asking; one with anything else in it is refused.
+    """
     if (stages is None) == (not cut):
         raise UsageError("give either --stages N or --cut TENSOR (repeatable)")
     if profile not in ("measure", "estimate"):
