@@ -120,6 +120,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"slicemq-node {__version__}")
     made.add_argument("--config", metavar="FILE", help=f"TOML file (default: {DEFAULT_FILE}, if it exists)")
+    made.add_argument(
+        "--format", choices=("text", "json"), default="text", help="of the line that says it has joined"
+    )
     made.add_argument("--check-config", action="store_true", help="check, print the effective configuration, end")
     for name, option in _OPTIONS.items():
         flag = "--label" if name == "labels" else "--" + name.replace("_", "-")

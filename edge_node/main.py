@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 
-from edge_node.config import load_config, parse_arguments
+from edge_node.config import NodeConfig, load_config, parse_arguments
 from slicemq.errors import RuntimeUnavailableError, SliceMQError
 from slicemq.log import setup_logging
 
@@ -25,13 +27,22 @@ def main(words: Sequence[str] | None = None, *, prog: str = "slicemq-node") -> i
         # Not needed, and not imported, for --help and --check-config.
         from edge_node.service import NodeService
 
-        NodeService(config).run()
+        NodeService(config, on_ready=lambda: _say_ready(config, arguments.format)).run()
     except SliceMQError as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _say_ready(config: NodeConfig, form: str) -> None:
+    """One line on standard output; nobody has to read it."""
+    where = config.broker_options().describe()
+    body = {"state": "ready", "node": config.id, "cluster": config.cluster, "broker": where}
+    text = f"ready: node {config.id} in cluster {config.cluster} at {where}"
+    with contextlib.suppress(OSError):
+        print(json.dumps(body) if form == "json" else text, flush=True)  # noqa: T201
 
 
 def _check_runtime(wanted: str) -> None:

@@ -79,9 +79,13 @@ class _StopError(Exception):
 class NodeService:
     """One edge node. `run` returns after `stop` (or a signal), or raises the SliceMQError that ended it."""
 
-    def __init__(self, config: NodeConfig) -> None:
-        """Raises ConfigError and StoreError for what can be checked without a broker."""
+    def __init__(self, config: NodeConfig, *, on_ready: Callable[[], object] = lambda: None) -> None:
+        """`on_ready` is called once, when the node has joined.
+
+        Raises ConfigError and StoreError for what can be checked without a broker.
+        """
         self._config = config
+        self._on_ready = on_ready
         self._broker = config.broker_options()
         self._topics = Topics(config.cluster)
         self._epoch = new_epoch()
@@ -239,6 +243,7 @@ class NodeService:
             link.rtt * 1e3,
         )
         systemd.notify("READY=1", f"STATUS=ready in cluster {config.cluster}")
+        self._on_ready()
 
     def _obey(self) -> None:
         told = time.monotonic()

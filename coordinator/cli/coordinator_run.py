@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from coordinator.cli.common import Network, daemon
+from coordinator.cli.common import Network, Output, daemon
 from slicemq.errors import ConfigError
 from slicemq.version import __version__
 
@@ -26,6 +26,7 @@ RUNTIME = "coordinator.cli.tools:runtime_name"
 @daemon
 def command(
     net: Network,
+    out: Output,
     state_dir: Path | None = typer.Option(
         None,
         "--state-dir",
@@ -56,7 +57,14 @@ def command(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--state-dir {folder}: {error.strerror}") from error
-    service = CoordinatorService(options, on_ready=lambda: notify("READY=1\nSTATUS=coordinating"))
+
+    def ready() -> None:
+        notify("READY=1\nSTATUS=coordinating")
+        where = net.options.describe()
+        body = {"state": "ready", "cluster": net.cluster, "broker": where, "instance": service.instance}
+        out.result(body, f"ready: coordinating cluster {net.cluster} at {where}")
+
+    service = CoordinatorService(options, on_ready=ready)
     service.run(stop)
     notify("STOPPING=1")
 
