@@ -32,7 +32,7 @@ class Caller:
         self._arrived = threading.Condition()
         self._coordinator = ""
         self._heard = time.monotonic()
-        self.session = Session(net.options, self.id, on_message=self._on_message)
+        self.session = Session(net.options, self.id, on_message=self._on_message, on_up=self._on_up)
 
     def on(self, topic: str, listener: Listener) -> None:
         """Subscribe; the listener runs on the network's thread."""
@@ -62,7 +62,8 @@ class Caller:
 
     def check_coordinator(self) -> None:
         """Raise CoordinatorError unless a coordinator says that it is there."""
-        silent = time.monotonic() - self._heard > _SILENCE_SECONDS
+        # Silence says nothing while we do not hear (as in protocol rule 20).
+        silent = self.session.up and time.monotonic() - self._heard > _SILENCE_SECONDS
         if self._coordinator not in ("starting", "ready") or silent:
             state = "silent" if silent and self._coordinator in ("starting", "ready") else self._coordinator
             word = f"it is {state}" if state else "none has ever been there"
@@ -81,6 +82,8 @@ class Caller:
         self.session.wait_up(_CONNECT_SECONDS)
         for topic, payload in self.session.snapshot(topics.coordinator).items():
             self._on_coordinator(topic, payload)
+
+    def _on_up(self) -> None:
         self._heard = time.monotonic()
 
     def _on_beat(self, topic: str, payload: bytes) -> None:

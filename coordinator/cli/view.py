@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from coordinator.cli.common import Network
 from slicemq.errors import ProtocolError
@@ -25,7 +25,6 @@ from slicemq.messages import (
 from slicemq.session import Session
 
 logger = logging.getLogger("slicemq.view")
-Kind = TypeVar("Kind")
 _CONNECT_SECONDS = 5.0
 
 

@@ -8,7 +8,7 @@ takes the longest of the three, the period is the slowest stage's time and the l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,10 +83,6 @@ class Costs:
     broker_rate: float | None
     slice_pins: Mapping[int, int]
     max_slices: int
-
-    def without_broker(self) -> Costs:
-        """The same with a broker that never limits."""
-        return replace(self, broker_rate=None)
 
 
 def build_costs(
