@@ -23,15 +23,26 @@ def command(
     file: Path = typer.Argument(..., help="The model, a .tflite file."),
     runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
     cuts: int = typer.Option(_NARROWEST, "--cuts", min=0, help="How many of the narrowest cuts to list."),
+    operators: bool = typer.Option(False, "--operators", help="List every operator that can be placed."),
+    plot: Path | None = typer.Option(
+        None, "--plot", help="Draw bytes and cost along the model into this .png, .svg or .pdf file."
+    ),
 ) -> None:
     """Show a model's inputs, outputs and operators, and its narrowest cuts."""
     from coordinator.cli.model_files import read_model
+
+    if plot is not None:
+        from coordinator.cli.model_plot import check_target, draw
+
+        check_target(plot)
 
     with out.progress() as progress:
         progress.add_task("running the model for its shapes", total=None, note="")
         model = read_model(file, runtime)
     body = description(model)
-    out.result(body, lambda: _text(body, cuts, out))
+    if plot is not None:
+        draw(body, plot)
+    out.result(body, lambda: _text(body, cuts, operators, out))
 
 
 def description(model: ModelFile) -> dict[str, Any]:
@@ -95,7 +106,7 @@ def _cut(graph: Graph, position: int) -> dict[str, Any]:
     }
 
 
-def _text(body: dict[str, Any], most: int, out: Output) -> str:
+def _text(body: dict[str, Any], most: int, listed: bool, out: Output) -> str:
     from coordinator.cli.model_files import megabytes
 
     lines = [
@@ -115,6 +126,8 @@ def _text(body: dict[str, Any], most: int, out: Output) -> str:
     lines += ["", out.table(["", "index", "dtype", "shape", "name"], tensors)]
     counts = [[name, str(count)] for name, count in body["operator_counts"].items()]
     lines += ["", out.table(["operator", "count"], counts)]
+    if listed:
+        lines += ["", _operators(body, out)]
     cuts = sorted(body["cuts"], key=lambda cut: (cut["bytes"] + cut["bytes_from_client"], cut["position"]))
     lines += ["", f"{len(cuts)} places to cut" + (", the narrowest:" if cuts and most else "")]
     if cuts and most:
@@ -131,3 +144,26 @@ def _text(body: dict[str, Any], most: int, out: Output) -> str:
         ]
         lines.append(out.table(["after steps", "MB", "tensors", "MB from client", "--cut", "name"], rows))
     return "\n".join(lines)
+
+
+def _operators(body: dict[str, Any], out: Output) -> str:
+    """Every step with its share of the time and what crosses behind it, where one can cut there."""
+    from coordinator.cli.model_files import megabytes
+
+    total = sum(step["estimated_seconds"] for step in body["steps"]) or 1.0
+    crossing = {cut["position"]: cut["bytes"] for cut in body["cuts"]}
+    rows = [
+        [
+            str(position),
+            str(step["index"]),
+            step["name"],
+            str(step["version"]),
+            f"{step['macs'] / 1e6:.2f}",
+            megabytes(step["weight_bytes"]),
+            f"{100 * step['estimated_seconds'] / total:.1f}%",
+            megabytes(crossing[position]) if position in crossing else "",
+        ]
+        for position, step in enumerate(body["steps"], start=1)
+    ]
+    columns = ["step", "index", "operator", "version", "million MACs", "weights MB", "cost", "MB if cut after it"]
+    return out.table(columns, rows)

@@ -1,4 +1,4 @@
-"""`slicemq model slice FILE (--stages N | --cut TENSOR ...) -o DIR`: cut a model into a folder of slices."""
+"""`slicemq model slice FILE -o DIR`: cut a model into a folder of slices, by stages, tensors, places or a plan."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordinator.cli.common import Output, verb
-from slicemq.errors import UsageError
+from slicemq.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
+    from converters.graph import Graph
     from converters.manifest import Manifest
     from converters.profile import Profile
     from coordinator.cli.model_files import ModelFile
@@ -25,6 +26,10 @@ def command(
     cut: list[str] = typer.Option(
         [], "--cut", help="Cut after the operator that makes this tensor (name or index); repeatable."
     ),
+    at: list[int] = typer.Option(
+        [], "--at", min=1, help="Cut after so many steps (see `model inspect`); repeatable, and beside --cut."
+    ),
+    plan: Path | None = typer.Option(None, "--plan", help="Cut as this plan file does (slicemq plan make)."),
     profile: str = typer.Option("measure", "--profile", help="Costs for --stages: measure, or estimate."),
     runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
 ) -> None:
@@ -32,8 +37,8 @@ def command(
 
     An earlier folder of slices in that place is replaced without asking; one with anything else in it is refused.
     """
-    if (stages is None) == (not cut):
-        raise UsageError("give either --stages N or --cut TENSOR (repeatable)")
+    if (stages is not None) + bool(cut or at) + (plan is not None) != 1:
+        raise UsageError("give --stages N, or --cut TENSOR and --at N (repeatable), or --plan FILE")
     if profile not in ("measure", "estimate"):
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
     from converters.folder import write_folder
@@ -45,19 +50,34 @@ def command(
         task = progress.add_task("reading", total=None, note="")
         model = read_model(file, runtime)
         graph = model.graph
-        if stages is None:
-            costs, positions = estimate(graph), cut_positions(graph, cut)
+        costs = estimate(graph)
+        if plan is not None:
+            groups = _planned(graph, plan)
+        elif stages is None:
+            groups = groups_at(graph, sorted({*cut_positions(graph, cut), *at}))
         else:
             from converters.balance import balanced_positions
 
             progress.update(task, description="measuring" if profile == "measure" else "estimating")
             costs = _costs(model, profile, runtime)
-            positions = balanced_positions(graph, costs, stages)
-        groups = groups_at(graph, positions)
+            groups = groups_at(graph, balanced_positions(graph, costs, stages))
         progress.update(task, description="cutting")
         manifest = write_folder(folder, graph, iter_slices(model.data, graph, groups), edges(graph, groups))
     body = _body(model, folder, manifest, costs)
     out.result(body, lambda: _text(body, out))
+
+
+def _planned(graph: Graph, file: Path) -> list[list[int]]:
+    """The groups of a plan file. Raises PlanError that names the file and the field."""
+    from coordinator.planner.plan import Plan
+
+    try:
+        plan = Plan.from_json(file.read_bytes(), graph=graph)
+    except OSError as error:
+        raise PlanError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except PlanError as error:
+        raise type(error)(f"{file}: {error}") from error
+    return [list(item.operators) for item in plan.slices]
 
 
 def _costs(model: ModelFile, profile: str, runtime: str) -> Profile:

@@ -108,7 +108,7 @@ def test_bad_input_has_its_own_exit_code(model: Path, tmp_path: Path) -> None:
         (11, "NobodysOperator", ["model", "verify", custom, tmp_path / "c"]),
         (12, "no tensor has this name", ["model", "slice", model, "--cut", "nowhere", "-o", out]),
         (12, "expected 1 to 5", ["model", "slice", model, "--stages", 6, "-o", out]),
-        (2, "--stages N or --cut TENSOR", ["model", "slice", model, "-o", out]),
+        (2, "--stages N, or --cut TENSOR and --at N", ["model", "slice", model, "-o", out]),
         (2, "--runtime: expected auto", ["model", "inspect", model, "--runtime", "torch"]),
         (60, "expected float32 [1, 4], got float32 [1, 5]", wrong),
         (60, "cannot be read as .npy", ["model", "verify", model, out, "--input", junk]),
@@ -127,3 +127,56 @@ def test_inspect_of_a_model_that_the_runtime_cannot_run(tmp_path: Path) -> None:
     body = json.loads(_ok("model", "inspect", path, "--format", "json"))
     assert "NobodysOperator" in body["note"]
     assert body["operator_counts"] == {"NobodysOperator": 1}
+
+
+def test_inspect_lists_operators_and_draws_them(model: Path, tmp_path: Path) -> None:
+    text = _ok("model", "inspect", model, "--operators", "--cuts", 0)
+    rows = [line.split() for line in text.splitlines()]
+    listed = [row[2] for row in rows if row and row[0].isdigit() and len(row) > 5]
+    assert listed == ["TANH", "RELU", "LOGISTIC", "ADD", "ADD"]
+    for suffix, magic in ((".png", b"\x89PNG"), (".svg", b"<?xml")):
+        picture = tmp_path / f"model{suffix}"
+        _ok("model", "inspect", model, "--plot", picture)
+        assert picture.read_bytes().startswith(magic)
+    for code, words, target in (
+        (2, "expected a file that ends in .png", tmp_path / "model.tflite"),
+        (72, "cannot be written", tmp_path / "nowhere" / "model.png"),
+    ):
+        done = _run("model", "inspect", model, "--plot", target)
+        assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
+def test_slice_by_places_and_by_a_plan(tmp_path: Path) -> None:
+    path = tmp_path / "chain.tflite"
+    path.write_bytes(chain(4))
+    out = ["--format", "json"]
+    body = json.loads(_ok("model", "slice", path, "--at", 1, "--cut", "t3", "--at", 3, "-o", tmp_path / "s", *out))
+    assert [row["operators"] for row in body["slices"]] == [1, 1, 1, 1]
+    (tmp_path / "fleet.toml").write_text(
+        '[[node]]\nid = "a"\ncount = 2\nmemory_mb = 100\nspeed = 1\nup_mbps = 100\ndown_mbps = 100\n'
+    )
+    plan = tmp_path / "plan.json"
+    made = ["--fleet", tmp_path / "fleet.toml", "--profile", "estimate", "-o", plan]
+    _ok("plan", "make", path, *made)
+    groups = [item["operators"] for item in json.loads(plan.read_text())["slices"]]
+    body = json.loads(_ok("model", "slice", path, "--plan", plan, "-o", tmp_path / "s", *out))
+    assert [row["operators"] for row in body["slices"]] == [len(group) for group in groups]
+    edited = json.loads(plan.read_text())
+    first = edited["slices"][0]
+    edited["slices"] = [
+        {**first, "operators": [0, 1]},
+        {**first, "id": "s1", "nodes": ["a-2"], "operators": [2, 3]},
+    ]
+    edited.pop("bundles")
+    plan.write_text(json.dumps(edited))
+    body = json.loads(_ok("model", "slice", path, "--plan", plan, "-o", tmp_path / "s", *out))
+    assert [row["operators"] for row in body["slices"]] == [2, 2]
+    for code, words, arguments in (
+        (12, "expected rising positions between 1 and 3", ["--at", 9]),
+        (2, "--plan FILE", ["--at", 1, "--stages", 2]),
+        (2, "--plan FILE", ["--plan", plan, "--cut", "4"]),
+        (20, "no-plan.json: cannot be read", ["--plan", tmp_path / "no-plan.json"]),
+        (20, "fleet.toml: plan: not JSON", ["--plan", tmp_path / "fleet.toml"]),
+    ):
+        done = _run("model", "slice", path, *arguments, "-o", tmp_path / "s")
+        assert (done.returncode, words in done.stderr) == (code, True), (arguments, done.stderr)
