@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from converters.graph import Graph, Operator, operator_class
 from converters.runtime import Load, feed, random_inputs
@@ -41,6 +42,10 @@ _VECTOR_CHANNELS = 16
 _OPERATOR_SECONDS = 1e-6
 _SLICE_SECONDS = 15e-6
 _MAX_UNITS = 500
+SECONDS = 6.0
+"""How long measuring a model takes, about, besides loading it."""
+PROFILE_FORMAT = 1
+"""Rises whenever the same run would be written down as other numbers, so that nobody takes old ones."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,23 @@ class Profile:
     def of(self, operators: Sequence[int]) -> float:
         """Seconds of one slice with `operators`, its overhead included."""
         return self.overhead + sum(self.seconds.get(index, 0.0) for index in operators)
+
+
+def from_plain(body: Any) -> Profile:
+    """A profile out of what JSON gives for `dataclasses.asdict`. Raises ValueError that names the field."""
+    if not isinstance(body, dict) or set(body) != {"seconds", "runtime", "measured", "overhead"}:
+        raise ValueError("profile: expected an object with seconds, runtime, measured and overhead")
+    seconds, runtime = body["seconds"], body["runtime"]
+    if not isinstance(seconds, dict) or not all(k.isascii() and k.isdigit() and len(k) < 10 for k in seconds):
+        raise ValueError("seconds: expected an object, operator's index -> seconds")
+    if not isinstance(runtime, str) or not isinstance(body["measured"], bool):
+        raise ValueError("runtime, measured: expected a text and a boolean")
+    for name, value in (*seconds.items(), ("overhead", body["overhead"])):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e9:
+            raise ValueError(f"{name}: expected seconds, at least 0, got {value!r}")
+    return Profile(
+        {int(k): float(v) for k, v in seconds.items()}, runtime, body["measured"], float(body["overhead"])
+    )
 
 
 def estimate(graph: Graph) -> Profile:
@@ -86,7 +108,7 @@ def measure(
     load: Load,
     *,
     runtime: str = "unknown",
-    budget: float = 6.0,
+    budget: float = SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Profile:
     """Time the model's operators on this machine, in about `budget` seconds and the time to load all of it twice.

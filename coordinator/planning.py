@@ -8,19 +8,17 @@ again after a loss takes milliseconds.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import mmap
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from converters.graph import Graph, read_graph
 from converters.memory import slice_memory
-from converters.profile import Profile, estimate, measure
+from converters.profile import Profile, estimate
 from converters.shapes import resolve_shapes
 from converters.slicing import iter_slices
 from coordinator.artifacts import ArtifactStore
@@ -29,6 +27,7 @@ from coordinator.planner import make_plan
 from coordinator.planner.fleet import fleet_from_capacities
 from coordinator.planner.model import PlanOptions
 from coordinator.planner.plan import Plan
+from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint
 from slicemq.errors import InsufficientCapacityError, ModelError, PlanError, StoreError
 from slicemq.messages import Capacity
@@ -173,31 +172,8 @@ def model_profile(path: str, source: str, folder: str, tools: Tools) -> Profile:
     graph = model_graph(path, tools)
     if source == "estimate":
         return estimate(graph)
-    load = tools.function(tools.load)
-    kept = Path(folder) / f"{graph.sha256}.json"
-    found = _kept_profile(kept, graph)
-    if found is not None:
-        return found
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        profile = measure(data, graph, load, runtime=tools.function(tools.runtime)())
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(profile)))
-        os.replace(temporary, kept)
-    except OSError as error:
-        logger.warning("%s: not kept: %s", kept, error.strerror)
-    return profile
-
-
-def _kept_profile(path: Path, graph: Graph) -> Profile | None:
-    try:
-        body = json.loads(path.read_text())
-        body["seconds"] = {int(index): float(value) for index, value in body["seconds"].items()}
-        profile = Profile(**body)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return profile if set(profile.seconds) >= set(graph.steps) else None
+        return profile_of(data, graph, tools.function(tools.load), tools.function(tools.runtime)(), Path(folder))
 
 
 @lru_cache(maxsize=1)
