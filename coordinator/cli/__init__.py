@@ -11,6 +11,9 @@ def main() -> None:
     """The `slicemq` console script."""
     with _extra():
         from coordinator.cli.app import build
+        from coordinator.cli.common import isolate
+        from coordinator.cli.isolated import run
+    isolate.set(run)
     build(sys.argv[1:])(prog_name="slicemq")
 
 

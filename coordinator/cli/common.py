@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from slicemq.options import BrokerOptions
 
 DEFAULT_BROKER = "mqtt://localhost:1883"
+# Runs a verb's body in a process of its own (body, the model's name); set by the program, not when it is a library.
+isolate: ContextVar[Callable[[Callable[[], None], str], None] | None] = ContextVar("isolate", default=None)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,17 @@ def daemon(function: Callable[..., None]) -> Callable[..., None]:
     return verb(function, log_level="info")
 
 
-def verb(function: Callable[..., None], *, log_level: str = "warning") -> Callable[..., None]:
+def model_verb(function: Callable[..., None]) -> Callable[..., None]:
+    """A verb that loads the model `file` into a TFLite runtime, which a damaged file may crash.
+
+    As a program (`coordinator.cli.main`) its body runs in a process of its own (`coordinator.cli.isolated`).
+    """
+    return verb(function, isolated=True)
+
+
+def verb(
+    function: Callable[..., None], *, log_level: str = "warning", isolated: bool = False
+) -> Callable[..., None]:
     """Make a command of `function`: add the shared options, set up logging, turn errors into exit codes."""
     hints = get_type_hints(function)
     own = [
@@ -207,7 +220,11 @@ def verb(function: Callable[..., None], *, log_level: str = "warning") -> Callab
                 values["out"] = Output(given["output_format"])
             if wants_net:
                 values["net"] = _network(given)
-            function(**values)
+            run = isolate.get() if isolated else None
+            if run is None:
+                function(**values)
+            else:
+                run(functools.partial(function, **values), str(values["file"]))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

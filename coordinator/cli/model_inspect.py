@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator.cli.common import Output, verb
+from coordinator.cli.common import Output, model_verb
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NARROWEST = 10
 
 
-@verb
+@model_verb
 def command(
     out: Output,
     file: Path = typer.Argument(..., help="The model, a .tflite file."),

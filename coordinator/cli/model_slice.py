@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator.cli.common import Output, verb
+from coordinator.cli.common import Output, model_verb
 from slicemq.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coordinator.cli.model_files import ModelFile
 
 
-@verb
+@model_verb
 def command(
     out: Output,
     file: Path = typer.Argument(..., help="The model, a .tflite file."),

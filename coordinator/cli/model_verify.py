@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator.cli.common import Output, verb
+from coordinator.cli.common import Output, model_verb
 from slicemq.errors import InputError, ModelError, UsageError, VerificationError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from converters.verify import VerifyReport
 
 
-@verb
+@model_verb
 def command(
     out: Output,
     file: Path = typer.Argument(..., help="The whole model, a .tflite file."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator.cli.common import Network, Output, verb
+from coordinator.cli.common import Network, Output, model_verb
 from slicemq.errors import (
     InsufficientCapacityError,
     ModelError,
@@ -31,7 +31,7 @@ logger = logging.getLogger("slicemq.plan")
 _CONNECT_SECONDS = 5.0
 
 
-@verb
+@model_verb
 def command(
     net: Network,
     out: Output,
