@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.cli.images import SUFFIXES, image_to_input, open_image
+from converters.pictures import SUFFIXES, image_to_input, open_image
 from slicemq.errors import InputError, StoreError
 from slicemq.messages import TensorSpec
 from slicemq.specs import Arrays, check_inputs, tensor_keys

@@ -40,8 +40,8 @@ def command(
     ),
 ) -> None:
     """Send files to a pipeline and show what comes back."""
+    from converters.pictures import NORMALIZATIONS
     from coordinator.cli.arrays import write_npz
-    from coordinator.cli.images import NORMALIZATIONS
     from slicemq.client import Pipeline
 
     if normalize is not None and normalize not in NORMALIZATIONS:

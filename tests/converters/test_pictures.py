@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coordinator.cli.images import image_to_input, open_image
+from converters.pictures import image_to_input, open_image
 from slicemq.errors import InputError, UsageError
 from slicemq.messages import TensorSpec
 
