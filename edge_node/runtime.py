@@ -6,6 +6,7 @@ The two (and TensorFlow) break each other in one process, so a process uses the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_node.modelcheck import check_model
+from edge_node.residency import drop_file_pages
 from slicemq.errors import InputError, ModelError, RuntimeUnavailableError, UnsupportedOperatorError
 from slicemq.messages import RuntimeInfo
 
@@ -51,10 +53,12 @@ class TensorInfo:
 class Interpreter:
     """A loaded model with memory for its tensors. For one thread at a time."""
 
-    def __init__(self, native: Any, runtime: RuntimeInfo, name: str) -> None:
+    def __init__(self, native: Any, runtime: RuntimeInfo, name: str, path: Path | None = None) -> None:
+        """`path`: the file that `native` has mapped, when it was loaded from one."""
         self.runtime = runtime
         self._native = native
         self._name = name
+        self._path = path
         self._describe()
 
     @property
@@ -104,7 +108,10 @@ class Interpreter:
         return array
 
     def resize(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Give every input a new shape and allocate again; raises ModelError when the model cannot have it."""
+        """Give every input a new shape and allocate again; raises ModelError when the model cannot have it.
+
+        Allocating packs the weights again; `warm_up` says what happens to a file's pages.
+        """
         if len(shapes) != len(self._input_indices):
             raise InputError(f"{self._name}: {len(shapes)} shapes for {len(self._input_indices)} inputs")
         try:
@@ -114,13 +121,23 @@ class Interpreter:
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{self._name}: shapes {list(shapes)}: {_first_line(error)}") from error
         self._describe()
+        self._drop_file_pages()
 
     def warm_up(self) -> None:
-        """Run once on zeros, so that the first frame does not pay for lazy preparation."""
+        """Run once on zeros, so that the first frame does not pay for lazy preparation.
+
+        By then the runtime has packed the weights that it packs; the pages of a model's file leave the process's
+        memory, and those that are still read come back with the next `invoke` (`edge_node.residency`).
+        """
         for position, info in enumerate(self._inputs):
             if info.dtype != "string":
                 self.set_input(position, np.zeros(info.shape, info.dtype))
         self.invoke()
+        self._drop_file_pages()
+
+    def _drop_file_pages(self) -> None:
+        if self._path is not None:
+            drop_file_pages(self._path)
 
     def _describe(self) -> None:
         inputs, outputs = self._native.get_input_details(), self._native.get_output_details()
@@ -174,7 +191,7 @@ def open_interpreter(model: bytes | str | Path, *, runtime: str = "auto", thread
         with _without_greeting():
             native = module.Interpreter(**source, num_threads=max(1, threads))
             native.allocate_tensors()
-        return Interpreter(native, chosen, name)
+        return Interpreter(native, chosen, name, None if isinstance(model, bytes) else Path(model))
     except (ValueError, RuntimeError) as error:
         raise _load_error(error, chosen, name) from error
 
@@ -239,6 +256,7 @@ def _info(detail: dict[str, Any]) -> TensorInfo:
     return TensorInfo(str(detail["name"]), name, tuple(int(size) for size in detail["shape"]))
 
 
+@functools.cache
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(_DISTRIBUTIONS[name])
