@@ -1,7 +1,7 @@
-"""What this board can give: cores, memory, runtime, speed per operator class, link. No numpy here.
+"""What this board can give: cores, memory, runtime, operators, speed per operator class, link. No numpy here.
 
-Speeds and the link are measured by a child process (`edge_node.measure`), so that the agent stays small;
-speeds are kept on disk for as long as runtime, CPU, cores and calibration models stay the same.
+Speeds, operators and the link are measured by child processes (`edge_node.measure`), so that the agent stays small;
+all but the link are kept on disk for as long as runtime, CPU, cores and calibration models stay the same.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from edge_node.cgroups import Limits, read_limits
 from slicemq.errors import RuntimeUnavailableError, SliceMQError
-from slicemq.messages import Link, RuntimeInfo, from_plain
+from slicemq.messages import Link, RuntimeInfo, from_plain, operators_are_sound
 from slicemq.options import BrokerOptions
 
 logger = logging.getLogger("slicemq.node.capacity")
@@ -44,12 +44,17 @@ class Board:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the child measured. `worker_memory` is an idle worker's resident memory in bytes."""
+    """What the children measured.
+
+    `worker_memory` is an idle worker's resident memory in bytes; `operators` the highest version of each operator
+    that the runtime takes, empty when it could not be asked.
+    """
 
     runtime: RuntimeInfo
     speeds: dict[str, float]
     worker_memory: int
     codecs: tuple[str, ...]
+    operators: dict[str, int] = field(default_factory=dict)
 
 
 def read_board(
@@ -80,7 +85,7 @@ def slice_memory(board: Board, measured: Measured) -> int:
 
 
 def measure_speeds(board: Board, runtime: str, cache: Path) -> Measured:
-    """Speeds per operator class: from `cache` when nothing has changed, else measured and stored there.
+    """Speeds and operators: from `cache` when nothing has changed, else measured and stored there.
 
     Raises RuntimeUnavailableError without a usable runtime.
     """
@@ -91,6 +96,11 @@ def measure_speeds(board: Board, runtime: str, cache: Path) -> Measured:
     task = {"task": "speeds", "runtime": runtime, "threads": board.threads, "cores": board.cores}
     body = _child(task)
     measured = _measured(body)
+    operators = _operators(measured.runtime.name)
+    if operators is None:
+        return measured
+    body["operators"] = operators
+    measured = _measured(body)
     text = json.dumps({"key": key, **body})
     try:
         part = cache.with_suffix(".part")
@@ -99,6 +109,15 @@ def measure_speeds(board: Board, runtime: str, cache: Path) -> Measured:
     except OSError as error:
         logger.warning("%s: the measured speeds cannot be kept: %s", cache, error)
     return measured
+
+
+def _operators(runtime: str) -> Any:
+    """What the runtime takes; in a process of its own, because a runtime may crash on models without sense."""
+    try:
+        return _child({"task": "operators", "runtime": runtime})["operators"]
+    except SliceMQError as error:
+        logger.warning("%s: every operator is assumed to be there", error)
+        return None
 
 
 def measure_link(broker: BrokerOptions, client_id: str, topic: str) -> Link:
@@ -135,13 +154,16 @@ def _measured(body: dict[str, Any]) -> Measured:
     measured = from_plain(Measured, body, "measured speeds")
     if set(measured.speeds) != set(CLASSES) or not all(speed > 0 for speed in measured.speeds.values()):
         raise SliceMQError(f"measured speeds: expected a positive number for each of {', '.join(CLASSES)}")
+    if not operators_are_sound(measured.operators):
+        raise SliceMQError("measured operators: expected names with versions from 1")
     return measured
 
 
 def _from_cache(cache: Path, key: str) -> Measured | None:
     try:
         body = json.loads(cache.read_text(encoding="utf-8"))
-        return _measured(body) if isinstance(body, dict) and body.get("key") == key else None
+        kept = isinstance(body, dict) and body.get("key") == key and "operators" in body
+        return _measured(body) if kept else None
     except (OSError, ValueError, SliceMQError):
         return None
 

@@ -5,6 +5,8 @@ stops the process for the rest of the period, so a short measurement in wall tim
 thread the CPU time of a run is measured and multiplied out by the share of a core that the quota gives;
 with more threads (never more than whole cores of the quota) nothing is throttled, and wall time counts.
 
+`operators`: which operators the runtime takes, and in which versions (see operators).
+
 `link`: rates and round trip to the broker (see linkprobe).
 """
 
@@ -32,7 +34,7 @@ def main() -> int:
     """Do the task; the result, or `{"error": ...}`, is one line of JSON on standard output."""
     task = json.loads(sys.stdin.read())
     try:
-        body = _speeds(task) if task["task"] == "speeds" else _link(task)
+        body = _TASKS[task["task"]](task)
     except SliceMQError as error:
         body = {"error": str(error)}
     sys.stdout.write(json.dumps(body) + "\n")
@@ -75,6 +77,16 @@ def _speed(name: str, runtime: str, threads: int, cores: float) -> float:
     return statistics.median(rates) * share
 
 
+def _operators(task: dict[str, Any]) -> dict[str, Any]:
+    from edge_node import operators, runtime
+
+    return {
+        "operators": operators.known_operators(
+            lambda model: runtime.open_interpreter(model, runtime=task["runtime"])
+        )
+    }
+
+
 def _link(task: dict[str, Any]) -> dict[str, Any]:
     from edge_node.linkprobe import DEADLINE, LinkProbe
     from slicemq.options import BrokerOptions
@@ -112,6 +124,8 @@ def _link(task: dict[str, Any]) -> dict[str, Any]:
     finally:
         session.stop()
 
+
+_TASKS = {"speeds": _speeds, "operators": _operators, "link": _link}
 
 if __name__ == "__main__":
     raise SystemExit(main())

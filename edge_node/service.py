@@ -220,6 +220,7 @@ class NodeService:
             codecs=measured.codecs,
             artifacts=self._cache.hashes(),
             labels=dict(config.labels),
+            operators=measured.operators,
         )
         self._agent = Agent(memory, measured.worker_memory)
         self._session.own(self._topic("state"), encode(self._state("init")))

@@ -96,7 +96,8 @@ class Capacity:
 
     `cores` counts the cgroup's quota (0.2 is a fifth of a core); `threads` is what its interpreters use.
     `memory` is bytes for slices, agent and idle workers already taken off. `speeds` is, per operator
-    class, runs per second of the shipped calibration model of that class.
+    class, runs per second of the shipped calibration model of that class. `operators` is the highest version
+    of each operator that its runtime takes; empty: not known, every operator is assumed.
     """
 
     node: str
@@ -113,11 +114,21 @@ class Capacity:
     codecs: tuple[str, ...] = ("raw",)
     artifacts: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    operators: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _expect(is_id(self.node), f"node: {self.node!r} is not an id")
         _expect(self.memory >= 0, "memory: must not be negative")
         _expect(all(v > 0 for v in self.speeds.values()), "speeds: must be positive")
+        _expect(operators_are_sound(self.operators), "operators: expected at most 4096 names with versions from 1")
+
+
+def operators_are_sound(operators: dict[str, int]) -> bool:
+    """Whether these can be names of operators and their highest versions."""
+    return len(operators) <= 4096 and all(
+        0 < len(name) <= 128 and name.isprintable() and 1 <= version < 1 << 31
+        for name, version in operators.items()
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,8 @@ def test_real_speeds_are_measured_in_time_and_then_taken_from_disk(
     assert set(measured.speeds) == set(CLASSES)
     assert measured.runtime.name == runtime
     assert "raw" in measured.codecs
+    assert measured.operators["CONV_2D"] >= 7
+    assert measured.operators["BROADCAST_TO"] >= 3
     # An idle worker: issue 2 allows 60 MB with either runtime.
     assert 20_000_000 < measured.worker_memory <= 60_000_000
     assert slice_memory(board, measured) == board.memory - measured.worker_memory
@@ -171,7 +174,9 @@ def test_speeds_follow_the_quota_and_are_measured_anew_when_it_changes(
     file = tmp_path / "speeds.json"
     asked: list[float] = []
 
-    def child(task: dict[str, float]) -> dict[str, object]:
+    def child(task: dict[str, Any]) -> dict[str, object]:
+        if task["task"] == "operators":
+            return {"operators": {"ADD": 3}}
         asked.append(task["cores"])
         speeds = dict.fromkeys(CLASSES, 100.0 * task["cores"])
         runtime = {"name": "ai_edge_litert", "version": "2"}
@@ -184,10 +189,30 @@ def test_speeds_follow_the_quota_and_are_measured_anew_when_it_changes(
     file.write_text("damaged")
     measure_speeds(Board("x", "cpu", 0.5, 1, 0), "auto", file)
     body = json.loads(file.read_text())
-    body["speeds"]["conv"] = -1
-    file.write_text(json.dumps(body))
-    assert measure_speeds(Board("x", "cpu", 0.5, 1, 0), "auto", file).speeds["conv"] == 50.0
-    assert asked == [1.0, 0.5, 0.5, 0.5]
+    for field, value in (("speeds", {"conv": -1}), ("operators", {"ADD": 0}), ("operators", None)):
+        file.write_text(json.dumps({**body, field: value}))
+        measured = measure_speeds(Board("x", "cpu", 0.5, 1, 0), "auto", file)
+        assert (measured.speeds["conv"], measured.operators) == (50.0, {"ADD": 3})
+    # What an earlier version of the software has kept.
+    file.write_text(json.dumps({key: value for key, value in body.items() if key != "operators"}))
+    assert measure_speeds(Board("x", "cpu", 0.5, 1, 0), "auto", file).operators == {"ADD": 3}
+    assert asked == [1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+
+
+def test_a_runtime_that_cannot_be_asked_is_assumed_to_know_everything_and_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def child(task: dict[str, Any]) -> dict[str, object]:
+        if task["task"] == "operators":
+            raise SliceMQError("ended with code -11")
+        speeds = dict.fromkeys(CLASSES, 100.0)
+        return {"runtime": {"name": "x", "version": "2"}, "speeds": speeds, "worker_memory": 5, "codecs": ["raw"]}
+
+    monkeypatch.setattr(capacity, "_child", child)
+    file = tmp_path / "speeds.json"
+    assert measure_speeds(Board("x", "cpu", 1.0, 1, 0), "auto", file).operators == {}
+    assert "ended with code -11: every operator is assumed" in caplog.text
+    assert not file.exists()
 
 
 def test_a_child_that_measures_nonsense_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
