@@ -2,12 +2,17 @@
 
 Words: an operator is *constant* when it is fed by constants only (a DEQUANTIZE of float16 weights, a DENSIFY); it
 goes with each slice that uses what it makes. An operator is *dead* when no output of the model depends on it; no
-slice has it. All others are the *steps*, in the file's order, which is the order in which TFLite runs them.
+slice has it. All others are the *steps*, in an order in which they can run: the file's, except where a model keeps
+state or its operators are not sorted (`converters.order`).
+
+A *variable* is what a runtime keeps from one frame to the next: a resource variable (by container and shared name),
+a hash table that is filled while the model runs, or a tensor that an operator keeps (an LSTM's state). What only
+initialisation writes is no variable but a constant: each slice that reads it has a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,6 +46,7 @@ DTYPES: dict[int, tuple[str, float]] = {
 RANDOM_OPERATORS = frozenset(
     {"RANDOM_STANDARD_NORMAL", "RANDOM_UNIFORM", "MULTINOMIAL", "STABLEHLO_RNG_BIT_GENERATOR"}
 )
+STATE_WRITERS = frozenset({"ASSIGN_VARIABLE", "HASHTABLE_IMPORT"})
 _CLASSES = {
     "CONV_2D": "conv",
     "CONV_3D": "conv",
@@ -61,7 +67,8 @@ class Tensor:
     dtype: numpy's name, or `string`, `resource`, `variant`, `int4` and the like for what numpy has no name for.
     shape: as the runtime allocates it, -1 where the file does not say; signature: the same with -1 for each
     dimension that may be resized. nbytes: bytes of the whole tensor, 0 if unknown. constant: its value is in the
-    file, or made by constant operators. weight_bytes: bytes of its own buffer.
+    file, or made by constant operators. weight_bytes: bytes of its own buffer. variable: an operator keeps state in
+    it, so that it never leaves the slice.
     """
 
     index: int
@@ -74,6 +81,7 @@ class Tensor:
     weight_bytes: int
     buffer: int
     sparse: bool = False
+    variable: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,11 @@ class Operator:
 
     index: its place in the file. name: `CONV_2D`, or a custom operator's own name. inputs and outputs: tensor
     indices, -1 for an optional one that is left out. macs: multiply-adds of one frame, an estimate.
-    weight_bytes: bytes of the buffers that it reads, through constant operators too.
+    weight_bytes: bytes of the buffers that it reads, through constant operators too. Both count each called
+    subgraph once: how often a WHILE runs its body is known only while it runs.
+    subgraphs: those that it calls, directly and through others, sorted. handle: what it makes a handle of
+    (VAR_HANDLE, HASHTABLE), in words. state_read, state_written: the variables and tables that it reads and writes,
+    sorted. repeatable: it makes the same of the same inputs, whenever it runs.
     """
 
     index: int
@@ -95,6 +107,58 @@ class Operator:
     dead: bool
     macs: int
     weight_bytes: int
+    subgraphs: tuple[int, ...] = ()
+    handle: str = ""
+    state_read: tuple[str, ...] = ()
+    state_written: tuple[str, ...] = ()
+    repeatable: bool = True
+
+    @property
+    def touches(self) -> frozenset[str]:
+        """The variables and tables that it uses."""
+        return frozenset((*self.state_read, *self.state_written))
+
+    @property
+    def initialises(self) -> bool:
+        """Whether it runs before the first frame only (CALL_ONCE): it goes with the variables that it writes."""
+        return self.name == "CALL_ONCE"
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A subgraph that operators call; its tensors and operators have indices of their own."""
+
+    index: int
+    name: str
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @cached_property
+    def only_writes(self) -> bool:
+        """Whether it uses no variable but to write it, so that what writes others can be left out."""
+        return all(
+            op.name in STATE_WRITERS or not (op.state_read or op.state_written or op.subgraphs)
+            for op in self.operators
+        )
+
+
+@dataclass(frozen=True)
+class Variable:
+    """State that is kept from frame to frame, in words (`variable 'stream/states'`), and the steps that use it."""
+
+    name: str
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature of the model: its own names of the inputs and outputs, by tensor index."""
+
+    key: str
+    inputs: Mapping[int, str]
+    outputs: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -104,6 +168,8 @@ class Graph:
     prepared: tensors (no constants) that a runtime computes before the first frame, such as shapes. dynamic:
     whether some shapes are known only while the model runs (`converters.dynamic`). values: tensors that an
     operator of the file makes and that slices hold as constants (`converters.folding`), little-endian.
+    order: all operators as they can run; empty for the file's order. subgraphs: those that some operator calls.
+    variables: the state that is kept between frames. metadata: names and bytes of what the file has besides.
     """
 
     sha256: str
@@ -117,6 +183,100 @@ class Graph:
     prepared: frozenset[int] = frozenset()
     dynamic: bool = False
     values: Mapping[int, bytes] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
+    subgraphs: Mapping[int, Subgraph] = field(default_factory=dict)
+    variables: tuple[Variable, ...] = ()
+    signatures: tuple[Signature, ...] = ()
+    metadata: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def stateful(self) -> bool:
+        """Whether some step keeps state from one frame to the next."""
+        return bool(self.variables)
+
+    @cached_property
+    def table_bytes(self) -> int:
+        """Bytes of the file besides the weights."""
+        tables = [self.tensors, *(subgraph.tensors for subgraph in self.subgraphs.values())]
+        weights = sum({t.buffer: t.weight_bytes for table in tables for t in table}.values())
+        return max(self.size - weights, 0)
+
+    @cached_property
+    def stateful_steps(self) -> frozenset[int]:
+        """The steps that use a variable: the slices that have one of them keep state."""
+        return frozenset(step for variable in self.variables for step in variable.steps)
+
+    @cached_property
+    def together(self) -> tuple[tuple[int, ...], ...]:
+        """Sets of two or more steps that must share one slice, sorted: all users of one variable, or of variables
+        that have a step in common.
+        """
+        root = {step: step for step in self.stateful_steps}
+
+        def find(step: int) -> int:
+            while root[step] != step:
+                root[step] = root[root[step]]
+                step = root[step]
+            return step
+
+        for variable in self.variables:
+            for step in variable.steps:
+                root[find(step)] = find(variable.steps[0])
+        sets: dict[int, list[int]] = {}
+        for step in sorted(root):
+            sets.setdefault(find(step), []).append(step)
+        return tuple(sorted(tuple(steps) for steps in sets.values() if len(steps) > 1))
+
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """Operator -> its place in the order in which the model runs."""
+        return {index: place for place, index in enumerate(self.order or range(len(self.operators)))}
+
+    @cached_property
+    def _initialisers(self) -> dict[str, list[int]]:
+        """Variable -> the CALL_ONCE operators of the model that give it its first value."""
+        found: dict[str, list[int]] = {}
+        for operator in self.operators:
+            if operator.initialises:
+                for variable in operator.touches:
+                    found.setdefault(variable, []).append(operator.index)
+        return found
+
+    def held(self, operators: Iterable[int]) -> tuple[frozenset[str], frozenset[int]]:
+        """(variables and tables that a slice of `operators` has, CALL_ONCE operators that it needs for them)."""
+        rows = [self.operators[index] for index in operators]
+        variables = {variable for row in rows if not row.initialises for variable in row.touches}
+        todo = sorted(variables)
+        found: set[int] = set()
+        while todo:
+            for index in self._initialisers.get(todo.pop(), ()):
+                if index in found:
+                    continue
+                found.add(index)
+                if not all(self.subgraphs[k].only_writes for k in self.operators[index].subgraphs):
+                    more = self.operators[index].touches - variables
+                    variables.update(more)
+                    todo.extend(more)
+        return frozenset(variables), frozenset(found)
+
+    def closure(self, steps: Iterable[int], tensors: Sequence[int] = ()) -> tuple[int, ...]:
+        """What a slice of `steps` that hands on `tensors` runs, in order: the steps, the constant operators that
+        feed them or make `tensors`, and the initialisation of the variables that they use.
+        """
+        steps = set(steps)
+        reads = [t for step in steps for t in self.operators[step].inputs]
+        found = steps | self.constant_operators([*reads, *tensors])
+        return tuple(sorted(found | self.held(found)[1], key=self.place.__getitem__))
+
+    def public_name(self, tensor: int) -> str:
+        """The name that people know an input or output of the model by: the signature's, when the model has one
+        signature, or several of which one is `serving_default`; else the tensor's own.
+        """
+        chosen = [s for s in self.signatures if len(self.signatures) == 1 or s.key == "serving_default"]
+        for names in (side for one in chosen[:1] for side in (one.inputs, one.outputs)):
+            if tensor in names:
+                return names[tensor]
+        return self.tensors[tensor].name
 
     @cached_property
     def producer(self) -> dict[int, int]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from converters.graph import Operator
+    from converters.dataflow import Subgraph
 
 # Operators whose outputs are known after preparation when their inputs are; SHAPE and RANK need only the shape.
 _FOLDED = frozenset({"CONCATENATION", "GATHER", "MUL", "RESHAPE", "STRIDED_SLICE"})
@@ -66,23 +66,28 @@ _SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
 }
 
 
-def prepared_tensors(operators: list[Operator], constants: set[int]) -> tuple[frozenset[int], bool]:
-    """(tensors besides `constants` whose values a runtime knows before it runs, whether the model is dynamic).
+def prepared_tensors(main: Subgraph, called: Mapping[int, Subgraph]) -> tuple[frozenset[int], bool]:
+    """(tensors of the model, no constants, whose values a runtime knows before it runs; whether it is dynamic).
 
-    `constants` are the tensors with data in the file. `operators` are all of the model's, in order.
+    Tensors are `constant` where they have data in the file. A model is dynamic when a subgraph that it calls is.
     """
+    known, dynamic = _prepared(main)
+    return known, dynamic or any(_prepared(subgraph)[1] for subgraph in called.values())
+
+
+def _prepared(subgraph: Subgraph) -> tuple[frozenset[int], bool]:
     known: set[int] = set()
     dynamic = False
-    for operator in operators:
+    for operator in subgraph.operators:
         reads = [t for t in operator.inputs if t >= 0]
         shaping = [
             operator.inputs[i]
             for i in _SHAPE_INPUTS.get(operator.name, ())
             if i < len(operator.inputs) and operator.inputs[i] >= 0
         ]
-        if any(t not in known and t not in constants for t in shaping):
+        if any(t not in known and not subgraph.tensors[t].constant for t in shaping):
             dynamic = True
-        folded = operator.name in _FOLDED and all(t in known or t in constants for t in reads)
+        folded = operator.name in _FOLDED and all(t in known or subgraph.tensors[t].constant for t in reads)
         if folded or operator.name in _SHAPE_ONLY:
             known.update(t for t in operator.outputs if t >= 0)
     return frozenset(known), dynamic

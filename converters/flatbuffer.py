@@ -9,7 +9,10 @@ import numpy as np
 
 from converters import schema
 from converters.graph import Graph
+from converters.mapped import give_back
 from converters.schema import Bytes, damage_as_model_error
+from converters.selection import Selection, selections
+from converters.subgraphs import renumber
 from slicemq.errors import ModelError
 
 # Kernels read weights in place, with vector instructions: the schema asks for buffers at multiples of 16.
@@ -24,7 +27,8 @@ def write_slice(
 ) -> bytes:
     """A .tflite of `operators` (indices in the model, in order) with whole-model tensors as inputs and outputs.
 
-    A slice of a dynamic model gets two tiny operators of its own, which make it dynamic (`converters.dynamic`).
+    Subgraphs that the operators call come with them, renumbered; see `converters.selection`. A slice of a dynamic
+    model gets two tiny operators of its own, which make it dynamic (`converters.dynamic`).
 
     Tensors keep their names, types, shapes, signatures, quantisation and sparsity, and the order of their indices;
     the inputs get the shapes that `graph` has (`converters.shapes` finds them where the file's are wrong); buffers
@@ -32,42 +36,32 @@ def write_slice(
     Raises ModelError when the model's bytes do not hold together.
     """
     with damage_as_model_error("model"):
-        return _Writer(schema.root(data), graph, operators, inputs, outputs).write()
+        return _Writer(schema.root(data), graph, selections(graph, operators, inputs, outputs)).write(data)
 
 
 class _Writer:
-    def __init__(
-        self, model: Any, graph: Graph, operators: Sequence[int], inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
+    def __init__(self, model: Any, graph: Graph, tables: Sequence[Selection]) -> None:
         self.classes = schema.classes()
         self.model = model
-        self.subgraph = model.Subgraphs(0)
         self.graph = graph
-        self.operators = operators
-        self.inputs = inputs
-        self.outputs = outputs
-        needed = set(inputs) | set(outputs)
-        for index in operators:
-            operator = graph.operators[index]
-            needed.update((*operator.inputs, *operator.outputs, *operator.intermediates))
-        needed.discard(-1)
-        self.tensors = sorted(needed)
-        self.new_index = {-1: -1, **{old: new for new, old in enumerate(self.tensors)}}
-        used = dict.fromkeys(graph.tensors[t].buffer for t in self.tensors)
+        self.tables = tables
+        self.subgraphs = [model.Subgraphs(table.source) for table in tables]
+        self.new_number = {table.source: new for new, table in enumerate(tables)}
+        self.new_index = [{-1: -1, **{old: new for new, old in enumerate(table.tensors)}} for table in tables]
+        self.fed = set(tables[0].inputs)
+        used = dict.fromkeys(table.rows[t].buffer for table in tables for t in table.tensors)
         kept = [b for b in used if not model.Buffers(b).DataIsNone()]
         self.buffers = {b: new for new, b in enumerate(kept, start=1)}
-        self.values = {
-            t: new for new, t in enumerate((t for t in self.tensors if t in graph.values), start=1 + len(kept))
-        }
+        folded = [t for t in tables[0].tensors if t in graph.values]
+        self.values = {t: new for new, t in enumerate(folded, start=1 + len(kept))}
         self.metadata = self._metadata()
         weights = sum(model.Buffers(b).DataLength() for b in self.buffers)
-        every = sum({t.buffer: t.weight_bytes for t in graph.tensors}.values())
         # Room for everything at once: the builder doubles when it is short, which a slice of 100 MB should not do.
-        self.limit = 2 * (weights + max(graph.size - every, 0)) + (1 << 16)
-        room = weights + _ALIGN * len(self.buffers) + 2 * max(graph.size - every, 0) + (1 << 12)
+        self.limit = 2 * (weights + graph.table_bytes) + (1 << 16)
+        room = weights + _ALIGN * len(self.buffers) + 2 * graph.table_bytes + (1 << 12)
         self.builder = schema.builder(min(room, schema.MAX_MODEL_BYTES))
 
-    def write(self) -> bytes:
+    def write(self, data: Bytes) -> bytes:
         c, builder = self.classes, self.builder
         contents = [self._bytes(self.model.Buffers(b).DataAsNumpy()) for b in self.buffers]
         contents += [self._bytes(np.frombuffer(self.graph.values[t], np.uint8)) for t in self.values]
@@ -75,7 +69,7 @@ class _Writer:
         one = [self._bytes(np.array([1, 0, 0, 0], np.uint8))] if self.graph.dynamic else []
         buffers = self._tables([self._buffer(None), *(self._buffer(at) for at in (*contents, *extra, *one))])
         codes, code_tables = self._operator_codes()
-        subgraph = self._tables([self._subgraph(codes)])
+        subgraphs = self._tables([self._subgraph(number, codes) for number in range(len(self.tables))])
         code_vector = self._tables(code_tables)
         metadata = self._tables(
             [self._metadata_entry(name, 1 + len(contents) + i) for i, (name, _) in enumerate(self.metadata)]
@@ -84,13 +78,15 @@ class _Writer:
         c.ModelStart(builder)
         c.ModelAddVersion(builder, self.model.Version())
         c.ModelAddOperatorCodes(builder, code_vector)
-        c.ModelAddSubgraphs(builder, subgraph)
+        c.ModelAddSubgraphs(builder, subgraphs)
         c.ModelAddDescription(builder, description)
         c.ModelAddBuffers(builder, buffers)
         if self.metadata:
             c.ModelAddMetadata(builder, metadata)
         builder.Finish(c.ModelEnd(builder), schema.IDENTIFIER)
         self._check_size("the slice")
+        # The content is copied once more: without this a large model would be in memory beside both.
+        give_back(data)
         return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
     def _metadata(self) -> list[tuple[bytes, int]]:
@@ -139,7 +135,8 @@ class _Writer:
 
     def _operator_codes(self) -> tuple[dict[int, int], list[int]]:
         """The new index of each operator code that the slice uses, and their tables."""
-        used = sorted({self.subgraph.Operators(i).OpcodeIndex() for i in self.operators})
+        rows = ((subgraph, i) for subgraph, t in zip(self.subgraphs, self.tables, strict=True) for i in t.operators)
+        used = sorted({subgraph.Operators(i).OpcodeIndex() for subgraph, i in rows})
         tables = []
         for index in used:
             table = self.classes.OperatorCodeT.InitFromObj(self.model.OperatorCodes(index))
@@ -151,17 +148,17 @@ class _Writer:
                 tables.append(int(code.Pack(self.builder)))
         return {old: new for new, old in enumerate(used)}, tables
 
-    def _subgraph(self, codes: dict[int, int]) -> int:
-        c, builder = self.classes, self.builder
-        tensor_tables = [self._tensor(i) for i in self.tensors]
-        operator_tables = [self._operator(i, codes) for i in self.operators]
-        if self.graph.dynamic:
+    def _subgraph(self, number: int, codes: dict[int, int]) -> int:
+        c, builder, selected = self.classes, self.builder, self.tables[number]
+        tensor_tables = [self._tensor(number, t) for t in selected.tensors]
+        operator_tables = [self._operator(number, i, codes) for i in selected.operators]
+        if self.graph.dynamic and not number:
             tensor_tables += self._witness_tensors()
             operator_tables += self._witness_operators(len(codes))
         tensors, operators = self._tables(tensor_tables), self._tables(operator_tables)
-        inputs = builder.CreateNumpyVector(self._mapped(self.inputs))
-        outputs = builder.CreateNumpyVector(self._mapped(self.outputs))
-        name = builder.CreateString(self.subgraph.Name() or b"main")
+        inputs = builder.CreateNumpyVector(self._mapped(number, selected.inputs))
+        outputs = builder.CreateNumpyVector(self._mapped(number, selected.outputs))
+        name = builder.CreateString(self.subgraphs[number].Name() or b"main")
         c.SubGraphStart(builder)
         c.SubGraphAddTensors(builder, tensors)
         c.SubGraphAddInputs(builder, inputs)
@@ -186,7 +183,8 @@ class _Writer:
 
     def _witness_operators(self, first_code: int) -> list[int]:
         """shape = MAXIMUM(one, one); reshaped = RESHAPE(one, shape): no runtime folds the first before it runs."""
-        one, shape, reshaped = range(len(self.tensors), len(self.tensors) + 3)
+        count = len(self.tables[0].tensors)
+        one, shape, reshaped = range(count, count + 3)
         operators = []
         for code, inputs, output in ((first_code, [one, one], shape), (first_code + 1, [one, shape], reshaped)):
             table = self.classes.OperatorT(
@@ -195,34 +193,40 @@ class _Writer:
             operators.append(int(table.Pack(self.builder)))
         return operators
 
-    def _mapped(self, tensors: Sequence[int]) -> Any:
-        return np.array([self.new_index[t] for t in tensors], dtype=np.int32)
+    def _mapped(self, number: int, tensors: Sequence[int]) -> Any:
+        return np.array([self.new_index[number][t] for t in tensors], dtype=np.int32)
 
-    def _tensor(self, index: int) -> int:
-        table = self.classes.TensorT.InitFromObj(self.subgraph.Tensors(index))
-        buffer = self.graph.tensors[index].buffer
-        table.buffer = self.values.get(index, self.buffers.get(buffer, 0))
-        if index in self.inputs or index in self.values:
-            table.shape = np.array(self.graph.tensors[index].shape, dtype=np.int32)
+    def _tensor(self, number: int, index: int) -> int:
+        table = self.classes.TensorT.InitFromObj(self.subgraphs[number].Tensors(index))
+        row = self.tables[number].rows[index]
+        table.buffer = self.buffers.get(row.buffer, 0)
+        if not number:
+            table.buffer = self.values.get(index, table.buffer)
+            if index in self.fed or index in self.values:
+                table.shape = np.array(row.shape, dtype=np.int32)
         offset = int(table.Pack(self.builder))
         self._check_size(f"tensor {index}")
         return offset
 
-    def _operator(self, index: int, codes: dict[int, int]) -> int:
-        operator = self.graph.operators[index]
+    def _operator(self, number: int, index: int, codes: dict[int, int]) -> int:
+        source = self.tables[number].source
+        operators = self.graph.subgraphs[source].operators if number else self.graph.operators
+        operator = operators[index]
         what = f"operator {index} ({operator.name})"
-        table = self.classes.OperatorT.InitFromObj(self.subgraph.Operators(index))
+        table = self.classes.OperatorT.InitFromObj(self.subgraphs[number].Operators(index))
         for kind, options in (
             (table.builtinOptionsType, table.builtinOptions),
             (table.builtinOptions2Type, table.builtinOptions2),
         ):
             if kind and options is None:
                 raise ModelError(f"{what}: options of kind {kind} are unknown to the installed ai-edge-litert")
+            if operator.subgraphs and options is not None:
+                renumber(options, self.new_number)
         table.opcodeIndex = codes[table.opcodeIndex]
-        table.inputs = self._mapped(operator.inputs)
-        table.outputs = self._mapped(operator.outputs)
+        table.inputs = self._mapped(number, operator.inputs)
+        table.outputs = self._mapped(number, operator.outputs)
         if operator.intermediates:
-            table.intermediates = self._mapped(operator.intermediates)
+            table.intermediates = self._mapped(number, operator.intermediates)
         table.debugMetadataIndex = -1
         offset = int(table.Pack(self.builder))
         self._check_size(what)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from converters import schema
-from converters.graph import RANDOM_OPERATORS, Graph, Operator, Tensor, rebuilt
+from converters.graph import Graph, Operator, Tensor, rebuilt
 
 # The shape of what these make depends on values, not only on the shapes of what they read.
 _DATA_SHAPED = frozenset(
@@ -63,7 +63,7 @@ def _known_values(graph: Graph) -> set[int]:
             fixed.update(makes)
         elif known.issuperset(_deciding(operator, graph.tensors)):
             fixed.update(makes)
-            if known.issuperset(reads) and operator.name not in RANDOM_OPERATORS:
+            if known.issuperset(reads) and operator.repeatable:
                 known.update(makes)
     return known
 

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from converters import schema
-from converters.dataflow import DTYPES, Operator, Tensor
+from converters.dataflow import DTYPES, Operator, Signature, Subgraph, Tensor
 from converters.schema import Budget, Bytes, damage_as_model_error, vector
+from converters.subgraphs import called
 from slicemq.errors import ModelError
 
-# Operators that hold state between frames or call other subgraphs: cut wrongly, they would answer wrongly.
-_REFUSED = {
-    "ASSIGN_VARIABLE": "stateful models (resource variables)",
-    "CALL": "models with several subgraphs",
-    "CALL_ONCE": "stateful models (resource variables)",
-    "DELEGATE": "models compiled for a delegate",
-    "HASHTABLE": "models with hash tables",
-    "HASHTABLE_FIND": "models with hash tables",
-    "HASHTABLE_IMPORT": "models with hash tables",
-    "HASHTABLE_SIZE": "models with hash tables",
-    "IF": "models with several subgraphs",
-    "READ_VARIABLE": "stateful models (resource variables)",
-    "STABLEHLO_COMPOSITE": "models with several subgraphs",
-    "STABLEHLO_WHILE": "models with several subgraphs",
-    "VAR_HANDLE": "stateful models (resource variables)",
-    "WHILE": "models with several subgraphs",
-}
+# Compiled for one kind of hardware: what such an operator does is not in the file.
+_REFUSED = frozenset({"DELEGATE", "PLACEHOLDER_FOR_GREATER_OP_CODES"})
+_CALLERS = frozenset({"CALL", "CALL_ONCE", "IF", "STABLEHLO_COMPOSITE", "STABLEHLO_WHILE", "WHILE"})
+# A model of this size has a few hundred; names and bytes are shown to people.
+_MAX_METADATA = 1024
 MAX_RANK = 64
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What the file says: tensors are `constant` when they have data in the file; nothing else is derived yet."""
+    """What the file says; tensors are `constant` when they have data in it, nothing else is derived yet.
+
+    subgraphs: all of the file, the model itself first. calls: for each operator of each subgraph the subgraphs that
+    it calls itself.
+    """
 
     description: str
-    tensors: tuple[Tensor, ...]
-    operators: tuple[Operator, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    subgraphs: tuple[Subgraph, ...]
+    calls: tuple[tuple[tuple[int, ...], ...], ...]
+    signatures: tuple[Signature, ...]
+    metadata: tuple[tuple[str, int], ...]
 
 
 def read_rows(data: Bytes) -> Rows:
@@ -56,29 +50,79 @@ class _Reader:
         self.model = model
         self.size = size
         self.budget = Budget(size)
-        if model.SubgraphsLength() != 1:
-            raise ModelError(
-                f"the model has {model.SubgraphsLength()} subgraphs: only models with one can be cut so far"
-            )
+        self.count = self.budget.take(model.SubgraphsLength(), "subgraphs")
+        if not self.count:
+            raise ModelError("the model has no subgraphs: expected at least one")
         if model.ExternalBuffersLength():
             raise ModelError("the model keeps weights in files of their own (external buffers): not supported")
-        self.subgraph = model.Subgraphs(0)
+        self.buffers = self._buffers()
+        self.codes = self._operator_codes()
 
     def rows(self) -> Rows:
-        buffers = self._buffers()
-        names = self._operator_codes()
-        tensors = self._tensors(buffers)
-        inputs = self._indices(self.subgraph, "Inputs", len(tensors), "the model's inputs")
-        outputs = self._indices(self.subgraph, "Outputs", len(tensors), "the model's outputs")
-        if min((*inputs, *outputs), default=0) < 0:
-            raise ModelError("the model lists -1 among its inputs or outputs, expected tensor indices")
-        if not outputs:
+        read = [self._subgraph(index) for index in range(self.count)]
+        subgraphs = tuple(subgraph for subgraph, _ in read)
+        if not subgraphs[0].outputs:
             raise ModelError("the model has no outputs")
-        operators = self._operators(names, len(tensors))
-        if not operators:
+        if not subgraphs[0].operators:
             raise ModelError("the model has no operators")
-        description = (self.model.Description() or b"").decode("utf-8", "replace")
-        return Rows(description, tuple(tensors), tuple(operators), inputs, outputs)
+        return Rows(
+            _text(self.model.Description()),
+            subgraphs,
+            tuple(calls for _, calls in read),
+            self._signatures(subgraphs[0]),
+            self._metadata(),
+        )
+
+    def _subgraph(self, index: int) -> tuple[Subgraph, tuple[tuple[int, ...], ...]]:
+        where = f"subgraph {index}: " if index else ""
+        table = self.model.Subgraphs(index)
+        name = table.Name() or b""
+        self.budget.take(len(name), f"{where}name", each=1)
+        tensors = self._tensors(table, where)
+        sides = []
+        for side in ("Inputs", "Outputs"):
+            what = f"subgraph {index}'s" if index else "the model's"
+            sides.append(self._indices(table, side, len(tensors), f"{what} {side.lower()}"))
+            if min(sides[-1], default=0) < 0:
+                raise ModelError(f"{what} {side.lower()}: -1 among them, expected tensor indices")
+        operators, calls = self._operators(table, tensors, where)
+        return Subgraph(index, _text(name), tensors, operators, sides[0], sides[1]), calls
+
+    def _signatures(self, main: Subgraph) -> tuple[Signature, ...]:
+        """Those of the model itself; a file may have others, of subgraphs that only they start."""
+        found = []
+        for i in range(self.budget.take(self.model.SignatureDefsLength(), "signatures")):
+            table = self.model.SignatureDefs(i)
+            if table.SubgraphIndex():
+                continue
+            sides = []
+            for side, known in (("Inputs", set(main.inputs)), ("Outputs", set(main.outputs))):
+                names: dict[int, str] = {}
+                for j in range(self.budget.take(getattr(table, f"{side}Length")(), f"signature {i}")):
+                    entry = getattr(table, side)(j)
+                    name = entry.Name() or b""
+                    self.budget.take(len(name), f"signature {i}", each=1)
+                    index = entry.TensorIndex()
+                    if not 0 <= index < len(main.tensors):
+                        raise ModelError(f"signature {i}: tensor {index}, the model has {len(main.tensors)}")
+                    if index in known:
+                        names.setdefault(index, _text(name))
+                sides.append(names)
+            key = table.SignatureKey() or b""
+            self.budget.take(len(key), f"signature {i}", each=1)
+            found.append(Signature(_text(key), sides[0], sides[1]))
+        return tuple(found)
+
+    def _metadata(self) -> tuple[tuple[str, int], ...]:
+        found = []
+        for i in range(min(self.budget.take(self.model.MetadataLength(), "metadata"), _MAX_METADATA)):
+            entry = self.model.Metadata(i)
+            name = entry.Name() or b""
+            self.budget.take(len(name), f"metadata {i}", each=1)
+            if not 0 <= entry.Buffer() < len(self.buffers):
+                raise ModelError(f"metadata {i}: buffer {entry.Buffer()}, the model has {len(self.buffers)}")
+            found.append((_text(name), max(self.buffers[entry.Buffer()], 0)))
+        return tuple(found)
 
     def _buffers(self) -> list[int]:
         """Bytes of each buffer's data, -1 where it has none."""
@@ -97,11 +141,8 @@ class _Reader:
         return sizes
 
     def _operator_codes(self) -> list[tuple[str, int]]:
-        names = {
-            value: name
-            for name, value in vars(schema.classes().BuiltinOperator).items()
-            if isinstance(value, int) and not name.startswith("_")
-        }
+        known = schema.builtin_operators()
+        names = {code: name for name, code in known.items()}
         codes = []
         for i in range(self.budget.take(self.model.OperatorCodesLength(), "operator codes")):
             code = self.model.OperatorCodes(i)
@@ -112,18 +153,21 @@ class _Reader:
             if name == "CUSTOM":
                 custom = code.CustomCode() or b""
                 self.budget.take(len(custom), f"operator code {i}", each=1)
-                name = custom.decode("utf-8", "replace") or "CUSTOM"
+                name = _text(custom) or "CUSTOM"
+                # What is known of an operator goes by its name.
+                name = f"custom {name}" if name in known else name
             codes.append((name, code.Version()))
         return codes
 
-    def _tensors(self, buffers: list[int]) -> list[Tensor]:
+    def _tensors(self, table: Any, where: str) -> tuple[Tensor, ...]:
         rows = []
-        for i in range(self.budget.take(self.subgraph.TensorsLength(), "tensors")):
-            tensor = self.subgraph.Tensors(i)
+        buffers = self.buffers
+        for i in range(self.budget.take(table.TensorsLength(), f"{where}tensors")):
+            tensor = table.Tensors(i)
             raw_name = tensor.Name() or b""
-            self.budget.take(len(raw_name), f"tensor {i}: name", each=1)
-            name = raw_name.decode("utf-8", "replace")
-            what = f"tensor {i} ({name})"
+            self.budget.take(len(raw_name), f"{where}tensor {i}: name", each=1)
+            name = _text(raw_name)
+            what = f"{where}tensor {i} ({name})"
             if tensor.ShapeLength() > MAX_RANK or tensor.ShapeSignatureLength() > MAX_RANK:
                 raise ModelError(f"{what}: {tensor.ShapeLength()} dimensions, at most {MAX_RANK} are supported")
             shape = tuple(vector(tensor, "Shape", self.budget, what))
@@ -133,8 +177,6 @@ class _Reader:
             if tensor.Type() not in DTYPES:
                 raise ModelError(f"{what}: type {tensor.Type()} is newer than this version of SliceMQ")
             dtype, each = DTYPES[tensor.Type()]
-            if dtype in ("resource", "variant") or tensor.IsVariable() or tensor.VariantTensorsLength():
-                raise ModelError(f"{what}: stateful models (resources, variables) cannot be cut so far")
             if tensor.ExternalBuffer():
                 raise ModelError(f"{what}: its data is in a file of its own (external buffer): not supported")
             if not 0 <= tensor.Buffer() < len(buffers):
@@ -146,12 +188,25 @@ class _Reader:
             packed = each < 1
             if weight > 0 and not sparse and not packed and nbytes and weight != nbytes:
                 raise ModelError(f"{what}: {dtype} {list(shape)} takes {nbytes} bytes, its buffer has {weight}")
+            variable = bool(tensor.IsVariable())
+            if variable and weight > 0:
+                raise ModelError(f"{what}: a variable tensor with data of its own: no runtime takes it")
             rows.append(
                 Tensor(
-                    i, name, dtype, shape, signature, nbytes, weight >= 0, max(weight, 0), tensor.Buffer(), sparse
+                    index=i,
+                    name=name,
+                    dtype=dtype,
+                    shape=shape,
+                    signature=signature,
+                    nbytes=nbytes,
+                    constant=weight >= 0 and not variable,
+                    weight_bytes=max(weight, 0),
+                    buffer=tensor.Buffer(),
+                    sparse=sparse,
+                    variable=variable,
                 )
             )
-        return rows
+        return tuple(rows)
 
     def _count_quantization(self, tensor: Any, what: str) -> None:
         quantization = tensor.Quantization()
@@ -162,27 +217,64 @@ class _Reader:
         if sparsity is not None and sparsity.DimMetadataLength() > 2 * MAX_RANK:
             raise ModelError(f"{what}: {sparsity.DimMetadataLength()} sparse dimensions")
 
-    def _operators(self, names: list[tuple[str, int]], tensors: int) -> list[Operator]:
-        rows = []
-        for i in range(self.budget.take(self.subgraph.OperatorsLength(), "operators")):
-            operator = self.subgraph.Operators(i)
-            if not 0 <= operator.OpcodeIndex() < len(names):
-                raise ModelError(f"operator {i}: code {operator.OpcodeIndex()}, the model has {len(names)}")
-            name, version = names[operator.OpcodeIndex()]
-            what = f"operator {i} ({name})"
+    def _operators(
+        self, table: Any, tensors: Sequence[Tensor], where: str
+    ) -> tuple[tuple[Operator, ...], tuple[tuple[int, ...], ...]]:
+        rows, calls = [], []
+        for i in range(self.budget.take(table.OperatorsLength(), f"{where}operators")):
+            operator = table.Operators(i)
+            if not 0 <= operator.OpcodeIndex() < len(self.codes):
+                code = operator.OpcodeIndex()
+                raise ModelError(f"{where}operator {i}: code {code}, the model has {len(self.codes)}")
+            name, version = self.codes[operator.OpcodeIndex()]
+            what = f"{where}operator {i} ({name})"
             if name in _REFUSED:
-                raise ModelError(f"{what}: {_REFUSED[name]} cannot be cut so far")
+                raise ModelError(f"{what}: a model compiled for a delegate cannot be cut")
             if operator.LargeCustomOptionsOffset() or operator.LargeCustomOptionsSize():
                 raise ModelError(f"{what}: options outside the flatbuffer (a model over 2 GB): not supported")
-            fields = [
-                self._indices(operator, field, tensors, what) for field in ("Inputs", "Outputs", "Intermediates")
-            ]
-            rows.append(Operator(i, name, version, fields[0], fields[1], fields[2], False, False, 0, 0))
-        return rows
+            sides = ("Inputs", "Outputs", "Intermediates")
+            inputs, outputs, between = (self._indices(operator, side, len(tensors), what) for side in sides)
+            calls.append(self._calls(operator, name, what))
+            handle = self._handle(operator, name, what)
+            rows.append(Operator(i, name, version, inputs, outputs, between, False, False, 0, 0, handle=handle))
+        return tuple(rows), tuple(calls)
+
+    def _calls(self, operator: Any, name: str, what: str) -> tuple[int, ...]:
+        targets = called(operator, self.budget, what)
+        if name in _CALLERS and not targets:
+            raise ModelError(f"{what}: its options are missing, expected the subgraph that it calls")
+        for target in targets:
+            if not 0 <= target < self.count:
+                raise ModelError(f"{what} calls subgraph {target}, the model has {self.count}")
+        return targets
+
+    def _handle(self, operator: Any, name: str, what: str) -> str:
+        """The variable whose handle the operator makes, in words; different variables have different ones."""
+        if name not in ("VAR_HANDLE", "HASHTABLE"):
+            return ""
+        classes = schema.classes()
+        table = classes.VarHandleOptions() if name == "VAR_HANDLE" else classes.HashtableOptions()
+        options = operator.BuiltinOptions()
+        if options is None or operator.BuiltinOptionsType() != getattr(
+            classes.BuiltinOptions, type(table).__name__
+        ):
+            raise ModelError(f"{what}: its options are missing, expected what it makes a handle of")
+        table.Init(options.Bytes, options.Pos)
+        if name == "HASHTABLE":
+            return f"hash table {table.TableId()}"
+        names = [table.SharedName() or b"", table.Container() or b""]
+        for one in names:
+            self.budget.take(len(one), what, each=1)
+        shared, container = (one.decode("utf-8", "backslashreplace") for one in names)
+        return f"variable {shared!r}" + (f" in container {container!r}" if container else "")
 
     def _indices(self, table: Any, field: str, tensors: int, what: str) -> tuple[int, ...]:
         indices = tuple(vector(table, field, self.budget, what))
         for index in indices:
             if not -1 <= index < tensors:
-                raise ModelError(f"{what}: tensor {index} does not exist, the model has {tensors}")
+                raise ModelError(f"{what}: tensor {index} does not exist, there are {tensors}")
         return indices
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", "replace")

@@ -11,8 +11,9 @@ import mmap
 import re
 import struct
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def classes() -> Any:
             f"reading .tflite files needs the package ai-edge-litert (pip install 'slicemq[coordinator]'): {error}"
         ) from error
     return schema
+
+
+@cache
+def builtin_operators() -> Mapping[str, int]:
+    """Name -> code of TFLite's own operators, as the installed schema has them."""
+    members = vars(classes().BuiltinOperator).items()
+    return {name: code for name, code in members if isinstance(code, int) and not name.startswith("_")}
 
 
 def builder(room: int) -> Any:

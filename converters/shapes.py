@@ -23,8 +23,7 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load) -> Graph:
     """
     made = [t for step in graph.steps for t in graph.operators[step].outputs if t >= 0]
     seen = [t for t in made if graph.tensors[t].dtype in DTYPES]
-    reads = [t for step in graph.steps for t in graph.operators[step].inputs]
-    operators = sorted({*graph.steps, *graph.constant_operators(reads)})
+    operators = graph.closure(graph.steps)
     inputs = list(dict.fromkeys(graph.inputs))
     arrays = random_inputs(graph, seed=0)
     # One run of the model with every tensor as an output: the runtime then keeps all of them.

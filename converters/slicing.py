@@ -11,7 +11,7 @@ import difflib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from converters import schema
 from converters.flatbuffer import write_slice
@@ -69,19 +69,24 @@ def groups_at(graph: Graph, positions: Sequence[int]) -> list[list[int]]:
 
 def legal_positions(graph: Graph) -> tuple[int, ...]:
     """Where `graph.steps` can be cut by `groups_at`: each tensor that crosses can travel in a frame, the step
-    before depends on an input of the model (so that no slice is without inputs), and no shape that the runtime
-    knows before it runs would come from outside (`converters.dynamic`).
+    before depends on an input of the model (so that no slice is without inputs), no variable is used on both
+    sides, and no shape that the runtime knows before it runs would come from outside (`converters.dynamic`).
     """
+    place = {step: i for i, step in enumerate(graph.steps)}
+    parted = [0] * (len(graph.steps) + 1)  # how many sets of steps that belong together each position parts, summed
+    for steps in graph.together:
+        parted[min(place[step] for step in steps) + 1] += 1
+        parted[max(place[step] for step in steps) + 1] -= 1
     fed = set(graph.inputs)
     found = []
-    for position, step in enumerate(graph.steps[:-1], start=1):
+    for position, (step, whole) in enumerate(zip(graph.steps[:-1], accumulate(parted[1:]), strict=False), start=1):
         operator = graph.operators[step]
         if fed.intersection(operator.inputs):
             fed.update(operator.outputs)
             fed.discard(-1)
             crossing = graph.crossing(position)
             kept = graph.dynamic or graph.prepared.isdisjoint(crossing)
-            if kept and all(graph.tensors[t].dtype in codecs.DTYPES for t in crossing):
+            if not whole and kept and all(graph.tensors[t].dtype in codecs.DTYPES for t in crossing):
                 found.append(position)
     return tuple(found)
 
@@ -144,7 +149,7 @@ def parts(graph: Graph, groups: Groups) -> list[Part]:
         if number == len(groups) - 1:
             reads.update(rest)
         for tensor in reads - made:
-            if not graph.tensors[tensor].constant:
+            if not graph.tensors[tensor].constant and not graph.tensors[tensor].variable:
                 readers.setdefault(tensor, set()).add(number)
         reads_of.append(reads)
     found = []
@@ -167,12 +172,16 @@ def parts(graph: Graph, groups: Groups) -> list[Part]:
             raise CutError(f"group {number} reads nothing that changes from frame to frame: it cannot be a slice")
         found.append(
             Part(
-                tuple(sorted(steps | graph.constant_operators(sorted(reads_of[number])))),
+                graph.closure(steps, sorted(reads_of[number])),
                 _ordered(inputs, graph.inputs),
                 _ordered(made, graph.outputs),
             )
         )
     return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def _home(graph: Graph, groups: Groups) -> dict[int, int]:
@@ -190,6 +199,13 @@ def _home(graph: Graph, groups: Groups) -> dict[int, int]:
             home[index] = number
         if len(home) == size:
             raise CutError(f"group {number} has no operator that any output of the model depends on")
+    for variable in graph.variables:
+        homes = sorted({home[step] for step in variable.steps if step in home})
+        if len(homes) > 1:
+            raise CutError(
+                f"{variable.name} keeps its value between frames and is used in groups {_listed(homes[:5])}: "
+                f"expected its operators {_listed(variable.steps[:20])} in one group"
+            )
     missing = [i for i in graph.steps if i not in home]
     if missing:
         raise CutError(f"operators in no group: {', '.join(map(str, missing[:20]))}")

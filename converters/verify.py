@@ -150,8 +150,7 @@ def _locate(
     name, arrays = frame
     order = [(item.id, t) for item in chain for t in item.outputs]
     traced = list(dict.fromkeys(t for _, t in order))
-    reads = [t for step in graph.steps for t in graph.operators[step].inputs] + list(graph.outputs)
-    operators = sorted({*graph.steps, *graph.constant_operators(reads)})
+    operators = graph.closure(graph.steps, graph.outputs)
     inputs = list(dict.fromkeys(graph.inputs))
     tracer = load(write_slice(whole, graph, operators, inputs, traced))
     feed(tracer, [arrays[t] for t in inputs])
