@@ -20,7 +20,7 @@ BENCHMARKS = (
     Benchmark(
         "equality",
         "chains of slices against whole models, bit for bit, over all real models (can be resumed)",
-        "2 h",
+        "1 h",
         "docs/reference/models.md",
     ),
     Benchmark(
@@ -68,7 +68,7 @@ BENCHMARKS = (
         "1 min",
         "docs/explanation/performance.md",
     ),
-    Benchmark("make_models", "nothing: converts ResNet50 and MobileNetV2 once", "15 min", "-"),
+    Benchmark("make_models", "what it makes: Keras models in .cache/models/, once", "20 min", "-"),
 )
 
 

@@ -26,7 +26,7 @@ from slicemq.errors import SliceMQError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 # Programs that other benchmarks run, and the list itself.
-HELPERS = {"__main__", "bare_paho", "keras_to_tflite"}
+HELPERS = {"__main__", "bare_paho", "keras_models"}
 
 
 def test_the_list_names_every_benchmark_and_no_other() -> None:

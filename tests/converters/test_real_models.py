@@ -18,7 +18,7 @@ from converters.slicing import groups_at, legal_positions, slice_model
 from converters.verify import link, verify_chain
 from tests.converters.machine import assert_same, load, run_cluster, run_whole
 
-_MODELS = {name: model for name, model in real_models().items() if "resnet" not in name and "mobilenet" not in name}
+_MODELS = {name: model for name, model in real_models().items() if model.packaged and not name.startswith("wake-")}
 
 
 @pytest.mark.parametrize("name", _MODELS)
