@@ -9,6 +9,7 @@ import numpy as np
 
 from converters import schema
 from converters.graph import Graph
+from converters.lowering import lowest_version
 from converters.mapped import give_back
 from converters.schema import Bytes, damage_as_model_error
 from converters.selection import Selection, selections
@@ -32,7 +33,8 @@ def write_slice(
 
     Tensors keep their names, types, shapes, signatures, quantisation and sparsity, and the order of their indices;
     the inputs get the shapes that `graph` has (`converters.shapes` finds them where the file's are wrong); buffers
-    that several tensors share are written once. The bytes depend on the arguments only.
+    that several tensors share are written once. Operators get the lowest versions that mean the same
+    (`converters.lowering`). The bytes depend on the arguments only.
     Raises ModelError when the model's bytes do not hold together.
     """
     with damage_as_model_error("model"):
@@ -135,11 +137,17 @@ class _Writer:
 
     def _operator_codes(self) -> tuple[dict[int, int], list[int]]:
         """The new index of each operator code that the slice uses, and their tables."""
-        rows = ((subgraph, i) for subgraph, t in zip(self.subgraphs, self.tables, strict=True) for i in t.operators)
-        used = sorted({subgraph.Operators(i).OpcodeIndex() for subgraph, i in rows})
+        versions: dict[int, int] = {}
+        for subgraph, selected in zip(self.subgraphs, self.tables, strict=True):
+            for operator in map(subgraph.Operators, selected.operators):
+                index = operator.OpcodeIndex()
+                lowest = lowest_version(self.model, subgraph, operator)
+                versions[index] = max(lowest, versions.get(index, lowest))
+        used = sorted(versions)
         tables = []
         for index in used:
             table = self.classes.OperatorCodeT.InitFromObj(self.model.OperatorCodes(index))
+            table.version = versions[index]
             tables.append(int(table.Pack(self.builder)))
             self._check_size(f"operator code {index}")
         if self.graph.dynamic:
