@@ -23,8 +23,6 @@ from tests.converters.tiny import Tiny
 from tests.runtimes import EACH_RUNTIME
 
 F, I8, I16, I32, BOOL = (Operand(dtype, (1, 2, 2, 4)) for dtype in ("float32", "int8", "int16", "int32", "bool"))
-    Operand(dtype, (1, 2, 2, 4)) for dtype in "float32 int8 uint8 int16 int32 bool".split()
-)
 FILTER, FILTER8 = Operand("float32", (8, 1, 1, 4)), Operand("int8", (8, 1, 1, 4), 1, 0.1, True)
 CHANNELS = Operand("int8", (8, 1, 1, 4), 8, 0.1, True)
 ROWS8, ROWS = Operand("int8", (8, 4), 1, 0.1, True), Operand("int8", (8, 4), 8, 0.1, True)
