@@ -20,28 +20,32 @@ _log = logging.getLogger(__name__)
 _MAX_ANSWER = 64 << 20
 _NOISE_LINES = 5
 _NOISE_BYTES = 1 << 20
-# The script is not run by its path: its folder would stand on the path and hide modules of the standard library.
-_LAUNCH = (
-    "import sys; sys.path[:] = [p for p in sys.path if p]; "
-    "import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
-)
+# Any interpreter can run a module of ours, without having SliceMQ and without our packages on its path.
+_LAUNCH = """
+import runpy, sys, types
+sys.path[:] = [folder for folder in sys.path if folder]
+package = types.ModuleType("converters")
+package.__path__ = [sys.argv.pop(1)]
+sys.modules["converters"] = package
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
 
 
 class Child:
-    """A running script; leaving the context ends it, whatever it does.
+    """A running module of `converters.children`; leaving the context ends it, whatever it does.
 
     Every answer is an object on a line of its own; one with `error` raises what `errors` has for its word, with its
     `text`. What the child prints besides is kept, and the last of it told when the child ends without an answer.
     """
 
-    def __init__(self, python: str, script: Path, errors: Mapping[str, type[SliceMQError]], what: str) -> None:
+    def __init__(self, python: str, module: str, errors: Mapping[str, type[SliceMQError]], what: str) -> None:
         self._errors = errors
         self._what = what
         self._python = python
         self._noise = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
-                [python, "-c", _LAUNCH, str(script)],
+                [python, "-c", _LAUNCH, str(Path(__file__).parent), module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._noise,
@@ -49,7 +53,7 @@ class Child:
             )
         except OSError as error:
             self._noise.close()
-            raise UsageError(f"{python}: cannot be run as Python: {error.strerror or error}") from error
+            raise UsageError(f"--python {python}: cannot be run: {error.strerror or error}") from error
 
     def __enter__(self) -> Child:
         return self
@@ -98,7 +102,7 @@ class Child:
         return answer
 
     def _strange(self, line: bytes) -> SliceMQError:
-        return UsageError(f"{self._python}: not a Python interpreter, it answered {line[:60]!r}")
+        return UsageError(f"--python {self._python}: no Python interpreter, it answered {line[:60]!r}")
 
     def _ended(self) -> SliceMQError:
         code = self._process.wait()

@@ -1,6 +1,6 @@
-"""Model files of any origin -> one .tflite: Keras (.keras, .h5), SavedModel folders and .tflite behind one seam.
+"""Model files of any origin -> one .tflite: Keras, SavedModel, ONNX, PyTorch and .tflite behind one seam.
 
-TensorFlow runs only in a child process (`converters.tensorflow_child`), of any interpreter that has it.
+TensorFlow and its like run only in a child process (`converters.children`), of any interpreter that has them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from converters import schema
 from converters.calibration import DEFAULT_SAMPLES, calibration_files, read_samples
 from converters.child import Child
 from converters.graph import Graph, read_graph
+from converters.source_kinds import HOW_TO, Kind, source_kind
 from slicemq.errors import (
     InputError,
     MissingDependencyError,
@@ -35,7 +35,6 @@ from slicemq.errors import (
 )
 from slicemq.messages import TensorSpec
 
-Kind = Literal["keras", "saved-model", "tflite"]
 Quantize = Literal["none", "float16", "dynamic", "int8"]
 Io = Literal["int8", "uint8", "float32"]
 
@@ -48,11 +47,13 @@ ERRORS: Mapping[str, type[SliceMQError]] = {
     "operators": UnsupportedOperatorError,
     "usage": UsageError,
 }
-_CHILD = Path(__file__).with_name("tensorflow_child.py")
-_KERAS = (".keras", ".h5", ".hdf5")
-_ELSEWHERE = {".onnx": "ONNX", ".pt": "PyTorch", ".pth": "PyTorch", ".pt2": "PyTorch", ".pb": "frozen graph"}
-HOW_TO = "docs/how-to/convert-models.md"
-_HDF5 = b"\x89HDF\r\n\x1a\n"
+# What converts each kind, and the extra that installs it.
+_NEEDS: Mapping[Kind, tuple[str, str]] = {
+    "keras": ("TensorFlow", "keras"),
+    "saved-model": ("TensorFlow", "keras"),
+    "onnx": ("onnx2tf", "onnx"),
+    "pytorch": ("litert-torch", "torch"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Converted:
     """A .tflite that was written.
 
     size: bytes. graph: None when it cannot be cut, `note` then says why. signature: the SavedModel's that was used.
-    samples: calibration samples used, of `files` files. tensorflow: the version that converted it, "" for a copy.
+    samples: calibration samples that were used. converter: who converted it, with version; "" for a copy.
     """
 
     path: Path
@@ -72,58 +73,7 @@ class Converted:
     note: str = ""
     signature: str = ""
     samples: int = 0
-    files: int = 0
-    tensorflow: str = ""
-
-
-def source_kind(source: Path) -> Kind:
-    """What `source` is, by its name and content. Raises ModelError that says what was expected."""
-    if source.is_dir():
-        if any((source / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
-            return "saved-model"
-        raise ModelError(f"{source}: a folder without saved_model.pb is no SavedModel")
-    suffix = source.suffix.lower()
-    content = _content(source)
-    if suffix in (".tflite", ".lite"):
-        expected: str = "TFLite"
-    elif suffix in _KERAS:
-        expected = "Keras" if suffix == ".keras" else "HDF5"
-    elif suffix in _ELSEWHERE:
-        raise ModelError(f"{source}: {_ELSEWHERE[suffix]} is converted in steps of its own: see {HOW_TO}")
-    else:
-        known = ".keras, .h5, .hdf5, .tflite"
-        raise ModelError(f"{source}: expected {known} or a SavedModel folder, got {suffix or 'no suffix'!r}")
-    if content != expected:
-        raise ModelError(f"{source}: not what its name says: expected {_NAMED[expected]}, found {_NAMED[content]}")
-    return "tflite" if expected == "TFLite" else "keras"
-
-
-_NAMED = {
-    "": "something else",
-    "empty": "an empty file",
-    "HDF5": "an HDF5 file (.h5)",
-    "Keras": "a Keras archive (.keras)",
-    "TFLite": "a TFLite flatbuffer (.tflite)",
-    "zip": "a zip file without config.json",
-}
-
-
-def _content(source: Path) -> str:
-    """A key of _NAMED. Raises ModelError when the file cannot be read."""
-    try:
-        with source.open("rb") as file:
-            head = file.read(8)
-            if head == _HDF5:
-                return "HDF5"
-            if head[4:8] == schema.IDENTIFIER:
-                return "TFLite"
-            if head[:4] == b"PK\x03\x04":
-                with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
-                    return "Keras" if "config.json" in archive.namelist() else "zip"
-                return "zip"
-            return "" if head else "empty"
-    except OSError as error:
-        raise ModelError(f"{source}: cannot read the model: {error.strerror or error}") from error
+    converter: str = ""
 
 
 def convert(
@@ -154,13 +104,16 @@ def convert(
     """
     _check(quantize, calibration, io, samples)
     kind = source_kind(source)
+    if signature is not None and kind != "saved-model":
+        raise UsageError(f"--signature is for a SavedModel, {source} is of kind {kind}")
+    if shapes and kind in ("pytorch", "tflite"):
+        raise UsageError(f"--shape: the inputs of {source} (kind {kind}) have the sizes that they were made with")
+    if kind == "pytorch" and quantize != "none":
+        raise UsageError(f"--quantize {quantize}: not for PyTorch programs (.pt2); see {HOW_TO}")
     target = _target(source, out)
     if kind == "tflite":
-        if quantize != "none" or signature is not None or shapes:
-            raise UsageError(
-                f"{source} is a finished .tflite, which is copied as it is: quantize the Keras model or SavedModel "
-                "that it was made of"
-            )
+        if quantize != "none":
+            raise UsageError(f"{source} is a finished .tflite and not quantized again: convert what it was made of")
         graph, note = _readable(source, strict=True)
         with _fresh(target) as fresh:
             _copy(source, fresh)
@@ -183,10 +136,9 @@ def convert(
         quantize,
         graph,
         note,
-        signature=str(answer["signature"]),
+        signature=str(answer.get("signature", "")),
         samples=used,
-        files=min(len(files), samples),
-        tensorflow=str(answer["tensorflow"]),
+        converter=str(answer["done"]),
     )
 
 
@@ -270,23 +222,26 @@ def _in_child(
 ) -> tuple[dict[str, Any], int]:
     """Let the child write `target`; returns what it said, and the number of calibration samples."""
     used = 0
+    package, extra = _NEEDS[task["kind"]]
+    module = f"converters.children.{'torch' if task['kind'] == 'pytorch' else 'tensorflow'}_convert"
     try:
-        with Child(python, _CHILD, ERRORS, f"{source}: converting with TensorFlow") as child:
+        with Child(python, module, ERRORS, f"converting with {package}") as child:
             answer = child.ask({**task, "scratch": str(scratch), "target": str(target)})
             if task["quantize"] == "int8":
                 names = _store_samples(scratch, _specs(answer), files, most, normalize)
                 used = len(names)
                 done = child.ask({"samples": names})
             else:
-                done = child.hear()
+                done = answer if "done" in answer else child.hear()
     except MissingDependencyError as error:
         raise MissingDependencyError(
-            f"converting {source} needs TensorFlow in {python}: {error}; pip install 'slicemq[keras]', or name "
-            "another interpreter with --python"
+            f"converting {source} needs {package}, and in {python} {error}: pip install 'slicemq[{extra}]', or "
+            "name an interpreter that has it with --python"
         ) from error
     except (ModelError, UsageError) as error:
-        raise type(error)(f"{source}: {error}" if str(source) not in str(error) else str(error)) from error
-    return {**answer, **done["done"]}, used
+        text = str(error)
+        raise type(error)(text if text.startswith("--") else f"{source}: {text}") from error
+    return {**answer, **done}, used
 
 
 def _specs(answer: Mapping[str, Any]) -> list[TensorSpec]:
