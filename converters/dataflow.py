@@ -166,8 +166,9 @@ class Graph:
     """A model's dataflow: tensors and operators by their index in the file. `size` is the file's, in bytes.
 
     prepared: tensors (no constants) that a runtime computes before the first frame, such as shapes. dynamic:
-    whether some shapes are known only while the model runs (`converters.dynamic`). values: tensors that an
-    operator of the file makes and that slices hold as constants (`converters.folding`), little-endian.
+    whether some shapes are known only while the model runs; undelegated: the first subgraph of the file from which on
+    that matters (`converters.dynamic`). values: tensors that an operator of the file makes and that slices hold as
+    constants (`converters.folding`), little-endian.
     order: all operators as they can run; empty for the file's order. subgraphs: those that some operator calls.
     variables: the state that is kept between frames. metadata: names and bytes of what the file has besides.
     """
@@ -185,6 +186,7 @@ class Graph:
     values: Mapping[int, bytes] = field(default_factory=dict)
     order: tuple[int, ...] = ()
     subgraphs: Mapping[int, Subgraph] = field(default_factory=dict)
+    undelegated: int = 1 << 31
     variables: tuple[Variable, ...] = ()
     signatures: tuple[Signature, ...] = ()
     metadata: tuple[tuple[str, int], ...] = ()

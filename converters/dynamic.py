@@ -11,15 +11,15 @@ The rules were found with tiny models, one operator each, in tflite_runtime 2.14
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from converters.dataflow import Subgraph
+from converters.dataflow import Subgraph
 
 # Operators whose outputs are known after preparation when their inputs are; SHAPE and RANK need only the shape.
 _FOLDED = frozenset({"CONCATENATION", "GATHER", "MUL", "RESHAPE", "STRIDED_SLICE"})
 _SHAPE_ONLY = frozenset({"SHAPE", "RANK"})
+_ALWAYS_DYNAMIC = frozenset({"HASHTABLE_FIND"})
 # Which inputs determine the shape of the output.
 _SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
     "ARG_MAX": (1,),
@@ -33,6 +33,8 @@ _SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
     "MEAN": (1,),
     "MIRROR_PAD": (1,),
     "MULTINOMIAL": (1,),
+    "NON_MAX_SUPPRESSION_V4": (2,),
+    "NON_MAX_SUPPRESSION_V5": (2,),
     "ONE_HOT": (1,),
     "PAD": (1,),
     "PADV2": (1,),
@@ -66,28 +68,79 @@ _SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
 }
 
 
-def prepared_tensors(main: Subgraph, called: Mapping[int, Subgraph]) -> tuple[frozenset[int], bool]:
-    """(tensors of the model, no constants, whose values a runtime knows before it runs; whether it is dynamic).
+@dataclass(frozen=True)
+class Preparation:
+    """What a runtime knows of a model before it runs.
 
-    Tensors are `constant` where they have data in the file. A model is dynamic when a subgraph that it calls is.
+    prepared: tensors of the model, no constants, whose values it knows. dynamic: whether it does not know all shapes.
+    undelegated: the first subgraph of the file from which on tflite_runtime takes its own kernels; a number behind
+    the last one when it takes XNNPACK for all.
     """
-    known, dynamic = _prepared(main)
-    return known, dynamic or any(_prepared(subgraph)[1] for subgraph in called.values())
+
+    prepared: frozenset[int]
+    dynamic: bool
+    undelegated: int
 
 
-def _prepared(subgraph: Subgraph) -> tuple[frozenset[int], bool]:
+def preparation(
+    subgraphs: Sequence[Subgraph], calls: Sequence[Sequence[Sequence[int]]], callees_first: Iterable[int]
+) -> Preparation:
+    """What a runtime knows of a model whose file has these subgraphs. `calls` holds what each operator of each calls
+    itself; `callees_first` lists the subgraphs that the model needs. Tensors are `constant` where they have data.
+
+    tflite_runtime gives XNNPACK one subgraph after the other, and stops at the first that is dynamic. Where the last
+    one has nothing in it, it takes all of them back.
+    """
+    needed = list(callees_first)
+    dynamic = [False] * len(subgraphs)
+    for index in (*needed, *sorted(set(range(len(subgraphs))).difference(needed))):
+        dynamic[index] = _prepared(subgraphs, index, calls[index], dynamic)[1]
+    last = subgraphs[-1]
+    if len(subgraphs) > 1 and not (last.operators or last.tensors):
+        dynamic[0] = True
+    known = _prepared(subgraphs, 0, calls[0], dynamic)[0]
+    return Preparation(known, dynamic[0], (*dynamic, True).index(True))
+
+
+def _prepared(
+    subgraphs: Sequence[Subgraph], index: int, calls: Sequence[Sequence[int]], dynamic: Sequence[bool]
+) -> tuple[frozenset[int], bool]:
+    """(the tensors of one subgraph whose values are known after preparation, whether it is dynamic)."""
+    tensors = subgraphs[index].tensors
     known: set[int] = set()
-    dynamic = False
-    for operator in subgraph.operators:
+    found = False
+    for operator in subgraphs[index].operators:
         reads = [t for t in operator.inputs if t >= 0]
+        makes = [tensors[t] for t in operator.outputs if t >= 0]
         shaping = [
             operator.inputs[i]
             for i in _SHAPE_INPUTS.get(operator.name, ())
             if i < len(operator.inputs) and operator.inputs[i] >= 0
         ]
-        if any(t not in known and not subgraph.tensors[t].constant for t in shaping):
-            dynamic = True
-        folded = operator.name in _FOLDED and all(t in known or subgraph.tensors[t].constant for t in reads)
+        if (
+            any(t not in known and not tensors[t].constant for t in shaping)
+            or operator.name in _ALWAYS_DYNAMIC
+            or any(t.dtype == "string" for t in makes)
+            or (operator.name == "READ_VARIABLE" and not all(t.shape for t in makes))
+            or _calls_dynamic(operator.name, [subgraphs[k] for k in calls[operator.index]], dynamic)
+        ):
+            found = True
+        folded = operator.name in _FOLDED and all(t in known or tensors[t].constant for t in reads)
         if folded or operator.name in _SHAPE_ONLY:
-            known.update(t for t in operator.outputs if t >= 0)
-    return frozenset(known), dynamic
+            known.update(t.index for t in makes)
+    return frozenset(known), found
+
+
+def _calls_dynamic(name: str, called: Sequence[Subgraph], dynamic: Sequence[bool]) -> bool:
+    """Whether the results of a call have shapes that are known only once it has run."""
+    if not called or name == "CALL_ONCE":
+        return False
+    if any(dynamic[subgraph.index] for subgraph in called):
+        return True
+    made = [tuple(subgraph.tensors[t].shape for t in subgraph.outputs) for subgraph in called]
+    if name == "IF":
+        return made[0] != made[-1]
+    if name == "WHILE":
+        body = called[-1]
+        return tuple(body.tensors[t].shape for t in body.inputs) != made[-1]
+    return False

@@ -12,7 +12,7 @@ from converters.graph import Graph
 from converters.lowering import lowest_version
 from converters.mapped import give_back
 from converters.schema import Bytes, damage_as_model_error
-from converters.selection import Selection, selections
+from converters.selection import WITNESS, Selection, selections
 from converters.subgraphs import renumber
 from slicemq.errors import ModelError
 
@@ -29,7 +29,8 @@ def write_slice(
     """A .tflite of `operators` (indices in the model, in order) with whole-model tensors as inputs and outputs.
 
     Subgraphs that the operators call come with them, renumbered; see `converters.selection`. A slice of a dynamic
-    model gets two tiny operators of its own, which make it dynamic (`converters.dynamic`).
+    model gets two tiny operators of its own, which make it dynamic, and so do its subgraphs where it matters
+    (`converters.dynamic`).
 
     Tensors keep their names, types, shapes, signatures, quantisation and sparsity, and the order of their indices;
     the inputs get the shapes that `graph` has (`converters.shapes` finds them where the file's are wrong); buffers
@@ -47,7 +48,10 @@ class _Writer:
         self.model = model
         self.graph = graph
         self.tables = tables
-        self.subgraphs = [model.Subgraphs(table.source) for table in tables]
+        # Which of the subgraphs get the operators that make them dynamic.
+        self.witnesses = {number for number, table in enumerate(tables) if table.source == WITNESS}
+        self.witnesses.update([0] if graph.dynamic else [])
+        self.subgraphs = [model.Subgraphs(max(table.source, 0)) for table in tables]
         self.new_number = {table.source: new for new, table in enumerate(tables)}
         self.new_index = [{-1: -1, **{old: new for new, old in enumerate(table.tensors)}} for table in tables]
         self.fed = set(tables[0].inputs)
@@ -68,7 +72,7 @@ class _Writer:
         contents = [self._bytes(self.model.Buffers(b).DataAsNumpy()) for b in self.buffers]
         contents += [self._bytes(np.frombuffer(self.graph.values[t], np.uint8)) for t in self.values]
         extra = [self._bytes(self.model.Buffers(b).DataAsNumpy()) for _, b in self.metadata]
-        one = [self._bytes(np.array([1, 0, 0, 0], np.uint8))] if self.graph.dynamic else []
+        one = [self._bytes(np.array([1, 0, 0, 0], np.uint8))] if self.witnesses else []
         buffers = self._tables([self._buffer(None), *(self._buffer(at) for at in (*contents, *extra, *one))])
         codes, code_tables = self._operator_codes()
         subgraphs = self._tables([self._subgraph(number, codes) for number in range(len(self.tables))])
@@ -150,7 +154,7 @@ class _Writer:
             table.version = versions[index]
             tables.append(int(table.Pack(self.builder)))
             self._check_size(f"operator code {index}")
-        if self.graph.dynamic:
+        if self.witnesses:
             for builtin in (self.classes.BuiltinOperator.MAXIMUM, self.classes.BuiltinOperator.RESHAPE):
                 code = self.classes.OperatorCodeT(deprecatedBuiltinCode=builtin, builtinCode=builtin)
                 tables.append(int(code.Pack(self.builder)))
@@ -160,9 +164,9 @@ class _Writer:
         c, builder, selected = self.classes, self.builder, self.tables[number]
         tensor_tables = [self._tensor(number, t) for t in selected.tensors]
         operator_tables = [self._operator(number, i, codes) for i in selected.operators]
-        if self.graph.dynamic and not number:
+        if number in self.witnesses:
             tensor_tables += self._witness_tensors()
-            operator_tables += self._witness_operators(len(codes))
+            operator_tables += self._witness_operators(len(selected.tensors), len(codes))
         tensors, operators = self._tables(tensor_tables), self._tables(operator_tables)
         inputs = builder.CreateNumpyVector(self._mapped(number, selected.inputs))
         outputs = builder.CreateNumpyVector(self._mapped(number, selected.outputs))
@@ -189,10 +193,9 @@ class _Writer:
             tensors.append(int(table.Pack(self.builder)))
         return tensors
 
-    def _witness_operators(self, first_code: int) -> list[int]:
+    def _witness_operators(self, first_tensor: int, first_code: int) -> list[int]:
         """shape = MAXIMUM(one, one); reshaped = RESHAPE(one, shape): no runtime folds the first before it runs."""
-        count = len(self.tables[0].tensors)
-        one, shape, reshaped = range(count, count + 3)
+        one, shape, reshaped = range(first_tensor, first_tensor + 3)
         operators = []
         for code, inputs, output in ((first_code, [one, one], shape), (first_code + 1, [one, shape], reshaped)):
             table = self.classes.OperatorT(

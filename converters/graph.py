@@ -22,7 +22,7 @@ from converters.dataflow import (
     dtype_bytes,
     operator_class,
 )
-from converters.dynamic import prepared_tensors
+from converters.dynamic import preparation
 from converters.order import data_order, run_order
 from converters.reader import read_rows
 from converters.schema import Bytes, builtin_operators
@@ -75,7 +75,7 @@ def read_graph(data: Bytes) -> Graph:
         for variable in op.touches:
             users.setdefault(variable, []).append((op.index, variable in op.state_written))
     order = run_order(main.tensors, main.operators, main.inputs, main.outputs, users) if users else first
-    prepared, dynamic = prepared_tensors(main, subgraphs)
+    known = preparation(rows.subgraphs, rows.calls, below)
     return _derived(
         Graph(
             sha256=hashlib.sha256(data).hexdigest(),
@@ -86,8 +86,9 @@ def read_graph(data: Bytes) -> Graph:
             inputs=main.inputs,
             outputs=main.outputs,
             steps=(),
-            prepared=prepared,
-            dynamic=dynamic,
+            prepared=known.prepared,
+            dynamic=known.dynamic,
+            undelegated=known.undelegated,
             order=order,
             subgraphs=subgraphs,
             signatures=rows.signatures,

@@ -9,6 +9,10 @@ from converters.dataflow import Graph, Subgraph, Tensor
 from converters.state import initial_operators
 
 
+# In place of a subgraph that the slice has no use for: one with nothing but the operators that make it dynamic.
+WITNESS = -1
+
+
 @dataclass(frozen=True)
 class Selection:
     """One subgraph of a slice, by the model's indices; `rows` are all tensors of the model's subgraph `source`."""
@@ -26,7 +30,8 @@ def selections(
 ) -> list[Selection]:
     """The subgraphs of a slice of `operators`: its own first, then those that they call, each once.
 
-    Called subgraphs are kept whole, but those of initialisation give first values only to what the slice holds.
+    Called subgraphs are kept whole and in the file's order, but those of initialisation give first values only to
+    what the slice holds.
     """
     needed = {*inputs, *outputs}
     whole: set[int] = set()
@@ -39,15 +44,13 @@ def selections(
     needed.discard(-1)
     main = Selection(0, graph.tensors, tuple(operators), tuple(sorted(needed)), tuple(inputs), tuple(outputs))
     variables = graph.held(operators)[0] if initial else frozenset()
-    return [
-        main,
-        *(
-            _pruned(graph.subgraphs[k], initial_operators(graph.subgraphs[k], variables))
-            if k not in whole
-            else _whole(graph.subgraphs[k])
-            for k in sorted(whole | initial)
-        ),
-    ]
+    found = [main]
+    for k in sorted(whole | initial):
+        if k > graph.undelegated > 0 and graph.undelegated not in whole and found[-1].source <= graph.undelegated:
+            found.append(Selection(WITNESS, (), (), (), (), ()))
+        pruned = None if k in whole else initial_operators(graph.subgraphs[k], variables)
+        found.append(_whole(graph.subgraphs[k]) if pruned is None else _pruned(graph.subgraphs[k], pruned))
+    return found
 
 
 def _whole(subgraph: Subgraph) -> Selection:

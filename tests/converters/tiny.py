@@ -24,6 +24,35 @@ class Tiny:
         self.inputs: list[int] = []
         self.outputs: list[int] = []
         self.metadata: list[Any] = []
+        self.signatures: list[Any] = []
+        self.name = "main"
+        self.called: list[Tiny] = []
+
+    def subgraph(self, name: str) -> tuple[int, Tiny]:
+        """Another subgraph of the same model and its index; its tensors and operators are its own."""
+        other = Tiny()
+        other.name, other.codes, other.buffers = name, self.codes, self.buffers
+        self.called.append(other)
+        return len(self.called), other
+
+    def handle(self, name: str, container: str = "") -> int:
+        """A VAR_HANDLE's resource tensor."""
+        options = schema.VarHandleOptionsT(container=container, sharedName=name)
+        return self.op("VAR_HANDLE", [], (), options=options, dtype="RESOURCE")
+
+    def read(self, handle: int, shape: Sequence[int] = (1, 4), dtype: str = "FLOAT32") -> int:
+        return self.op("READ_VARIABLE", [handle], shape, options=schema.ReadVariableOptionsT(), dtype=dtype)
+
+    def assign(self, handle: int, value: int) -> None:
+        self.op("ASSIGN_VARIABLE", [handle, value], outputs=[], options=schema.AssignVariableOptionsT())
+
+    def call_once(self, subgraph: int) -> None:
+        self.op("CALL_ONCE", [], outputs=[], options=schema.CallOnceOptionsT(initSubgraphIndex=subgraph))
+
+    def sign(self, key: str, inputs: dict[str, int], outputs: dict[str, int]) -> None:
+        """Add a signature: names of the inputs and outputs."""
+        sides = [[schema.TensorMapT(name=n, tensorIndex=t) for n, t in side.items()] for side in (inputs, outputs)]
+        self.signatures.append(schema.SignatureDefT(signatureKey=key, inputs=sides[0], outputs=sides[1]))
 
     def tensor(
         self,
@@ -73,9 +102,11 @@ class Tiny:
         version: int = 1,
         dtype: str = "FLOAT32",
     ) -> int:
-        """Add an operator; returns its (first) output tensor, which it makes when `outputs` is not given."""
+        """Add an operator; returns its (first) output tensor, made when `outputs` is not given; -1 if none."""
         made = list(outputs) if outputs is not None else [self.tensor(shape, dtype)]
         builtin = getattr(schema.BuiltinOperator, name, None)
+        kind = type(options).__name__.removesuffix("T") if options is not None else "NONE"
+        second = not hasattr(schema.BuiltinOptions, kind)
         if builtin is None:
             code = schema.OperatorCodeT(deprecatedBuiltinCode=32, builtinCode=32, customCode=name, version=version)
         else:
@@ -83,36 +114,40 @@ class Tiny:
                 deprecatedBuiltinCode=min(builtin, 127), builtinCode=builtin, version=version
             )
         self.codes.append(code)
-        kind = type(options).__name__.removesuffix("T") if options is not None else "NONE"
         self.operators.append(
             schema.OperatorT(
                 opcodeIndex=len(self.codes) - 1,
                 inputs=np.array(inputs, np.int32),
                 outputs=np.array(made, np.int32),
-                builtinOptionsType=getattr(schema.BuiltinOptions, kind),
-                builtinOptions=options,
+                builtinOptionsType=0 if second else getattr(schema.BuiltinOptions, kind),
+                builtinOptions=None if second else options,
+                builtinOptions2Type=getattr(schema.BuiltinOptions2, kind) if second else 0,
+                builtinOptions2=options if second else None,
             )
         )
-        return made[0]
+        return made[0] if made else -1
 
     def dense(self, x: int, weights: int, bias: int = -1, shape: Sequence[int] = (1, 4)) -> int:
         return self.op("FULLY_CONNECTED", [x, weights, bias], shape, options=schema.FullyConnectedOptionsT())
 
-    def build(self, outputs: Sequence[int] | None = None, subgraphs: int = 1) -> bytes:
-        graph = schema.SubGraphT(
+    def table(self, outputs: Sequence[int] | None = None) -> Any:
+        return schema.SubGraphT(
             tensors=self.tensors,
             inputs=np.array(self.inputs, np.int32),
             outputs=np.array(self.outputs if outputs is None else outputs, np.int32),
             operators=self.operators,
-            name="main",
+            name=self.name,
         )
+
+    def build(self, outputs: Sequence[int] | None = None) -> bytes:
         model = schema.ModelT(
             version=3,
             operatorCodes=self.codes,
-            subgraphs=[graph] * subgraphs,
+            subgraphs=[self.table(outputs), *(other.table() for other in self.called)],
             buffers=self.buffers,
             description="tiny",
             metadata=self.metadata,
+            signatureDefs=self.signatures,
         )
         builder = flatbuffers.Builder(1024)
         builder.Finish(model.Pack(builder), b"TFL3")
