@@ -1,19 +1,25 @@
 """What each operator costs: measured by timing short runs of operators, or estimated from shapes.
 
-`measure` cuts the model into *units* (one step each, as far as one can cut there), times each on what the units
-before it made, spreads a unit's time over its operators in proportion to their estimate, and scales the sum to the
-time of the whole model: units alone find their data in the cache and pay for their own call.
+`measure` cuts the model into *units* (one step each, as far as one can cut there) and times *windows* of one,
+three, ten, a quarter of all and all units, each on what those before it made. The units' seconds that explain all
+of these times best (`converters.fit`) are spread over each unit's operators in proportion to their estimate.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from converters.fit import Fit, Window, nonnegative, solve
 from converters.graph import Graph, Operator, operator_class
-from converters.runtime import Load, feed, random_inputs
+from converters.runtime import Array, Interpreter, Load, feed, random_inputs
 from converters.schema import Bytes
 from converters.slicing import groups_at, iter_slices, legal_positions
 
@@ -40,11 +46,13 @@ _SLOW_BYTES_PER_SECOND = {
 # Below this many output channels a convolution leaves most of the vector unit idle.
 _VECTOR_CHANNELS = 16
 _OPERATOR_SECONDS = 1e-6
-_SLICE_SECONDS = 15e-6
+_SLICE_SECONDS = 2e-6
 _MAX_UNITS = 500
+_WINDOW_BYTES = 250_000_000
+_INDEX = re.compile("[0-9]{1,9}")
 SECONDS = 6.0
 """How long measuring a model takes, about, besides loading it."""
-PROFILE_FORMAT = 1
+PROFILE_FORMAT = 2
 """Rises whenever the same run would be written down as other numbers, so that nobody takes old ones."""
 
 
@@ -53,34 +61,62 @@ class Profile:
     """The cost of one frame on the machine that was measured.
 
     seconds: by operator index; steps only (constant operators run once, at load). runtime: its name and version,
-    or `estimate`. overhead: seconds that each further slice adds inside the runtime.
+    or `estimate`. overhead: seconds of one call of the runtime, whatever it runs. per_tensor, per_byte: seconds of
+    copying inputs into an interpreter and outputs out of it. fit: None for an estimate.
     """
 
     seconds: dict[int, float]
     runtime: str
     measured: bool
     overhead: float
+    per_tensor: float = 0.0
+    per_byte: float = 0.0
+    fit: Fit | None = None
 
-    def of(self, operators: Sequence[int]) -> float:
-        """Seconds of one slice with `operators`, its overhead included."""
-        return self.overhead + sum(self.seconds.get(index, 0.0) for index in operators)
+    def of(self, operators: Sequence[int], *, tensors: int = 0, nbytes: int = 0) -> float:
+        """Seconds of one run of a slice with `operators`.
+
+        `tensors` and `nbytes` of its inputs and outputs together add the time of copying them in and out.
+        """
+        ran = self.overhead + sum(self.seconds.get(index, 0.0) for index in operators)
+        return ran + self.per_tensor * tensors + self.per_byte * nbytes
 
 
 def from_plain(body: Any) -> Profile:
     """A profile out of what JSON gives for `dataclasses.asdict`. Raises ValueError that names the field."""
-    if not isinstance(body, dict) or set(body) != {"seconds", "runtime", "measured", "overhead"}:
-        raise ValueError("profile: expected an object with seconds, runtime, measured and overhead")
-    seconds, runtime = body["seconds"], body["runtime"]
-    if not isinstance(seconds, dict) or not all(k.isascii() and k.isdigit() and len(k) < 10 for k in seconds):
+    names = {field.name for field in fields(Profile)}
+    if not isinstance(body, dict) or set(body) != names:
+        raise ValueError(f"profile: expected an object with {', '.join(sorted(names))}")
+    seconds, runtime, fit = body["seconds"], body["runtime"], body["fit"]
+    if not isinstance(seconds, dict) or not all(
+        isinstance(k, str) and k.isascii() and k.isdigit() and len(k) < 10 for k in seconds
+    ):
         raise ValueError("seconds: expected an object, operator's index -> seconds")
     if not isinstance(runtime, str) or not isinstance(body["measured"], bool):
         raise ValueError("runtime, measured: expected a text and a boolean")
-    for name, value in (*seconds.items(), ("overhead", body["overhead"])):
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1e9:
-            raise ValueError(f"{name}: expected seconds, at least 0, got {value!r}")
     return Profile(
-        {int(k): float(v) for k, v in seconds.items()}, runtime, body["measured"], float(body["overhead"])
+        seconds={int(index): _number(value, f"seconds {index}") for index, value in seconds.items()},
+        runtime=runtime,
+        measured=body["measured"],
+        overhead=_number(body["overhead"], "overhead"),
+        per_tensor=_number(body["per_tensor"], "per_tensor"),
+        per_byte=_number(body["per_byte"], "per_byte"),
+        fit=None if fit is None else _fit(fit),
     )
+
+
+def _fit(body: Any) -> Fit:
+    names = {field.name for field in fields(Fit)}
+    if not isinstance(body, dict) or set(body) != names or not isinstance(body["windows"], int):
+        raise ValueError(f"fit: expected an object with {', '.join(sorted(names))}")
+    errors = {name: _number(body[name], f"fit {name}", least=-1.0) for name in ("median", "worst", "whole")}
+    return Fit(windows=body["windows"], **errors)
+
+
+def _number(value: Any, what: str, least: float = 0.0) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not least <= value < 1e9:
+        raise ValueError(f"{what}: expected a number, at least {least:g}, got {value!r}")
+    return float(value)
 
 
 def estimate(graph: Graph) -> Profile:
@@ -109,40 +145,118 @@ def measure(
     *,
     runtime: str = "unknown",
     budget: float = SECONDS,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = time.thread_time,
 ) -> Profile:
-    """Time the model's operators on this machine, in about `budget` seconds and the time to load all of it twice.
+    """Time the model's operators on this machine, in about `budget` seconds and the time to load it five times.
 
-    `graph` should come from `resolve_shapes`. Each number is the least of several runs, which other work on the
-    machine disturbs least. Raises what `load` raises, CutError when an input is of a type that cannot be made up.
+    `graph` should come from `resolve_shapes`. Each time is the least of several runs, in processor time of this
+    thread, which other work on the machine disturbs least (`load` must open interpreters with one thread). No more
+    is loaded at once than one window, which has at most 250 MB of weights where the model can be cut so.
+    Raises what `load` raises, CutError when an input is of a type that cannot be made up.
     """
-    arrays = random_inputs(graph, seed=0)
-    whole = load(bytes(data))
-    feed(whole, [arrays[t] for t in graph.inputs])
-    whole_seconds = _least(whole.invoke, budget / 4, clock)
-
-    groups = groups_at(graph, _unit_positions(graph))
+    units = groups_at(graph, _unit_positions(graph))
     guess = estimate(graph).seconds
-    last_use = {tensor: steps[-1] for tensor, steps in graph.consumers.items()}
+    windows: list[Window] = []
+    copies: list[_Copies] = []
+    partitions = _partitions(graph, units)
+    for bounds in partitions:
+        share = budget / len(partitions) / (len(bounds) - 1)
+        groups = [[step for unit in units[a:b] for step in unit] for a, b in pairwise(bounds)]
+        for (a, b), taken in zip(pairwise(bounds), _chain(data, graph, groups, load, share, clock), strict=True):
+            windows.append(Window(a, b, taken.invoke))
+            copies.append(taken)
+    solved, overhead, fit = solve(windows, len(units))
     seconds: dict[int, float] = {}
-    overhead = float("inf")
-    for unit in iter_slices(data, graph, groups):
-        interpreter = load(unit.data)
-        start = clock()
-        feed(interpreter, [arrays[t] for t in unit.inputs])
-        fed = clock() - start
-        taken = _least(interpreter.invoke, budget / 2 / len(groups), clock)
-        start = clock()
-        arrays.update((t, interpreter.output(position)) for position, t in enumerate(unit.outputs))
-        overhead = min(overhead, fed + taken + clock() - start)
-        steps = [index for index in unit.operators if index in guess]
-        total = sum(guess[index] for index in steps)
-        seconds.update((index, taken * guess[index] / total) for index in steps)
-        for tensor in [t for t in arrays if last_use.get(t, -1) <= steps[-1]]:
+    for unit, spent in zip(units, solved, strict=True):
+        total = sum(guess[step] for step in unit)
+        seconds.update((step, float(spent) * guess[step] / total) for step in unit)
+    per_tensor, per_byte = _copying(copies)
+    return Profile(
+        seconds,
+        runtime,
+        measured=True,
+        overhead=overhead,
+        per_tensor=per_tensor,
+        per_byte=per_byte,
+        fit=fit,
+    )
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """One window: seconds of `invoke`, and of setting its inputs and taking its outputs."""
+
+    invoke: float
+    copy: float
+    tensors: int
+    nbytes: int
+
+
+def _partitions(graph: Graph, units: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The bounds of the windows, as numbers of units: single units, some, many, quarters, and all of them."""
+    weights = [sum(graph.operators[step].weight_bytes for step in unit) for unit in units]
+    found: list[list[int]] = []
+    for size in sorted({1, 3, 10, max(1, len(units) // 4), len(units)}):
+        if size > len(units):
+            continue
+        bounds, held = [0], 0
+        for number, weight in enumerate(weights):
+            if number > bounds[-1] and (number - bounds[-1] == size or held + weight > _WINDOW_BYTES):
+                bounds.append(number)
+                held = 0
+            held += weight
+        bounds.append(len(units))
+        if bounds not in found:
+            found.append(bounds)
+    return found
+
+
+def _chain(
+    data: Bytes,
+    graph: Graph,
+    groups: Sequence[Sequence[int]],
+    load: Load,
+    share: float,
+    clock: Callable[[], float],
+) -> Iterator[_Copies]:
+    """Time each group on what those before it made of random inputs, each in about `share` seconds."""
+    arrays = random_inputs(graph, seed=0)
+    last_use = {tensor: steps[-1] for tensor, steps in graph.consumers.items()}
+    place = {step: number for number, step in enumerate(graph.steps)}
+    for group, piece in zip(groups, iter_slices(data, graph, groups), strict=True):
+        interpreter = load(piece.data)
+        given = [arrays[t] for t in piece.inputs]
+        feed(interpreter, given)
+        invoke = _least(interpreter.invoke, share, clock)
+        into = _least(partial(_set, interpreter, given), 0.0, clock)
+        out = _least(partial(_take, interpreter, len(piece.outputs)), 0.0, clock)
+        interpreter.invoke()
+        made = _take(interpreter, len(piece.outputs))
+        arrays.update(zip(piece.outputs, made, strict=True))
+        moved = (*piece.inputs, *piece.outputs)
+        yield _Copies(invoke, into + out, len(moved), sum(arrays[t].nbytes for t in moved))
+        reached = place[max(group, key=lambda step: place[step])]
+        for tensor in [t for t in arrays if place.get(last_use.get(t, -1), -1) <= reached]:
             del arrays[tensor]
-    whole_seconds = min(whole_seconds, _least(whole.invoke, budget / 4, clock))
-    scale = whole_seconds / max(sum(seconds.values()), 1e-9)
-    return Profile({index: s * scale for index, s in seconds.items()}, runtime, measured=True, overhead=overhead)
+        del interpreter, piece
+
+
+def _set(interpreter: Interpreter, arrays: Sequence[Array]) -> None:
+    for position, array in enumerate(arrays):
+        interpreter.set_input(position, array)
+
+
+def _take(interpreter: Interpreter, count: int) -> list[Array]:
+    return [interpreter.output(position) for position in range(count)]
+
+
+def _copying(rows: Sequence[_Copies]) -> tuple[float, float]:
+    """(seconds for each tensor, seconds for each byte) that is copied in or out of an interpreter."""
+    wanted = np.array([max(row.copy, 1e-9) for row in rows])
+    known = np.array([(row.tensors, row.nbytes) for row in rows], dtype=np.float64)
+    guess = np.array([np.min(wanted / known[:, 0]), 0.5 * np.min(wanted / np.maximum(known[:, 1], 1))])
+    found = nonnegative(known, wanted, 1.0 / wanted, guess, guess)
+    return float(found[0]), float(found[1])
 
 
 def _unit_positions(graph: Graph) -> list[int]:
@@ -153,12 +267,13 @@ def _unit_positions(graph: Graph) -> list[int]:
 
 
 def _least(run: Callable[[], object], budget: float, clock: Callable[[], float]) -> float:
-    """The least time of `run` in 3 to 30 runs after one that does not count, as many as fit in `budget`."""
-    run()
-    least, spent, runs = float("inf"), 0.0, 0
-    while runs < 3 or (runs < 30 and spent < budget):
+    """The least time of `run` in 2 to 50 runs, as many as fit in `budget`, after one to warm up."""
+    least, spent, runs = float("inf"), 0.0, -1
+    while runs < 2 or (runs < 50 and spent < budget):
         start = clock()
         run()
         taken = clock() - start
-        least, spent, runs = min(least, taken), spent + taken, runs + 1
+        if runs >= 0:
+            least = min(least, taken)
+        spent, runs = spent + taken, runs + 1
     return least

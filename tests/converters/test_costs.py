@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 
 import ai_edge_litert.schema_py_generated as schema
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 from converters.balance import SLACK, balanced_positions
 from converters.graph import Graph, read_graph, with_shapes
 from converters.memory import memory_table, slice_memory
-from converters.profile import Profile, estimate, measure
+from converters.profile import Profile, estimate
 from converters.shapes import resolve_shapes
 from converters.slicing import groups_at, slice_model
 from slicemq.errors import CutError
@@ -52,70 +51,6 @@ def test_shapes_of_ordinary_models_stay() -> None:
     for data in (chain(), diamond(), half_weights()):
         graph = read_graph(data)
         assert resolve_shapes(data, graph, load) == graph
-
-
-def test_estimate_is_deterministic_and_grows_with_work() -> None:
-    tiny = Tiny()
-    x = tiny.input((1, 64))
-    small = tiny.constant(np.zeros((64, 64), np.float32))
-    large = tiny.constant(np.zeros((6400, 64), np.float32))
-    y = tiny.dense(x, small, shape=(1, 64))
-    data = tiny.build([tiny.dense(y, large, shape=(1, 6400))])
-    profile = estimate(read_graph(data))
-    assert profile == estimate(read_graph(data))
-    assert not profile.measured
-    assert set(profile.seconds) == {0, 1}
-    assert profile.seconds[1] > 5 * profile.seconds[0] > 0
-    assert profile.of([0]) == profile.overhead + profile.seconds[0]
-
-
-class _Clocked:
-    """A runtime in which time passes as told: each run takes `seconds` of a pretended clock."""
-
-    def __init__(self, cost: dict[str, float]) -> None:
-        self.now = 0.0
-        self.cost = cost
-
-    def clock(self) -> float:
-        return self.now
-
-    def load(self, model: bytes | Path) -> _ClockedInterpreter:
-        assert isinstance(model, bytes)
-        graph = read_graph(model)
-        return _ClockedInterpreter(self, load(model), sum(self.cost[op.name] for op in graph.operators))
-
-
-class _ClockedInterpreter:
-    def __init__(self, owner: _Clocked, inner: object, seconds: float) -> None:
-        self._owner = owner
-        self._inner = inner
-        self._seconds = seconds
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
-
-    def invoke(self) -> None:
-        self._inner.invoke()  # type: ignore[attr-defined]
-        self._owner.now += self._seconds
-
-
-def test_measure_times_each_step_and_adds_up_to_the_whole() -> None:
-    data = diamond()
-    graph = read_graph(data)
-    machine = _Clocked({"TANH": 1.0, "RELU": 2.0, "LOGISTIC": 3.0, "ADD": 4.0})
-    profile = measure(data, graph, machine.load, runtime="pretended", clock=machine.clock)  # type: ignore[arg-type]
-    assert profile.measured
-    assert profile.runtime == "pretended"
-    assert [round(profile.seconds[i], 6) for i in graph.steps] == [1, 2, 3, 4, 4]
-    assert profile.overhead == pytest.approx(1.0)
-
-
-def test_measure_on_a_real_runtime() -> None:
-    data = half_weights()
-    graph = read_graph(data)
-    profile = measure(data, graph, load, budget=0.05)
-    assert set(profile.seconds) == set(graph.steps)
-    assert all(0 < s < 1 for s in profile.seconds.values())
 
 
 def _all_splits(n: int, stages: int) -> Iterator[tuple[int, ...]]:
