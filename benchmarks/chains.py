@@ -18,12 +18,13 @@ from converters.runtime import Array, Interpreter, Load, TensorInfo, random_inpu
 from converters.schema import Bytes, open_model
 from converters.shapes import resolve_shapes
 from converters.slicing import groups_at, iter_slices, legal_positions, parts
-from converters.verify import Link, link, verify_chain
+from converters.verify import Link, VerifyReport, link, verify_chain
 from edge_node.runtime import open_interpreter
-from slicemq.errors import CutError, SliceMQError
+from slicemq.errors import CutError, SliceMQError, UnsupportedOperatorError
 
 STATEFUL_FRAMES = 50
 _TRIES = 60
+_WHOLE = Path("whole")
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a model is: its steps and operators, its legal cuts, the bytes of the narrowest one."""
+    """What a model is: its operators, its legal cuts, the bytes of the narrowest one.
+
+    note: why the whole is not the file itself but all its operators in one slice; empty if it is the file.
+    """
 
     operators: int
     cuts: int
     narrowest: int | None
     stateful: bool
+    note: str
 
 
 class Subject:
@@ -68,19 +73,28 @@ class Subject:
         read = read_graph(self.data)
         self.graph: Graph = resolve_shapes(self.data, read, self._open)
         self.legal = legal_positions(self.graph)
-        self._whole = Remembered(self._open(model.path), len(self.graph.outputs))
+        self.note = ""
+        self._source: bytes | Path = model.path
+        try:
+            native = self._open(model.path)
+        except UnsupportedOperatorError as error:
+            # The runtime may take the operators in the versions that slices have.
+            self._source = next(iter_slices(self.data, self.graph, [self.graph.steps])).data
+            native = self._open(self._source)
+            self.note = str(error)
+        self._whole = Remembered(native, len(self.graph.outputs))
 
     def load(self, model: bytes | Path) -> Interpreter:
         """The whole model is loaded once and answers a frame that it knows from memory, unless it keeps state."""
-        if isinstance(model, Path) and not self.graph.stateful:
-            return self._whole
+        if isinstance(model, Path):
+            return self._open(self._source) if self.graph.stateful else self._whole
         return self._open(model)
 
     def facts(self) -> Facts:
         """What the table says of the model itself."""
         widths = [sum(self.graph.tensors[t].nbytes for t in self.graph.crossing(p)) for p in self.legal]
         narrowest = min(widths) if widths else None
-        return Facts(len(self.graph.operators), len(self.legal), narrowest, self.graph.stateful)
+        return Facts(len(self.graph.operators), len(self.legal), narrowest, self.graph.stateful, self.note)
 
     def row(self, slices: int, seed: int, known: Mapping[str, Row]) -> Row:
         """Cut at random and compare, unless a row for exactly these slices is among `known` (by digest)."""
@@ -97,13 +111,29 @@ class Subject:
         if digest in known:
             old = known[digest]
             return replace(row, frames=old.frames, equal=old.equal, detail=old.detail)
-        frames = self.frames(seed)
         try:
-            report = verify_chain(self.data, self.graph, chain, self.load, frames, path=self.model.path)
+            report = verify_chain(self.data, self.graph, chain, self.load, self.frames(seed), path=self.model.path)
+            if self.graph.stateful and report.equal:
+                report = self._all_that_crosses(chain, seed)
         except SliceMQError as error:
             return replace(row, equal=False, detail=f"{error} ({_said(groups)})")
         detail = f"{report.differences[0]} ({_said(groups)})" if report.differences else ""
         return replace(row, frames=report.frames, equal=report.equal, detail=detail)
+
+    def _all_that_crosses(self, chain: Sequence[Link], seed: int) -> VerifyReport:
+        """As verify_chain, with all tensors that the slices hand on as outputs of the whole.
+
+        The output of a wake word model is 0 for nearly every frame: what leads to it tells more.
+        """
+        graph = self.graph
+        crossing = [t for t in dict.fromkeys(t for item in chain for t in item.outputs) if t not in graph.outputs]
+        traced = replace(graph, outputs=(*graph.outputs, *crossing))
+        whole = next(iter_slices(self.data, traced, [graph.steps]))
+        positions = replace(traced, outputs=whole.outputs)
+        return verify_chain(self.data, positions, chain, self._open_or(whole.data), self.frames(seed), path=_WHOLE)
+
+    def _open_or(self, whole: bytes) -> Load:
+        return lambda model: self._open(whole if isinstance(model, Path) else model)
 
     def frames(self, seed: int) -> Iterator[tuple[str, Mapping[int, Array]]]:
         """Frames of one chain: random ones, and a picture where the model takes pictures.

@@ -279,12 +279,17 @@ def _child(name: str, runtime: str, cases: str) -> None:
     try:
         subject = Subject(model, runtime)
     except SliceMQError as error:
-        say({"unable": str(error).replace(f"{model.path}: ", "").removeprefix("model: ")})
+        say({"unable": _without_path(error, model)})
         return
-    say({"facts": asdict(subject.facts())})
+    facts = subject.facts()
+    say({"facts": asdict(replace(facts, note=_without_path(facts.note, model)))})
     for case in cases.split(","):
         slices, seed = (int(word) for word in case.split("/"))
         say(asdict(subject.row(slices, seed, known)))
+
+
+def _without_path(text: object, model: RealModel) -> str:
+    return str(text).replace(f"{model.path}: ", "").removeprefix("model: ")
 
 
 def _summary(finding: Finding) -> dict[str, Any]:
@@ -298,6 +303,8 @@ def _summary(finding: Finding) -> dict[str, Any]:
         result = "equal" if chains else "no cut"
         if absent and chains:
             result += f"; too few cuts for {absent[0]} slices" + (" and more" if absent[1:] else "")
+        if facts.get("note"):
+            result += f"; the whole is one slice with all operators, since {facts['note']}"
     return {
         "model": finding.model.name,
         "size_mb": round(finding.model.path.stat().st_size / 1e6, 1),

@@ -111,8 +111,9 @@ def settle(model: Any, keras: Any, inputs: list[Any]) -> None:
 def main(architecture: str, target: Path, calibration: Path, pictures: list[Path]) -> None:
     """Write the model and its calibration set (.npy files of one sample each, as the model's input is shaped)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
+    import tensorflow
 
+    keras = tensorflow.keras
     keras.utils.set_random_seed(SEED)
     model = build(architecture, keras)
     inputs = samples(architecture, pictures)

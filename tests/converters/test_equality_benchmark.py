@@ -15,7 +15,7 @@ from benchmarks.chains import Remembered, Subject, bound_units, odd_numbers, ran
 from benchmarks.models import RealModel, real_models
 from converters.graph import Graph, read_graph
 from converters.schema import open_model
-from converters.slicing import legal_positions, parts
+from converters.slicing import iter_slices, legal_positions, parts
 from tests.converters.machine import load
 
 _IRIS = real_models()["iris-landmark"]
@@ -260,3 +260,39 @@ def test_steps_between_users_of_one_variable_are_one_unit() -> None:
     chosen = random_groups(graph, legal_positions(graph), 6, 2)
     assert chosen is not None
     assert len(parts(graph, chosen[1])) == 6
+
+
+def test_a_slice_that_loses_its_state_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject(real_models()["wake-alexa"], "ai_edge_litert")
+    good = subject.row(3, 0, {})
+    assert (good.equal, good.frames) == (True, 50)
+    real = subject._open
+
+    class Forgetful:
+        """A slice that is loaded again, as after a crash, before its 26th frame."""
+
+        def __init__(self, model: bytes | Path) -> None:
+            self.model, self.native, self.frames = model, real(model), 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.native, name)
+
+        def set_input(self, position: int, array: Any) -> None:
+            if position == 0:
+                self.frames += 1
+                self.native = real(self.model) if self.frames == 26 else self.native
+            self.native.set_input(position, array)
+
+    whole = subject._source
+    chain = [p.data for p in iter_slices(subject.data, subject.graph, _groups(subject, 3))]
+    monkeypatch.setattr(subject, "_open", lambda m: Forgetful(m) if m in chain else real(m))
+    bad = subject.row(3, 0, {})
+    assert whole == real_models()["wake-alexa"].path
+    assert not bad.equal
+    assert "frame 25: slice s" in bad.detail
+
+
+def _groups(subject: Subject, slices: int) -> Sequence[Sequence[int]]:
+    chosen = random_groups(subject.graph, subject.legal, slices, 0)
+    assert chosen is not None
+    return chosen[1]
