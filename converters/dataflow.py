@@ -1,9 +1,10 @@
 """A model's dataflow as dataclasses: tensors, operators, and what crosses between them (pure).
 
 Words: an operator is *constant* when it is fed by constants only (a DEQUANTIZE of float16 weights, a DENSIFY); it
-goes with each slice that uses what it makes. An operator is *dead* when no output of the model depends on it; no
-slice has it. All others are the *steps*, in an order in which they can run: the file's, except where a model keeps
-state or its operators are not sorted (`converters.order`).
+goes with each slice that uses what it makes. So does a *recomputed* one, which is cheaper to run again than to send
+what it makes (`converters.recompute`). An operator is *dead* when no output of the model depends on it; no slice has
+it. All others are the *steps*, in an order in which they can run: the file's, except where a model keeps state or its
+operators are not sorted (`converters.order`).
 
 A *variable* is what a runtime keeps from one frame to the next: a resource variable (by container and shared name),
 a hash table that is filled while the model runs, or a tensor that an operator keeps (an LSTM's state). What only
@@ -112,6 +113,7 @@ class Operator:
     state_read: tuple[str, ...] = ()
     state_written: tuple[str, ...] = ()
     repeatable: bool = True
+    recomputed: bool = False
 
     @property
     def touches(self) -> frozenset[str]:
@@ -166,9 +168,9 @@ class Graph:
     """A model's dataflow: tensors and operators by their index in the file. `size` is the file's, in bytes.
 
     prepared: tensors (no constants) that a runtime computes before the first frame, such as shapes. dynamic:
-    whether some shapes are known only while the model runs; undelegated: the first subgraph of the file from which on
-    that matters (`converters.dynamic`). values: tensors that an operator of the file makes and that slices hold as
-    constants (`converters.folding`), little-endian.
+    whether some shapes are known only while the model runs; undelegated: the first subgraph of the file from which
+    on that matters (`converters.dynamic`). values: tensors that an operator of the file makes and that slices hold
+    as constants (`converters.folding`), little-endian.
     order: all operators as they can run; empty for the file's order. subgraphs: those that some operator calls.
     variables: the state that is kept between frames. metadata: names and bytes of what the file has besides.
     """
@@ -195,6 +197,14 @@ class Graph:
     def stateful(self) -> bool:
         """Whether some step keeps state from one frame to the next."""
         return bool(self.variables)
+
+    @cached_property
+    def is_sorted(self) -> bool:
+        """Whether the file's operators come in an order in which a runtime can run them."""
+        made_late = {
+            t: op.index for op in self.operators for t in op.outputs if t >= 0 and not self.tensors[t].variable
+        }
+        return all(made_late.get(t, -1) < op.index for op in self.operators for t in op.inputs)
 
     @cached_property
     def table_bytes(self) -> int:
@@ -262,12 +272,12 @@ class Graph:
         return frozenset(variables), frozenset(found)
 
     def closure(self, steps: Iterable[int], tensors: Sequence[int] = ()) -> tuple[int, ...]:
-        """What a slice of `steps` that hands on `tensors` runs, in order: the steps, the constant operators that
-        feed them or make `tensors`, and the initialisation of the variables that they use.
+        """What a slice of `steps` that hands on `tensors` runs, in order: the steps, the constant and recomputed
+        operators that feed them or make `tensors`, and the initialisation of the variables that they use.
         """
         steps = set(steps)
         reads = [t for step in steps for t in self.operators[step].inputs]
-        found = steps | self.constant_operators([*reads, *tensors])
+        found = steps | self.helpers([*reads, *tensors])
         return tuple(sorted(found | self.held(found)[1], key=self.place.__getitem__))
 
     def public_name(self, tensor: int) -> str:
@@ -286,24 +296,47 @@ class Graph:
         return {t: op.index for op in self.operators for t in op.outputs if t >= 0}
 
     @cached_property
+    def reads(self) -> dict[int, tuple[int, ...]]:
+        """Step -> the tensors that it reads, constants too; for what a recomputed operator makes, what that reads."""
+        found = {}
+        for step in self.steps:
+            todo = list(reversed(self.operators[step].inputs))
+            reads: dict[int, None] = {}
+            while todo:
+                tensor = todo.pop()
+                maker = self.producer.get(tensor)
+                if maker is not None and self.operators[maker].recomputed:
+                    todo.extend(reversed(self.operators[maker].inputs))
+                elif tensor >= 0:
+                    reads[tensor] = None
+            found[step] = tuple(reads)
+        return found
+
+    @cached_property
     def consumers(self) -> dict[int, tuple[int, ...]]:
-        """Tensor index -> the steps that read it, in order."""
+        """Tensor index -> the steps that read it (as `reads` says), in order."""
         found: dict[int, list[int]] = {}
         for step in self.steps:
-            for tensor in dict.fromkeys(self.operators[step].inputs):
-                if tensor >= 0:
-                    found.setdefault(tensor, []).append(step)
+            for tensor in self.reads[step]:
+                found.setdefault(tensor, []).append(step)
         return {tensor: tuple(steps) for tensor, steps in found.items()}
 
     def constant_operators(self, tensors: Sequence[int]) -> set[int]:
         """The constant operators that make the constants among `tensors`, and those that feed them."""
+        return {index for index in self.helpers(tensors) if self.operators[index].constant}
+
+    def helpers(self, tensors: Sequence[int]) -> set[int]:
+        """The constant and recomputed operators that make some of `tensors`, and those of them that feed these."""
         found: set[int] = set()
         todo = [t for t in tensors if t >= 0]
         while todo:
             maker = self.producer.get(todo.pop())
-            if maker is not None and maker not in found and self.operators[maker].constant:
+            if maker is None or maker in found:
+                continue
+            operator = self.operators[maker]
+            if operator.constant or operator.recomputed:
                 found.add(maker)
-                todo.extend(t for t in self.operators[maker].inputs if t >= 0)
+                todo.extend(t for t in operator.inputs if t >= 0)
         return found
 
     def crossing(self, position: int) -> tuple[int, ...]:
@@ -320,7 +353,7 @@ class Graph:
         for i, step in enumerate(self.steps):
             operator = self.operators[step]
             alive.update(t for t in operator.outputs if t >= 0 and last.get(t, -1) > i)
-            alive.difference_update(t for t in operator.inputs if t >= 0 and last[t] <= i)
+            alive.difference_update(t for t in self.reads[step] if last[t] <= i)
             rows.append(tuple(sorted(alive)))
         return tuple(rows)
 

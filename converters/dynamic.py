@@ -72,7 +72,7 @@ _SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
 class Preparation:
     """What a runtime knows of a model before it runs.
 
-    prepared: tensors of the model, no constants, whose values it knows. dynamic: whether it does not know all shapes.
+    prepared: tensors of the model, no constants, whose values it knows. dynamic: whether it lacks some shape.
     undelegated: the first subgraph of the file from which on tflite_runtime takes its own kernels; a number behind
     the last one when it takes XNNPACK for all.
     """
@@ -85,11 +85,11 @@ class Preparation:
 def preparation(
     subgraphs: Sequence[Subgraph], calls: Sequence[Sequence[Sequence[int]]], callees_first: Iterable[int]
 ) -> Preparation:
-    """What a runtime knows of a model whose file has these subgraphs. `calls` holds what each operator of each calls
-    itself; `callees_first` lists the subgraphs that the model needs. Tensors are `constant` where they have data.
+    """What a runtime knows of a model whose file has these subgraphs. `calls` holds what each operator of each
+    calls itself; `callees_first` lists the subgraphs that the model needs. Tensors with data are `constant`.
 
-    tflite_runtime gives XNNPACK one subgraph after the other, and stops at the first that is dynamic. Where the last
-    one has nothing in it, it takes all of them back.
+    tflite_runtime gives XNNPACK one subgraph after the other, and stops at the first that is dynamic. Where the
+    last one has nothing in it, it takes all of them back.
     """
     needed = list(callees_first)
     dynamic = [False] * len(subgraphs)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from converters.dataflow import Graph, Subgraph, Tensor
 from converters.state import initial_operators
 
-
 # In place of a subgraph that the slice has no use for: one with nothing but the operators that make it dynamic.
 WITNESS = -1
 

@@ -70,16 +70,24 @@ def verify_chain(
     *,
     path: Path | None = None,
 ) -> VerifyReport:
-    """Run each frame (its name, arrays by tensor index) through the whole model and through the chain.
+    """Run each frame (its name, arrays by tensor index) through the whole model and through the chain, in order and
+    on one set of interpreters, so that state goes from frame to frame as it does in a pipeline.
 
     Outputs are equal when dtype, shape and every byte are: so NaN equals the same NaN, and 0.0 is not -0.0. `graph`
-    is the whole's; with `path` the whole is loaded from its file. Raises what `load` raises, ModelError for a chain
-    that does not fit together, InputError for a frame that does not fit the model.
+    is the whole's; with `path` the whole is loaded from its file. A file whose operators are not sorted, which no
+    runtime can run, is sorted first. Raises what `load` raises, ModelError for a chain that does not fit together,
+    InputError for a frame that does not fit the model.
     """
-    model = load(path if path is not None else bytes(whole))
+    if graph.is_sorted:
+        model = load(path if path is not None else bytes(whole))
+    else:
+        model = load(
+            write_slice(whole, graph, graph.closure(graph.steps, graph.outputs), graph.inputs, graph.outputs)
+        )
     links = [(item, _open(item, load)) for item in chain]
     outputs = list(dict.fromkeys(graph.outputs))
     count, compared, differences = 0, 0, []
+    before: list[Mapping[int, Array]] = []  # what a stateful model must be fed again to be where it was
     for name, arrays in frames:
         missing = [t for t in graph.inputs if t not in arrays]
         if missing:
@@ -91,7 +99,9 @@ def verify_chain(
         compared += len(outputs)
         count += 1
         if any(_difference(expected[t], made[t]) for t in outputs):
-            differences.append(_locate(whole, graph, chain, load, (name, arrays), expected, made))
+            differences.append(_locate(whole, graph, chain, load, before, (name, arrays), expected, made))
+        if graph.stateful:
+            before.append(arrays)
     return VerifyReport(count, compared, tuple(differences))
 
 
@@ -142,19 +152,24 @@ def _locate(
     graph: Graph,
     chain: Sequence[Link],
     load: Load,
+    before: Sequence[Mapping[int, Array]],
     frame: Frame,
     expected: Mapping[int, Array],
     made: Mapping[int, Array],
 ) -> Difference:
-    """The first differing tensor: the whole model once more, with the tensors that cross as outputs too."""
+    """The first differing tensor: the whole model once more, with the tensors that cross as outputs too.
+
+    `before` are the frames that brought a stateful model to where it was.
+    """
     name, arrays = frame
     order = [(item.id, t) for item in chain for t in item.outputs]
     traced = list(dict.fromkeys(t for _, t in order))
     operators = graph.closure(graph.steps, graph.outputs)
     inputs = list(dict.fromkeys(graph.inputs))
     tracer = load(write_slice(whole, graph, operators, inputs, traced))
-    feed(tracer, [arrays[t] for t in inputs])
-    tracer.invoke()
+    for earlier in (*before, arrays):
+        feed(tracer, [earlier[t] for t in inputs])
+        tracer.invoke()
     # More outputs may change how the runtime fuses operators, so the model's own outputs keep their first values.
     reference = {**{t: tracer.output(position) for position, t in enumerate(traced)}, **expected}
     for slice_id, tensor in order:

@@ -35,6 +35,12 @@ class Tiny:
         self.called.append(other)
         return len(self.called), other
 
+    def variable(self, shape: Sequence[int], dtype: str = "FLOAT32", name: str | None = None) -> int:
+        """A tensor that an operator keeps its state in."""
+        index = self.tensor(shape, dtype, name=name)
+        self.tensors[index].isVariable = True
+        return index
+
     def handle(self, name: str, container: str = "") -> int:
         """A VAR_HANDLE's resource tensor."""
         options = schema.VarHandleOptionsT(container=container, sharedName=name)
@@ -101,9 +107,10 @@ class Tiny:
         options: Any = None,
         version: int = 1,
         dtype: str = "FLOAT32",
+        tensor: str | None = None,
     ) -> int:
         """Add an operator; returns its (first) output tensor, made when `outputs` is not given; -1 if none."""
-        made = list(outputs) if outputs is not None else [self.tensor(shape, dtype)]
+        made = list(outputs) if outputs is not None else [self.tensor(shape, dtype, name=tensor)]
         builtin = getattr(schema.BuiltinOperator, name, None)
         kind = type(options).__name__.removesuffix("T") if options is not None else "NONE"
         second = not hasattr(schema.BuiltinOptions, kind)
