@@ -23,6 +23,7 @@ from converters import schema
 from converters.calibration import DEFAULT_SAMPLES, calibration_files, read_samples
 from converters.child import Child
 from converters.graph import Graph, read_graph
+from converters.pictures import NORMALIZATIONS
 from converters.source_kinds import HOW_TO, Kind, source_kind
 from slicemq.errors import (
     InputError,
@@ -102,7 +103,7 @@ def convert(
     or converted (UnsupportedOperatorError names operators that TFLite lacks), InputError for a calibration file,
     StoreError when `out` cannot be written.
     """
-    _check(quantize, calibration, io, samples)
+    _check(quantize, calibration, io, samples, normalize)
     kind = source_kind(source)
     if signature is not None and kind != "saved-model":
         raise UsageError(f"--signature is for a SavedModel, {source} is of kind {kind}")
@@ -142,11 +143,27 @@ def convert(
     )
 
 
-def _check(quantize: str, calibration: Path | None, io: str, samples: int) -> None:
-    if quantize not in QUANTIZATIONS:
-        raise UsageError(f"--quantize: expected {', '.join(QUANTIZATIONS)}, got {quantize!r}")
-    if io not in IO_DTYPES:
-        raise UsageError(f"--io: expected {', '.join(IO_DTYPES)}, got {io!r}")
+def check_quantization(given: str) -> Quantize:
+    """The same word, known to be one of QUANTIZATIONS. Raises UsageError."""
+    for word in QUANTIZATIONS:
+        if given == word:
+            return word
+    raise UsageError(f"--quantize: expected {', '.join(QUANTIZATIONS)}, got {given!r}")
+
+
+def check_io(given: str) -> Io:
+    """The same word, known to be one of IO_DTYPES. Raises UsageError."""
+    for word in IO_DTYPES:
+        if given == word:
+            return word
+    raise UsageError(f"--io: expected {', '.join(IO_DTYPES)}, got {given!r}")
+
+
+def _check(quantize: str, calibration: Path | None, io: str, samples: int, normalize: str | None) -> None:
+    check_quantization(quantize)
+    check_io(io)
+    if normalize is not None and normalize not in NORMALIZATIONS:
+        raise UsageError(f"--normalize: expected {', '.join(NORMALIZATIONS)}, got {normalize!r}")
     if samples < 1:
         raise UsageError(f"--samples: expected at least 1, got {samples}")
     if quantize == "int8" and calibration is None:

@@ -13,7 +13,7 @@ _GROUPS = {
     "broker": "Run the embedded broker.",
     "node": "Run and list edge nodes.",
     "coordinator": "Run the coordinator.",
-    "model": "Look at models, cut them and verify the slices.",
+    "model": "Convert models, look at them, cut them and verify the slices.",
     "plan": "Make plans.",
 }
 # Words of the command line -> module below coordinator.cli that holds it as `command`.
@@ -23,6 +23,7 @@ _VERBS = {
     ("node", "list"): "node_list",
     ("coordinator", "run"): "coordinator_run",
     ("model", "inspect"): "model_inspect",
+    ("model", "convert"): "model_convert",
     ("model", "slice"): "model_slice",
     ("model", "verify"): "model_verify",
     ("plan", "make"): "plan_make",
