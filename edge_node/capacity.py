@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -24,7 +25,15 @@ from slicemq.options import BrokerOptions
 
 logger = logging.getLogger("slicemq.node.capacity")
 
-CLASSES = ("conv", "depthwise", "dense", "elementwise")
+# Each has a calibration model; a runtime that lacks an operator of one goes without that class.
+CLASSES = (
+    *("conv", "conv-int8", "conv-hybrid", "conv-dynamic"),
+    *("depthwise", "depthwise-int8", "depthwise-hybrid", "depthwise-dynamic"),
+    *("dense", "dense-int8", "dense-hybrid", "dense-dynamic"),
+    *("elementwise", "elementwise-int8", "elementwise-dynamic"),
+    *("function", "function-dynamic", "moving"),
+)
+_NEEDED = frozenset(name for name in CLASSES if "-" not in name)
 CALIBRATION = Path(__file__).with_name("calibration")
 # The agent's own growth while it works: heartbeats, downloads, documents.
 AGENT_MARGIN = 12_000_000
@@ -152,7 +161,8 @@ def _child(task: dict[str, Any]) -> dict[str, Any]:
 
 def _measured(body: dict[str, Any]) -> Measured:
     measured = from_plain(Measured, body, "measured speeds")
-    if set(measured.speeds) != set(CLASSES) or not all(speed > 0 for speed in measured.speeds.values()):
+    known = _NEEDED <= set(measured.speeds) <= set(CLASSES)
+    if not known or not all(0 < speed < math.inf for speed in measured.speeds.values()):
         raise SliceMQError(f"measured speeds: expected a positive number for each of {', '.join(CLASSES)}")
     if not operators_are_sound(measured.operators):
         raise SliceMQError("measured operators: expected names with versions from 1")

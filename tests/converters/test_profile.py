@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from converters import profile as profile_module
+from converters.classes import CLASSES, class_of
 from converters.fit import Fit, Vector, Window, solve
 from converters.graph import Graph, read_graph
 from converters.profile import Profile, estimate, from_plain, measure
 from converters.runtime import Array, Interpreter
+from edge_node import capacity
+from edge_node.calibration import make as calibration
 from tests.converters.machine import load
 from tests.converters.tiny import Tiny, chain, diamond, half_weights
 
@@ -229,3 +232,25 @@ def test_hostile_profiles_are_refused(change: dict[str, object], message: str) -
     for nonsense in others:
         with pytest.raises(ValueError, match="profile"):
             from_plain(nonsense)
+
+
+def test_classes_have_calibration_models() -> None:
+    assert set(CLASSES) == set(capacity.CLASSES) == set(calibration.MODELS)
+    assert len(CLASSES) == len(set(CLASSES))
+
+
+@pytest.mark.parametrize("name", sorted(calibration.MODELS))
+def test_each_calibration_model_is_of_its_class(name: str) -> None:
+    graph = read_graph((capacity.CALIBRATION / f"{name}.tflite").read_bytes())
+    found = {class_of(graph, graph.operators[step]) for step in graph.steps}
+    assert found == {name}
+    assert graph.dynamic == name.endswith("-dynamic")
+
+
+def test_classes_of_odd_operators() -> None:
+    graph = read_graph(half_weights())
+    assert {class_of(graph, graph.operators[step]) for step in graph.steps} <= set(CLASSES)
+    odd = replace(graph.operators[graph.steps[0]], name="SOMETHING_NEW", inputs=(-1,), outputs=())
+    assert class_of(graph, odd) == "elementwise"
+    assert class_of(replace(graph, dynamic=True), replace(odd, name="GATHER")) == "moving"
+    assert class_of(replace(graph, dynamic=True), replace(odd, name="TANH")) == "function-dynamic"

@@ -222,6 +222,20 @@ def test_a_child_that_measures_nonsense_is_refused(tmp_path: Path, monkeypatch: 
         measure_speeds(Board("x", "cpu", 1.0, 1, 0), "auto", tmp_path / "speeds.json")
 
 
+def test_a_runtime_may_lack_a_class_but_none_of_the_plain_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = {name: 10.0 for name in CLASSES if "-" not in name}
+    body = {"runtime": {"name": "x", "version": "1"}, "speeds": speeds, "worker_memory": 1, "codecs": []}
+    monkeypatch.setattr(capacity, "_child", lambda task: body if task["task"] == "speeds" else {"operators": {}})
+    board = Board("x", "cpu", 1.0, 1, 0)
+    assert measure_speeds(board, "auto", tmp_path / "speeds.json").speeds == speeds
+    for change in ({"conv": float("inf")}, {"conv-int8": 0.0}, {"none": 1.0}):
+        body["speeds"] = {**speeds, **change}
+        with pytest.raises(SliceMQError, match="expected a positive number for each of"):
+            measure_speeds(board, "auto", tmp_path / "other.json")
+
+
 def test_without_a_runtime_the_error_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Modules of the runtimes' names that cannot be imported stand in front of the real ones.
     for name in RUNTIMES:
