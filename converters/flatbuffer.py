@@ -39,13 +39,14 @@ def write_slice(
     Raises ModelError when the model's bytes do not hold together.
     """
     with damage_as_model_error("model"):
-        return _Writer(schema.root(data), graph, selections(graph, operators, inputs, outputs)).write(data)
+        return _Writer(data, graph, selections(graph, operators, inputs, outputs)).write()
 
 
 class _Writer:
-    def __init__(self, model: Any, graph: Graph, tables: Sequence[Selection]) -> None:
+    def __init__(self, data: Bytes, graph: Graph, tables: Sequence[Selection]) -> None:
         self.classes = schema.classes()
-        self.model = model
+        self.data = data
+        self.model = model = schema.root(data)
         self.graph = graph
         self.tables = tables
         # Which of the subgraphs get the operators that make them dynamic.
@@ -55,23 +56,42 @@ class _Writer:
         self.new_number = {table.source: new for new, table in enumerate(tables)}
         self.new_index = [{-1: -1, **{old: new for new, old in enumerate(table.tensors)}} for table in tables]
         self.fed = set(tables[0].inputs)
-        used = dict.fromkeys(table.rows[t].buffer for table in tables for t in table.tensors)
-        kept = [b for b in used if not model.Buffers(b).DataIsNone()]
-        self.buffers = {b: new for new, b in enumerate(kept, start=1)}
+        # Buffer of the model -> that of the slice, and what is in the latter ones.
+        self.buffers, self.contents = self._kept_buffers()
         folded = [t for t in tables[0].tensors if t in graph.values]
-        self.values = {t: new for new, t in enumerate(folded, start=1 + len(kept))}
+        self.values = {t: new for new, t in enumerate(folded, start=1 + len(self.contents))}
         self.metadata = self._metadata()
-        weights = sum(model.Buffers(b).DataLength() for b in self.buffers)
+        weights = sum(len(content) for content in self.contents)
+        if weights + graph.table_bytes > schema.MAX_MODEL_BYTES:
+            raise ModelError(
+                f"a slice with {weights} bytes of weights: a .tflite holds at most {schema.MAX_MODEL_BYTES} bytes; "
+                "cut the model into more slices"
+            )
         # Room for everything at once: the builder doubles when it is short, which a slice of 100 MB should not do.
         self.limit = 2 * (weights + graph.table_bytes) + (1 << 16)
-        room = weights + _ALIGN * len(self.buffers) + 2 * graph.table_bytes + (1 << 12)
+        room = weights + _ALIGN * len(self.contents) + 2 * graph.table_bytes + (1 << 12)
         self.builder = schema.builder(min(room, schema.MAX_MODEL_BYTES))
 
-    def write(self, data: Bytes) -> bytes:
+    def _kept_buffers(self) -> tuple[dict[int, int], list[Any]]:
+        kept: dict[int, int] = {}
+        contents: list[Any] = []
+        behind: dict[tuple[int, int], int] = {}
+        for index in dict.fromkeys(table.rows[t].buffer for table in self.tables for t in table.tensors):
+            offset, content = schema.buffer_content(self.data, self.model.Buffers(index), f"buffer {index}")
+            if content is None:
+                continue
+            kept[index] = behind.get((offset, len(content)), 1 + len(contents))
+            if kept[index] > len(contents):
+                contents.append(content)
+            if offset:
+                behind[offset, len(content)] = kept[index]
+        return kept, contents
+
+    def write(self) -> bytes:
         c, builder = self.classes, self.builder
-        contents = [self._bytes(self.model.Buffers(b).DataAsNumpy()) for b in self.buffers]
+        contents = [self._bytes(content) for content in self.contents]
         contents += [self._bytes(np.frombuffer(self.graph.values[t], np.uint8)) for t in self.values]
-        extra = [self._bytes(self.model.Buffers(b).DataAsNumpy()) for _, b in self.metadata]
+        extra = [self._bytes(content) for _, content in self.metadata]
         one = [self._bytes(np.array([1, 0, 0, 0], np.uint8))] if self.witnesses else []
         buffers = self._tables([self._buffer(None), *(self._buffer(at) for at in (*contents, *extra, *one))])
         codes, code_tables = self._operator_codes()
@@ -92,19 +112,19 @@ class _Writer:
         builder.Finish(c.ModelEnd(builder), schema.IDENTIFIER)
         self._check_size("the slice")
         # The content is copied once more: without this a large model would be in memory beside both.
-        give_back(data)
+        give_back(self.data)
         return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
-    def _metadata(self) -> list[tuple[bytes, int]]:
-        """(name, buffer) of the metadata that a slice keeps."""
+    def _metadata(self) -> list[tuple[bytes, Any]]:
+        """(name, content) of the metadata that a slice keeps."""
         found = []
         for i in range(min(self.model.MetadataLength(), 1024)):
             entry = self.model.Metadata(i)
             name, buffer = entry.Name(), entry.Buffer()
             if name in _KEPT_METADATA and 0 <= buffer < self.model.BuffersLength():
-                size = self.model.Buffers(buffer).DataLength()
-                if 0 < size <= _MAX_METADATA_BYTES:
-                    found.append((name, buffer))
+                _, content = schema.buffer_content(self.data, self.model.Buffers(buffer), f"buffer {buffer}")
+                if content is not None and 0 < len(content) <= _MAX_METADATA_BYTES:
+                    found.append((name, content))
         return found
 
     def _check_size(self, what: str) -> None:
@@ -113,7 +133,7 @@ class _Writer:
 
     def _bytes(self, content: Any) -> int:
         """Write a vector of bytes, its first byte at a multiple of 16, without a copy in between."""
-        size = len(content) if isinstance(content, np.ndarray) else 0  # the schema classes give 0 for an empty one
+        size = len(content)
         self.builder.StartVector(1, size, _ALIGN)
         self.builder.head = self.builder.Head() - size
         if size:
@@ -182,7 +202,7 @@ class _Writer:
     def _witness_tensors(self) -> list[int]:
         """int32 [1] tensors: the constant 1, a shape that is computed from it, what is reshaped to that."""
         tensors = []
-        last = len(self.buffers) + len(self.values) + len(self.metadata)
+        last = len(self.contents) + len(self.values) + len(self.metadata)
         for name, buffer in (("one", 1 + last), ("shape", 0), ("reshaped", 0)):
             table = self.classes.TensorT(
                 shape=np.array([1], np.int32),
@@ -224,7 +244,11 @@ class _Writer:
         operators = self.graph.subgraphs[source].operators if number else self.graph.operators
         operator = operators[index]
         what = f"operator {index} ({operator.name})"
-        table = self.classes.OperatorT.InitFromObj(self.subgraphs[number].Operators(index))
+        row = self.subgraphs[number].Operators(index)
+        table = self.classes.OperatorT.InitFromObj(row)
+        behind = schema.large_options(self.data, row, what)
+        if behind is not None:
+            table.customOptions, table.largeCustomOptionsOffset, table.largeCustomOptionsSize = behind, 0, 0
         for kind, options in (
             (table.builtinOptionsType, table.builtinOptions),
             (table.builtinOptions2Type, table.builtinOptions2),

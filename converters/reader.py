@@ -40,16 +40,17 @@ def read_rows(data: Bytes) -> Rows:
     """The tables of a .tflite file. Raises ModelError as `converters.graph.read_graph` does."""
     model = schema.root(data)
     with damage_as_model_error("model"):
-        return _Reader(model, len(data)).rows()
+        return _Reader(model, data).rows()
 
 
 class _Reader:
     """Reads one model's tables; every index is checked before it is used."""
 
-    def __init__(self, model: Any, size: int) -> None:
+    def __init__(self, model: Any, data: Bytes) -> None:
         self.model = model
-        self.size = size
-        self.budget = Budget(size)
+        self.data = data
+        self.size = len(data)
+        self.budget = Budget(self.size)
         self.count = self.budget.take(model.SubgraphsLength(), "subgraphs")
         if not self.count:
             raise ModelError("the model has no subgraphs: expected at least one")
@@ -127,17 +128,18 @@ class _Reader:
     def _buffers(self) -> list[int]:
         """Bytes of each buffer's data, -1 where it has none."""
         sizes = []
+        contents = Budget(self.size)
+        behind: set[tuple[int, int]] = set()  # there, equal contents are one
         for i in range(self.budget.take(self.model.BuffersLength(), "buffers")):
-            buffer = self.model.Buffers(i)
-            if buffer.Offset() > 1 or buffer.Size() > 1:
-                raise ModelError(f"buffer {i} lies outside the flatbuffer (a model over 2 GB): not supported")
-            if buffer.DataIsNone():
-                sizes.append(-1)
-                continue
-            length = buffer.DataLength()
-            if length > self.size or (length and len(buffer.DataAsNumpy()) != length):
-                raise ModelError(f"buffer {i}: {length} bytes, the file has {self.size}")
-            sizes.append(length)
+            offset, content = schema.buffer_content(self.data, self.model.Buffers(i), f"buffer {i}")
+            size = -1 if content is None else len(content)
+            if (offset, size) not in behind:
+                contents.take(max(size, 0), f"buffer {i}", each=1)
+            if offset:
+                behind.add((offset, size))
+            sizes.append(size)
+        if self.size > schema.MAX_MODEL_BYTES and not behind:
+            raise ModelError(f"model of {self.size} bytes: a flatbuffer of more than 2 GB cannot be read")
         return sizes
 
     def _operator_codes(self) -> list[tuple[str, int]]:
@@ -230,8 +232,7 @@ class _Reader:
             what = f"{where}operator {i} ({name})"
             if name in _REFUSED:
                 raise ModelError(f"{what}: a model compiled for a delegate cannot be cut")
-            if operator.LargeCustomOptionsOffset() or operator.LargeCustomOptionsSize():
-                raise ModelError(f"{what}: options outside the flatbuffer (a model over 2 GB): not supported")
+            schema.large_options(self.data, operator, what)
             sides = ("Inputs", "Outputs", "Intermediates")
             inputs, outputs, between = (self._indices(operator, side, len(tensors), what) for side in sides)
             calls.append(self._calls(operator, name, what))

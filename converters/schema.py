@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from slicemq.errors import MissingDependencyError, ModelError
 
 Bytes = bytes | bytearray | memoryview | mmap.mmap
@@ -102,13 +104,42 @@ def open_model(path: str | Path) -> mmap.mmap:
 
 
 def root(data: Bytes) -> Any:
-    """The `Model` table of `data`; raises ModelError unless it is a .tflite flatbuffer of at most 2 GB."""
-    if len(data) > MAX_MODEL_BYTES:
-        raise ModelError(f"model of {len(data)} bytes: flatbuffers of more than 2 GB are not supported")
+    """The `Model` table of `data`; raises ModelError unless it is a .tflite flatbuffer.
+
+    A file of more than 2 GB is one when its weights lie behind the flatbuffer.
+    """
     if len(data) < 8 or bytes(data[4:8]) != IDENTIFIER:
         raise ModelError("not a TFLite model: the file identifier 'TFL3' is missing at byte 4")
     with damage_as_model_error("model"):
         return classes().Model.GetRootAs(data, 0)
+
+
+def buffer_content(data: Bytes, buffer: Any, what: str) -> tuple[int, Any]:
+    """(offset in the file or 0, bytes as a view: uint8 array or memoryview) of a buffer of the model, in the
+    flatbuffer or behind it; the view is None when it has none. Raises ModelError when the file is too short.
+    """
+    offset, size = buffer.Offset(), buffer.Size()
+    if offset > 1 or size > 1:
+        return _behind(data, offset, size, what)
+    if buffer.DataIsNone():
+        return 0, None
+    length = buffer.DataLength()
+    content = buffer.DataAsNumpy() if length else np.zeros(0, np.uint8)
+    if len(content) != length:
+        raise ModelError(f"{what}: {length} bytes, the file has {len(data)}")
+    return 0, content
+
+
+def large_options(data: Bytes, operator: Any, what: str) -> Any:
+    """An operator's custom options behind the flatbuffer (uint8 array), None for one that has none there."""
+    offset, size = operator.LargeCustomOptionsOffset(), operator.LargeCustomOptionsSize()
+    return _behind(data, offset, size, what)[1] if offset > 1 or size > 1 else None
+
+
+def _behind(data: Bytes, offset: int, size: int, what: str) -> tuple[int, Any]:
+    if offset <= 1 or offset + size > len(data):
+        raise ModelError(f"{what}: bytes {offset} to {offset + size} of a file of {len(data)} bytes: truncated?")
+    return offset, np.frombuffer(data, np.uint8, size, offset)
 
 
 class Budget:

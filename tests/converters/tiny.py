@@ -146,6 +146,31 @@ class Tiny:
             name=self.name,
         )
 
+    def build_with_weights_behind(self, outputs: Sequence[int], base: int = 1 << 16) -> bytes:
+        """As files of more than 2 GB are: buffers and custom options lie behind the flatbuffer, equal ones once."""
+        behind = bytearray()
+        places: dict[bytes, int] = {}
+
+        def place(content: bytes) -> int:
+            if content not in places:
+                behind.extend(bytes(-len(behind) % 16))
+                places[content] = base + len(behind)
+                behind.extend(content)
+            return places[content]
+
+        for buffer in self.buffers:
+            if buffer.data is not None and len(buffer.data):
+                content = bytes(buffer.data)
+                buffer.data, buffer.offset, buffer.size = None, place(content), len(content)
+        for operator in self.operators:
+            if operator.customOptions is not None:
+                content = bytes(operator.customOptions)
+                operator.customOptions = None
+                operator.largeCustomOptionsOffset, operator.largeCustomOptionsSize = place(content), len(content)
+        flatbuffer = self.build(outputs)
+        assert len(flatbuffer) <= base
+        return flatbuffer + bytes(base - len(flatbuffer)) + bytes(behind)
+
     def build(self, outputs: Sequence[int] | None = None) -> bytes:
         model = schema.ModelT(
             version=3,
