@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from slicemq.courier import Courier
 from slicemq.desk import Desk
-from slicemq.errors import BrokerError, FrameFailedError, PipelineError, UsageError
+from slicemq.errors import BrokerError, FrameFailedError, PipelineError, UsageError, frame_failed
 from slicemq.ledger import Ledger
 from slicemq.messages import TensorSpec
 from slicemq.options import BrokerOptions
@@ -153,10 +153,11 @@ class Pipeline:
 
     def close(self) -> None:
         """Close both connections; unanswered frames end as `closed`. Outcomes that came can still be taken."""
-        if not self._desk.close():
+        last = self._desk.close()
+        if last is None:
             return
         try:
-            self._courier.close()
+            self._courier.close(last)
         finally:
             dispatcher = self._dispatcher
             if dispatcher is not None and dispatcher is not threading.current_thread():
@@ -181,6 +182,11 @@ class Pipeline:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the model gives now, in its order."""
         return self._desk.document().outputs
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the model keeps state between the frames of this client: one at a time, in order (rule 6)."""
+        return self._desk.document().stateful
 
     @property
     def stats(self) -> Stats:
@@ -276,9 +282,9 @@ class Pipeline:
         document = self._desk.document()
         # A copy: the frame may have to be sent again after the caller has changed its arrays.
         kept = {i: np.array(a, order="C", copy=True) for i, a in check_inputs(document.inputs, inputs).items()}
-        sequence, sends = self._desk.submit(kept, document.spec, timeout, claim=claim)
-        for send in sends:
-            self._courier.send(send)
+        sequence, dispatches = self._desk.submit(kept, document.spec, timeout, claim=claim)
+        for dispatch in dispatches:
+            self._courier.send(dispatch)
         return sequence
 
     def _dispatch(self, on_result: Callable[[Result], None]) -> None:
@@ -329,7 +335,7 @@ def _result(outcome: Outcome) -> Result:
         latency=outcome.latency,
         attempts=outcome.attempts,
         tensors=outcome.tensors,
-        error=FrameFailedError(outcome.reason, outcome.message, outcome.sequence) if outcome.reason else None,
+        error=frame_failed(outcome.reason, outcome.message, outcome.sequence) if outcome.reason else None,
     )
 
 

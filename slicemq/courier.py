@@ -24,13 +24,14 @@ from slicemq.errors import FrameError, OversizeError, SliceMQError
 from slicemq.frames import FrameHeader, encode_frame
 from slicemq.messages import Request, encode, to_plain
 from slicemq.options import BrokerOptions
-from slicemq.outcomes import Send
+from slicemq.outcomes import Dispatch, Release, Send
 from slicemq.session import Session
 from slicemq.topics import Topics
 
 ATTACH_SECONDS = 10.0
 SNAPSHOT_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
+_RELEASE_SECONDS = 0.5
 _LONGEST_SLEEP = 60.0
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Courier:
             on_down=self._on_data_down,
         )
         self._state = threading.Condition()
-        self._queue: deque[Send] = deque()
+        self._queue: deque[Dispatch] = deque()
         self._control_up = False
         self._data_up = False
         self._connections = 0
@@ -86,13 +87,15 @@ class Courier:
         self._link.wait_up(max(0.1, deadline - time.monotonic()))
         self._clerk.start()
 
-    def close(self) -> None:
-        """Detach, disconnect both and end the thread."""
+    def close(self, last: Iterable[Dispatch] = ()) -> None:
+        """Send what shall still be sent, detach, disconnect both and end the thread."""
         with self._state:
             self._stopping = True
             self._queue.clear()
             self._state.notify_all()
         try:
+            for dispatch in last if self._data_up else ():
+                self.send(dispatch)
             if self._control_up:
                 self._request("detach", {"pipeline": self._pipeline})
         finally:
@@ -111,10 +114,10 @@ class Courier:
             return []
         return sorted(self._topics.parts(topic)[-1] for topic, payload in found.items() if payload)
 
-    def post(self, sends: Iterable[Send]) -> None:
+    def post(self, dispatches: Iterable[Dispatch]) -> None:
         """Have the clerk send these, in order."""
         with self._state:
-            self._queue.extend(sends)
+            self._queue.extend(dispatches)
             self._state.notify_all()
 
     def wake(self, wake_at: float | None) -> None:
@@ -124,13 +127,23 @@ class Courier:
                 self._tick_at = wake_at
                 self._state.notify_all()
 
-    def send(self, send: Send) -> None:
-        """Publish the frame's bundles to the revision of the attempt; blocks while the link is congested.
+    def send(self, dispatch: Dispatch) -> None:
+        """Publish a frame's bundles to the revision of the attempt; blocks while the link is congested.
 
         A bundle that does not leave (link down) is dropped: the ledger sends the frame again. A frame that can
-        never leave ends as `unsendable`.
+        never leave ends as `unsendable`. A release is sent once: where it is lost, the lease runs out by itself.
         """
-        header = FrameHeader(self._client, self._stream, send.sequence, time.time(), send.route.revision)
+        if isinstance(dispatch, Release):
+            header = FrameHeader(self._client, self._stream, dispatch.sequence, time.time(), dispatch.revision)
+            topic = self._topics.release(self._pipeline, dispatch.revision)
+            self._link.send(topic, encode_frame(header, []), timeout=_RELEASE_SECONDS)
+        else:
+            self._send(dispatch)
+
+    def _send(self, send: Send) -> None:
+        header = FrameHeader(
+            self._client, self._stream, send.sequence, time.time(), send.route.revision, first=send.first
+        )
         inputs: dict[int, npt.NDArray[Any]] = send.inputs
         for bundle in send.route.entry:
             tensors = [(spec, inputs[spec.index]) for spec in bundle.tensors]
@@ -198,7 +211,7 @@ class Courier:
                 if self._stopping:
                     return
                 now = time.monotonic()
-                sends, self._queue = self._queue, deque()
+                dispatches, self._queue = self._queue, deque()
                 sync = self._sync_at is not None and now >= self._sync_at
                 attach = self._attach_at is not None and now >= self._attach_at
                 tick = self._tick_at is not None and now >= self._tick_at
@@ -210,9 +223,9 @@ class Courier:
                 self._guarded(self._synchronise)
             elif attach:
                 self._guarded(self._attach)
-            for send in sends:
-                if self._desk.wants(send):
-                    self._guarded(partial(self.send, send))
+            for dispatch in dispatches:
+                if self._desk.wants(dispatch):
+                    self._guarded(partial(self.send, dispatch))
             if tick:
                 self._guarded(lambda: self.wake(self._desk.on_tick()))
 

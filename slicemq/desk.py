@@ -12,7 +12,7 @@ from slicemq.errors import FrameError, FrameFailedError, PipelineError, Protocol
 from slicemq.frames import decode_frame
 from slicemq.ledger import Ledger
 from slicemq.messages import PipelineDocument, Stamp, decode
-from slicemq.outcomes import Action, Deliver, Outcome, Send
+from slicemq.outcomes import Action, Deliver, Dispatch, Outcome, Release
 from slicemq.specs import Arrays
 
 Answer = TypeVar("Answer")
@@ -29,7 +29,7 @@ class Desk:
         self._name = name
         self._topic = topic
         self._ledger = ledger
-        self._post: Callable[[Iterable[Send]], None] = lambda sends: None
+        self._post: Callable[[Iterable[Dispatch]], None] = lambda dispatches: None
         self._wake: Callable[[float | None], None] = lambda wake_at: None
         self._changed = threading.Condition()
         self._ready: dict[int, Outcome] = {}
@@ -39,7 +39,7 @@ class Desk:
         self._closed = False
         self._document_error: ProtocolError | None = None
 
-    def bind(self, post: Callable[[Iterable[Send]], None], wake: Callable[[float | None], None]) -> None:
+    def bind(self, post: Callable[[Iterable[Dispatch]], None], wake: Callable[[float | None], None]) -> None:
         """Where frames go to be sent, and who is told when `on_tick` is due; both must return at once."""
         self._post, self._wake = post, wake
 
@@ -67,7 +67,9 @@ class Desk:
         with self._changed:
             return reader(self._ledger)
 
-    def submit(self, arrays: Arrays, spec: str, timeout: float | None, *, claim: bool) -> tuple[int, list[Send]]:
+    def submit(
+        self, arrays: Arrays, spec: str, timeout: float | None, *, claim: bool
+    ) -> tuple[int, list[Dispatch]]:
         """Enter a frame when there is room: its number and what the caller must have sent now.
 
         Raises TimeoutError, and PipelineError when the pipeline was removed or the client is closed.
@@ -139,14 +141,13 @@ class Desk:
             if not self._changed.wait_for(lambda: self._ledger.held == 0, timeout):
                 raise TimeoutError(f"{self._ledger.held} frames are still unanswered or not taken")
 
-    def close(self) -> bool:
-        """End every unanswered frame as `closed`; False when that was done before."""
+    def close(self) -> list[Dispatch] | None:
+        """End every unanswered frame as `closed`: what shall still be sent, or None when that was done before."""
         with self._changed:
             if self._closed:
-                return False
+                return None
             self._closed = True
-            self._apply(self._ledger.close(time.monotonic()))
-            return True
+            return self._apply(self._ledger.close(time.monotonic()))
 
     # ---- for the courier
 
@@ -200,12 +201,12 @@ class Desk:
     def on_unsendable(self, sequence: int, message: str) -> None:
         """The frame cannot travel: it ends with `message`."""
         with self._changed:
-            self._apply(self._ledger.unsendable(time.monotonic(), sequence, message))
+            self._post(self._apply(self._ledger.unsendable(time.monotonic(), sequence, message)))
 
-    def wants(self, send: Send) -> bool:
-        """Whether the frame still needs this attempt."""
+    def wants(self, dispatch: Dispatch) -> bool:
+        """Whether it is still to be sent; a frame may not need this attempt any more."""
         with self._changed:
-            return self._ledger.wants(send)
+            return isinstance(dispatch, Release) or self._ledger.wants(dispatch)
 
     def seen(self) -> Stamp | None:
         """The highest stamp read (rule 21: readers echo it)."""
@@ -220,9 +221,12 @@ class Desk:
             return sequence if sequence in self._ready else None
         return next((number for number in self._ready if number not in self._claimed), None)
 
-    def _apply(self, actions: list[Action]) -> list[Send]:
+    def _apply(self, actions: list[Action]) -> list[Dispatch]:
+        dispatches: list[Dispatch] = []
         for action in actions:
-            if isinstance(action, Deliver):
+            if not isinstance(action, Deliver):
+                dispatches.append(action)
+            else:
                 sequence = action.outcome.sequence
                 if sequence in self._abandoned:
                     self._abandoned.discard(sequence)
@@ -231,4 +235,4 @@ class Desk:
                     self._ready[sequence] = action.outcome
         self._wake(self._ledger.wake_at)
         self._changed.notify_all()
-        return [action for action in actions if isinstance(action, Send)]
+        return dispatches

@@ -22,6 +22,8 @@
     ├── InputError                     60   a tensor of the wrong name, shape or dtype
     ├── PipelineError                  61   no such pipeline, or it is not running
     ├── FrameFailedError               62   a frame ended without a result (its `reason` says why)
+    │   ├── StreamReset                63   the state that it needs is gone; the next frame begins anew
+    │   └── StreamBusy                 64   another client has the stream of this stateful pipeline
     ├── RuntimeUnavailableError        70   no TFLite runtime is installed
     ├── DuplicateNodeError             71   two nodes with one id
     └── StoreError                     72   a full disk, a folder that cannot be written
@@ -30,6 +32,9 @@ The numbers are stable: a code that falls out of use is not given to another err
 """
 
 from __future__ import annotations
+
+STREAM_RESET = "stream-reset"
+STREAM_BUSY = "stream-busy"
 
 
 class SliceMQError(Exception):
@@ -162,7 +167,8 @@ class FrameFailedError(SliceMQError):
     """A frame ended without a result.
 
     `reason` is one of the words of the contract: `gave-up`, `spec-changed`, `poisoned`, `slice-error`,
-    `removed`, `closed`, `unsendable`. `sequence` is the frame's number where it is known.
+    `removed`, `closed`, `unsendable`, `stream-reset`, `stream-busy`. `sequence` is the frame's number where it is
+    known.
     """
 
     exit_code = 62
@@ -172,6 +178,24 @@ class FrameFailedError(SliceMQError):
         super().__init__(f"{where}{reason}: {message}" if message else f"{where}{reason}")
         self.reason = reason
         self.sequence = sequence
+
+
+class StreamReset(FrameFailedError):  # noqa: N818 - the protocol's word
+    """The state that the frame needs is gone; the next frame begins with the model's initial one."""
+
+    exit_code = 63
+
+
+class StreamBusy(FrameFailedError):  # noqa: N818 - the protocol's word
+    """Another client has the stream of this stateful pipeline; the message names it."""
+
+    exit_code = 64
+
+
+def frame_failed(reason: str, message: str = "", sequence: int | None = None) -> FrameFailedError:
+    """The exception for a frame that ended with `reason`."""
+    kind = {STREAM_RESET: StreamReset, STREAM_BUSY: StreamBusy}.get(reason, FrameFailedError)
+    return kind(reason, message, sequence)
 
 
 class RuntimeUnavailableError(SliceMQError):

@@ -46,6 +46,8 @@ class FrameHeader:
     """What names a frame. `sent` is the client's Unix time in seconds; `stream` and `sequence` are 64-bit.
 
     `error` is empty, or the reason word with which a slice ended the frame (`message` explains it).
+    `first` is the number of the frame with which the stream's state began (rule 6; at most `sequence`); `probe`
+    marks a frame that must leave no trace in any state.
     """
 
     client: str
@@ -57,6 +59,8 @@ class FrameHeader:
     parts: int = 1
     error: str = ""
     message: str = ""
+    first: int = 0
+    probe: bool = False
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -123,6 +127,10 @@ def encode_frame(
     if header.error:
         body["error"] = header.error
         body["message"] = header.message[:4096]
+    if header.first:
+        body["first"] = header.first
+    if header.probe:
+        body["probe"] = True
     packed = msgpack.packb(body)
     if len(packed) > MAX_HEADER_BYTES:
         raise FrameError(f"header of {len(packed)} bytes, at most {MAX_HEADER_BYTES} may travel")
@@ -172,16 +180,25 @@ def _header(body: dict[str, Any]) -> FrameHeader:
     part = _whole(body, "part", 1024)
     if not part < parts:
         raise FrameError(f"field part: {part} of {parts} parts")
+    sequence = _whole(body, "seq", _U64 - 1)
+    first = _whole(body, "first", _U64 - 1) if "first" in body else 0
+    if first > sequence:
+        raise FrameError(f"field first: {first}, expected at most the frame's own number {sequence}")
+    probe = body.get("probe", False)
+    if not isinstance(probe, bool):
+        raise FrameError(f"field probe: expected true or false, got {str(probe)[:80]}")
     return FrameHeader(
         client=client,
         stream=_whole(body, "stream", _U64 - 1),
-        sequence=_whole(body, "seq", _U64 - 1),
+        sequence=sequence,
         sent=sent,
         revision=revision,
         part=part,
         parts=parts,
         error=_text(body, "error", 64) if "error" in body else "",
         message=_text(body, "message", 4096) if "message" in body else "",
+        first=first,
+        probe=probe,
     )
 
 

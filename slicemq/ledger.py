@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy.typing as npt
 
+from slicemq.errors import STREAM_BUSY, STREAM_RESET
 from slicemq.frames import FrameHeader
 from slicemq.messages import PipelineDocument, Route
-from slicemq.outcomes import Action, Counters, Deliver, Failover, Outcome, Send
+from slicemq.outcomes import Action, Counters, Deliver, Failover, Outcome, Release, Send
 from slicemq.pacing import Deadlines, Window, spread
+from slicemq.run import Run
 from slicemq.specs import matches
 from slicemq.topics import is_id
 
@@ -59,7 +61,8 @@ class Ledger:
     """The frames of one stream (rule 2); each ends exactly once, in order, never by a mixture (rules 3 and 5).
 
     `resend_after` is the base of the resend deadlines (None: pacing.Deadlines' default). `give_up_after` None
-    means never; it counts from submit, pauses included.
+    means never; it counts from submit, pauses included. Of a stateful pipeline's frames one at a time is sent, in
+    order (rule 6; what its state does is in run.py).
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Ledger:
         self._taken = 0
         self._wake: float | None = None
         self._lost: tuple[str, float] | None = None
+        self._run = Run()
 
     # ---- what the shell asks
 
@@ -126,11 +130,9 @@ class Ledger:
             self._wake_by(now + self._give_up_after)
         if self._closed:
             self._fail(frame, now, "closed", "the client is closed")
-        elif not self._still_valid(frame, now):
-            pass
-        elif self._routes:
-            return frame.sequence, [self._send(frame, now)]
-        return frame.sequence, self._deliver()
+        else:
+            self._still_valid(frame, now)
+        return frame.sequence, self._flush(now) + self._deliver()
 
     def document(self, now: float, document: PipelineDocument) -> list[Action]:
         """A pipeline document; one that is not newer than the known one is ignored (rule 21)."""
@@ -184,7 +186,8 @@ class Ledger:
                 return self._drop("late error")
             reason = header.error if is_id(header.error) else "slice-error"
             self._fail(frame, now, reason, header.message, header.revision)
-            return self._deliver()
+            busy: list[Action] = [Release(header.revision, header.sequence)] if reason == STREAM_BUSY else []
+            return busy + self._next(now)
         if header.parts != sending.parts or not 0 <= header.part < sending.parts:
             return self._drop("parts")
         if header.part in sending.got:
@@ -202,14 +205,14 @@ class Ledger:
             sending.got.clear()
             return self._drop("tensors")
         self._answer(frame, now, header.revision, joined)
-        return self._deliver()
+        return self._next(now)
 
     def unsendable(self, now: float, sequence: int, message: str) -> list[Action]:
         """An attempt cannot be made at all (a bundle larger than MQTT carries): the frame ends."""
         frame = self._open.get(sequence)
         if frame is not None:
             self._fail(frame, now, "unsendable", message)
-        return self._deliver()
+        return self._next(now)
 
     def taken(self) -> None:
         """The application took one outcome; its place in the window is free."""
@@ -233,11 +236,15 @@ class Ledger:
 
     def close(self, now: float) -> list[Action]:
         """The application closes: every unanswered frame ends as `closed`."""
+        ended: list[Action] = []
+        if self._run.revision:
+            ended.append(Release(self._run.revision, self.counters.submitted))
         self._closed = True
+        self._routes = ()
         for frame in list(self._open.values()):
             self._fail(frame, now, "closed", "the client was closed before the result came")
         self._wake = None
-        return self._deliver()
+        return ended + self._deliver()
 
     # ---- inside
 
@@ -249,7 +256,24 @@ class Ledger:
         if document is not None and document.spec != frame.spec:
             self._fail(frame, now, "spec-changed", f"pipeline {document.name} now takes or gives other tensors")
             return False
+        if self._state_is_lost():
+            self._reset(frame, now, f"revision {self._run.revision}, which held the stream's state, was lost")
+            return False
         return True
+
+    @property
+    def _stateful(self) -> bool:
+        return self._document is not None and self._document.stateful
+
+    def _state_is_lost(self) -> bool:
+        """Whether the state that the next frame needs was lost with its revision."""
+        document, run = self._document, self._run
+        if document is None or not document.stateful or run.first is None or run.first in self._open:
+            return False
+        return any(route.revision == run.revision and route.state == "lost" for route in document.routes)
+
+    def _reset(self, frame: _Frame, now: float, why: str) -> None:
+        self._fail(frame, now, STREAM_RESET, f"{why}; the next frame begins with the model's initial state")
 
     def _moved(self, now: float) -> None:
         document = self._document
@@ -268,10 +292,24 @@ class Ledger:
     def _flush(self, now: float) -> list[Action]:
         if not self._routes:
             return []
-        return [self._send(frame, now) for frame in self._open.values() if frame.waits]
+        if not self._stateful:
+            return [self._send(frame, now, self._choose(frame)) for frame in self._open.values() if frame.waits]
+        while self._open:
+            frame = next(iter(self._open.values()))
+            if not frame.waits:
+                break
+            route = self._choose(frame)
+            first = self._run.place(frame.sequence, route.revision)
+            if first is not None:
+                return [self._send(frame, now, route, first)]
+            self._reset(frame, now, f"the stream's state stayed with revision {self._run.revision}")
+        return []
 
-    def _send(self, frame: _Frame, now: float) -> Send:
-        route = self._choose(frame)
+    def _next(self, now: float) -> list[Action]:
+        """After the end of a frame: what is delivered, and what had to wait for it."""
+        return (self._flush(now) if self._stateful else []) + self._deliver()
+
+    def _send(self, frame: _Frame, now: float, route: Route, first: int = 0) -> Send:
         if route.revision != frame.last:
             frame.misses = 0
         frame.sendings.setdefault(route.revision, _Sending(now, route.parts))
@@ -283,9 +321,13 @@ class Ledger:
         self.counters.sent += 1
         self.counters.resent += frame.attempts > 1
         self._wake_by(frame.due)
-        return Send(frame.sequence, frame.attempts, route, frame.inputs)
+        return Send(frame.sequence, frame.attempts, route, frame.inputs, first)
 
     def _choose(self, frame: _Frame) -> Route:
+        if self._stateful and self._run.first is not None:
+            for route in self._routes:
+                if route.revision == self._run.revision:
+                    return route
         total = sum(max(0.0, route.weight) for route in self._routes)
         mark = spread(self.stream, frame.sequence, frame.attempts) * total
         for route in self._routes:
@@ -309,6 +351,7 @@ class Ledger:
 
     def _fail(self, frame: _Frame, now: float, reason: str, message: str, revision: str = "") -> None:
         self.counters.failed += 1
+        self._run.end()
         latency = now - frame.submitted
         self._end(
             frame,

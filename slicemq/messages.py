@@ -19,7 +19,7 @@ from slicemq.jsondoc import decode as decode
 from slicemq.jsondoc import encode as encode
 from slicemq.jsondoc import from_plain as from_plain
 from slicemq.jsondoc import to_plain as to_plain
-from slicemq.topics import is_id, is_revision, is_sha256
+from slicemq.topics import RELEASE, is_id, is_revision, is_sha256
 
 NodeStateWord = Literal["init", "ready", "draining", "disconnected", "lost"]
 SliceStateWord = Literal["fetching", "loading", "ready", "failed"]
@@ -200,7 +200,7 @@ class Bundle:
     codec: str = "raw"
 
     def __post_init__(self) -> None:
-        _expect(is_id(self.id), f"id: {self.id!r} is not an id")
+        _expect(is_id(self.id) and self.id != RELEASE, f"id: {self.id!r} is not an id of a bundle")
         _expect(len(self.tensors) > 0, "tensors: must not be empty")
 
 
@@ -219,6 +219,7 @@ class SliceAssignment:
     """One slice that a node shall run.
 
     `takes` and `gives` are whole-model tensor indices in the order of the slice's own inputs and outputs.
+    `stateful` slices keep state between frames; those with `leases` grant the stream's lease (rule 6).
     """
 
     pipeline: str
@@ -231,6 +232,8 @@ class SliceAssignment:
     inputs: tuple[Bundle, ...]
     outputs: tuple[Bundle, ...] = ()
     result: ResultPart | None = None
+    stateful: bool = False
+    leases: bool = False
 
     def __post_init__(self) -> None:
         _expect(is_id(self.pipeline), f"pipeline: {self.pipeline!r} is not an id")
@@ -293,6 +296,7 @@ class PipelineDocument:
 
     `spec` digests inputs and outputs; `window` is how many frames all clients together may have on their
     way, `clients` how many share it; a higher `resend` asks clients to send again all that is unanswered.
+    A `stateful` pipeline keeps state between the frames of a stream (rule 6); its window is 1.
     """
 
     name: str
@@ -307,6 +311,7 @@ class PipelineDocument:
     window: int = 1
     clients: int = 1
     resend: int = 0
+    stateful: bool = False
 
     def __post_init__(self) -> None:
         _expect(is_id(self.name), f"name: {self.name!r} is not an id")

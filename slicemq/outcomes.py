@@ -13,12 +13,24 @@ from slicemq.messages import Route, TensorSpec
 
 @dataclass(frozen=True)
 class Send:
-    """Send the frame to this route: one attempt, from one reading of the document (rule 4)."""
+    """Send the frame to this route: one attempt, from one reading of the document (rule 4).
+
+    `first` is the first frame of its run on a stateful pipeline (slicemq/run.py), else 0.
+    """
 
     sequence: int
     attempt: int
     route: Route
     inputs: Any
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Release:
+    """Give the lease of a stateful revision back: no run that began up to frame `sequence` goes on."""
+
+    revision: str
+    sequence: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class Deliver:
     outcome: Outcome
 
 
-Action: TypeAlias = "Send | Deliver"
+Dispatch: TypeAlias = "Send | Release"
+Action: TypeAlias = "Dispatch | Deliver"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ _ID = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _REVISION = re.compile(r"[1-9][0-9]{0,17}-[0-9a-f]{8}\Z")
 RESERVED_IDS = frozenset({"request"})
+# The level of `data/...` that no bundle may have as its id.
+RELEASE = "release"
 
 
 def is_id(text: str) -> bool:
@@ -101,6 +103,10 @@ class Topics:
     def data(self, name: str, revision: str, bundle: str) -> str:
         """Where the frames of one bundle of one revision go."""
         return f"{self.prefix}/data/{name}/{revision}/{bundle}"
+
+    def release(self, name: str, revision: str) -> str:
+        """Where a client says that its stream of a stateful revision has ended (protocol rule 6)."""
+        return self.data(name, revision, RELEASE)
 
     def results(self, name: str, client: str) -> str:
         """Where a client's results come."""

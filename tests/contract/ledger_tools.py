@@ -33,6 +33,7 @@ def document(
     resend: int = 0,
     outputs: tuple[TensorSpec, ...] = OUTPUTS,
     term: int = 1,
+    stateful: bool = False,
 ) -> PipelineDocument:
     return PipelineDocument(
         name="faces",
@@ -47,6 +48,7 @@ def document(
         window=window,
         clients=clients,
         resend=resend,
+        stateful=stateful,
     )
 
 

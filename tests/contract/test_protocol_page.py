@@ -100,6 +100,7 @@ def test_every_topic_stands_in_the_table() -> None:
         topics.artifact_request("<sha256>"),
         topics.artifact_chunks("<sha256>", "<receiver>"),
         topics.data("<name>", "<revision>", "<bundle>"),
+        topics.release("<name>", "<revision>"),
         topics.results("<name>", "<client>"),
         topics.link_probe("<owner>"),
     ]
