@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,11 @@ class TensorInfo:
 class Interpreter:
     """A loaded model with memory for its tensors. For one thread at a time."""
 
-    def __init__(self, native: Any, runtime: RuntimeInfo, name: str, path: Path | None = None) -> None:
-        """`path`: the file that `native` has mapped, when it was loaded from one."""
+    def __init__(self, start: Callable[[], Any], runtime: RuntimeInfo, name: str, path: Path | None = None) -> None:
+        """`start` loads the model and allocates its tensors; `path` is the file that it has mapped, if any."""
         self.runtime = runtime
-        self._native = native
+        self._start = start
+        self._native = start()
         self._name = name
         self._path = path
         self._describe()
@@ -123,6 +124,20 @@ class Interpreter:
         self._describe()
         self._drop_file_pages()
 
+    def reset(self) -> None:
+        """Go back to the model's initial state, at the present shapes; raises ModelError.
+
+        The runtimes have no call for that (theirs leaves resource variables alone), so the model is loaded again,
+        after the old one is gone: memory holds it once. After an error only `reset` may be called.
+        """
+        shapes = [info.shape for info in self._inputs]
+        self._native = None
+        self._native = self._start()
+        self._describe()
+        if [info.shape for info in self._inputs] != shapes:
+            self.resize(shapes)
+        self._drop_file_pages()
+
     def warm_up(self) -> None:
         """Run once on zeros, so that the first frame does not pay for lazy preparation.
 
@@ -187,13 +202,17 @@ def open_interpreter(model: bytes | str | Path, *, runtime: str = "auto", thread
     _check(model, name)
     module = sys.modules[f"{chosen.name}.interpreter"]
     source = {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
-    try:
-        with _without_greeting():
-            native = module.Interpreter(**source, num_threads=max(1, threads))
-            native.allocate_tensors()
-        return Interpreter(native, chosen, name, None if isinstance(model, bytes) else Path(model))
-    except (ValueError, RuntimeError) as error:
-        raise _load_error(error, chosen, name) from error
+
+    def start() -> Any:
+        try:
+            with _without_greeting():
+                native = module.Interpreter(**source, num_threads=max(1, threads))
+                native.allocate_tensors()
+                return native
+        except (ValueError, RuntimeError) as error:
+            raise _load_error(error, chosen, name) from error
+
+    return Interpreter(start, chosen, name, None if isinstance(model, bytes) else Path(model))
 
 
 def _check(model: bytes | str | Path, name: str) -> None:

@@ -21,11 +21,12 @@ import numpy.typing as npt
 
 from edge_node.fit import check_fit, check_tensors, spec_bytes
 from edge_node.join import Backlog, Bounds, Joiner
+from edge_node.packing import Done, Packer
 from edge_node.runtime import Interpreter
-from slicemq import codecs
-from slicemq.errors import FrameError, SliceMQError
+from edge_node.stream import LEASE_SECONDS, Answer, Refusal, StreamKeeper
+from slicemq.errors import FrameError, ModelError, SliceMQError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
-from slicemq.messages import Bundle, SliceAssignment, SliceBeat, TensorSpec
+from slicemq.messages import Bundle, SliceAssignment, SliceBeat
 from slicemq.topics import Topics
 
 logger = logging.getLogger("slicemq.node.slice")
@@ -41,49 +42,32 @@ _COUNT = 1024
 _AGE = 30.0
 # Outputs that wait for the sender: one being sent, one ready.
 _OUTBOX = 2
-_SMALL_BYTES = 65_536
 _MEAN_OF = 32
 _LOG_EVERY = 10.0
 
 
 @dataclass(frozen=True)
 class _Work:
+    """A whole frame; without arrays (None) a client's word that it gives its stream back (rule 6)."""
+
     header: FrameHeader
-    arrays: dict[int, Array]
-
-
-@dataclass(frozen=True)
-class _Message:
-    """A message to be sent: `packed`, or still tensors that are to be compressed."""
-
-    topic: str
-    header: FrameHeader
-    tensors: list[tuple[TensorSpec, Array]]
-    codec: str
-    packed: bytes = b""
-
-
-@dataclass(frozen=True)
-class _Done:
-    header: FrameHeader
-    messages: list[_Message]
-    failed: bool = False
-
-    @property
-    def small(self) -> bool:
-        """Whether sending it takes less than handing it to another thread."""
-        return all(message.packed for message in self.messages) and (
-            sum(len(message.packed) for message in self.messages) <= _SMALL_BYTES
-        )
+    arrays: dict[int, Array] | None
 
 
 class Stage:
     """Runs one slice. `send` publishes; its False means that the frame is lost (the client sends it again)."""
 
-    def __init__(self, assignment: SliceAssignment, topics: Topics, interpreter: Interpreter, send: Send) -> None:
+    def __init__(
+        self,
+        assignment: SliceAssignment,
+        topics: Topics,
+        interpreter: Interpreter,
+        send: Send,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
         """Raises ModelError when the slice's tensors are not those of the assignment."""
         self._assignment = assignment
-        self._topics = topics
+        self._packer = Packer(assignment, topics)
         self._interpreter = interpreter
         self._send = send
         check_fit(assignment, interpreter)
@@ -92,9 +76,15 @@ class Stage:
         self._bundles = {
             topics.data(assignment.pipeline, assignment.revision, bundle.id): bundle for bundle in assignment.inputs
         }
-        self._output_topics = [
-            topics.data(assignment.pipeline, assignment.revision, bundle.id) for bundle in assignment.outputs
-        ]
+        self._stream = (
+            StreamKeeper(leases=assignment.leases, lease_seconds=lease_seconds) if assignment.stateful else None
+        )
+        lends = assignment.stateful and assignment.leases
+        self._release_topic = topics.release(assignment.pipeline, assignment.revision) if lends else None
+        # Whether the interpreter is in the model's initial state.
+        self._fresh = False
+        # The last answer of the stream that is held, for a frame that comes again.
+        self._kept: Done | None = None
         frame = sum(spec_bytes(spec) for bundle in assignment.inputs for spec in bundle.tensors)
         bounds = Bounds(_COUNT, max(_LEAST_BYTES, _FRAMES * frame), _AGE)
         self._joiner: Joiner[tuple[str, int, int], tuple[FrameHeader, dict[int, Array]]] = Joiner(
@@ -102,7 +92,7 @@ class Stage:
         )
         self._backlog: Backlog[_Work] = Backlog(bounds)
         self._ready = threading.Condition()
-        self._outbox: queue.Queue[_Done | None] = queue.Queue(_OUTBOX)
+        self._outbox: queue.Queue[Done | None] = queue.Queue(_OUTBOX)
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self._working: deque[float] = deque()
@@ -116,7 +106,7 @@ class Stage:
     @property
     def topics(self) -> tuple[str, ...]:
         """The topics to subscribe to."""
-        return tuple(self._bundles)
+        return (*self._bundles, *([self._release_topic] if self._release_topic is not None else []))
 
     def start(self) -> None:
         """Start the threads that compute and send."""
@@ -136,13 +126,13 @@ class Stage:
     def on_frame(self, topic: str, payload: bytes) -> None:
         """A message from the data link, on its thread. Bad frames are counted, dropped and logged."""
         bundle = self._bundles.get(topic)
-        if bundle is None:
+        if bundle is None and topic != self._release_topic:
             return
         if self._network_cpu is not None:
             self._times["receive"].append(time.thread_time() - self._network_cpu)
         started = time.perf_counter()
         try:
-            self._take(bundle, payload)
+            self._take(bundle, payload) if bundle is not None else self._take_release(payload)
         except FrameError as error:
             self._refused += 1
             self._limiter.warn(topic, "%s: frame dropped: %s", topic, error)
@@ -194,6 +184,13 @@ class Stage:
             self._backlog.push(_Work(header, joined), nbytes, now)
             self._ready.notify()
 
+    def _take_release(self, payload: bytes) -> None:
+        header = decode_frame(payload).header
+        with self._ready:
+            # In its turn: what the client sent before has been run by then.
+            self._backlog.push(_Work(header, None), 0, time.monotonic())
+            self._ready.notify()
+
     def _compute_loop(self) -> None:
         while True:
             with self._ready:
@@ -206,70 +203,92 @@ class Stage:
                 since, work = popped
                 self._working.append(since)
             self._deliver(self._compute(work))
+            if self._stream is not None and not self._stream.holds:
+                self._renew_early()
         self._outbox.put(None)
 
-    def _compute(self, work: _Work) -> _Done:
-        started = time.perf_counter()
+    def _compute(self, work: _Work) -> Done:
+        header, stream = work.header, self._stream
+        if stream is None:
+            return self._run(header, work.arrays or {})
+        if work.arrays is None:
+            stream.release(header)
+            return Done(header, [])
+        answer = stream.judge(header, time.monotonic())
+        if isinstance(answer, Refusal):
+            return self._refuse(header, answer.message, answer.reason)
+        if answer is Answer.REPEAT:
+            assert self._kept is not None
+            return self._kept
+        if answer is Answer.DROP:
+            self._refused += 1
+            return Done(header, [])
+        done = self._run(header, work.arrays, renew=answer is Answer.RENEW)
+        if done.failed or not done.messages:
+            self._kept = None
+            stream.failed()
+        else:
+            self._kept = done
+            stream.ran(time.monotonic())
+        return done
+
+    def _run(self, header: FrameHeader, tensors: dict[int, Array], *, renew: bool = False) -> Done:
+        """Run the slice on a frame, with `renew` from the model's initial state."""
         try:
-            arrays = [work.arrays[index] for index in self._assignment.takes]
-            self._fit_shapes([array.shape for array in arrays])
+            if renew:
+                self._renew()
+            self._fresh = False
+            started = time.perf_counter()
+            arrays = [tensors[index] for index in self._assignment.takes]
+            self._fit_shapes([array.shape for array in arrays], renew)
             for position, array in enumerate(arrays):
                 self._interpreter.set_input(position, array)
             self._interpreter.invoke()
             invoked = time.perf_counter()
-            messages = self._pack(work.header)
+            messages = self._packer.pack(header, self._interpreter)
         except FrameError as error:
             self._unsent += 1
             self._limiter.warn("encode", "a frame cannot be sent: %s", error)
-            return _Done(work.header, [])
+            return Done(header, [])
         except SliceMQError as error:
-            self._errors += 1
-            self._limiter.warn(
-                "invoke", "frame %s of client %s: %s", work.header.sequence, work.header.client, error
-            )
-            return _Done(work.header, [self._failure(work.header, str(error))], failed=True)
+            return self._refuse(header, str(error), "slice-error")
         self._times["invoke"].append(invoked - started)
         self._times["encode"].append(time.perf_counter() - invoked)
-        return _Done(work.header, messages)
+        return Done(header, messages)
 
-    def _pack(self, header: FrameHeader) -> list[_Message]:
-        """The messages of the frame just invoked, put together right from the interpreter's memory."""
-        assignment = self._assignment
-        positions = {index: position for position, index in enumerate(assignment.gives)}
-        plain = [
-            (topic, header, bundle.tensors, bundle.codec)
-            for topic, bundle in zip(self._output_topics, assignment.outputs, strict=True)
-        ]
-        if assignment.result is not None:
-            results = self._topics.results(assignment.pipeline, header.client)
-            part = assignment.result
-            plain.append((results, _result_header(header, assignment), part.tensors, part.codec))
-        messages = []
-        for topic, named, specs, codec in plain:
-            # The interpreter's own memory must be free of views before its next run.
-            copy = codecs.is_slow(codec)
-            tensors = [(spec, self._interpreter.output(positions[spec.index], copy=copy)) for spec in specs]
-            if copy:
-                messages.append(_Message(topic, named, tensors, codec))
-            else:
-                messages.append(_Message(topic, named, [], codec, b"".join(encode_frame(named, tensors, codec))))
-        return messages
+    def _renew(self) -> None:
+        if not self._fresh:
+            self._interpreter.reset()
+            self._shapes = [info.shape for info in self._interpreter.inputs]
+            self._fresh = True
 
-    def _failure(self, header: FrameHeader, error: str) -> _Message:
-        results = self._topics.results(self._assignment.pipeline, header.client)
-        named = _result_header(header, self._assignment, error)
-        return _Message(results, named, [], "raw", b"".join(encode_frame(named, [])))
+    def _renew_early(self) -> None:
+        """So that the next client's first frame need not wait until the model is loaded again."""
+        try:
+            self._renew()
+        except SliceMQError as error:
+            self._limiter.warn("renew", "the model's initial state cannot be restored: %s", error)
 
-    def _deliver(self, done: _Done) -> None:
+    def _refuse(self, header: FrameHeader, why: str, reason: str) -> Done:
+        self._errors += 1
+        self._limiter.warn(reason, "frame %s of client %s: %s: %s", header.sequence, header.client, reason, why)
+        return Done(header, [self._packer.failure(header, why, reason)], failed=True)
+
+    def _deliver(self, done: Done) -> None:
         """Send at once what is small when nothing waits for the sender; else leave it to the sender."""
         if len(self._working) == 1 and done.small:
             self._send_done(done)
         else:
             self._outbox.put(done)
 
-    def _fit_shapes(self, shapes: list[tuple[int, ...]]) -> None:
+    def _fit_shapes(self, shapes: list[tuple[int, ...]], renewed: bool) -> None:
         """Allocate again when a frame's shapes differ, which they may where the specification leaves sizes open."""
         if shapes != self._shapes:
+            if self._stream is not None and not renewed:
+                # To allocate sets variable tensors to zero.
+                raise ModelError(
+                    f"shapes {shapes} after {self._shapes}: a stateful stream keeps its frames' shapes"
+                )
             self._shapes = None
             self._interpreter.resize(shapes)
             self._shapes = shapes
@@ -278,7 +297,7 @@ class Stage:
         while (done := self._outbox.get()) is not None:
             self._send_done(done)
 
-    def _send_done(self, done: _Done) -> None:
+    def _send_done(self, done: Done) -> None:
         started = time.perf_counter()
         try:
             for message in done.messages:
@@ -312,21 +331,6 @@ class _Limiter:
         self._last[kind] = now
         held = self._held.pop(kind, 0)
         logger.warning(text + (f" ({held} more since the last message)" if held else ""), *values)
-
-
-def _result_header(header: FrameHeader, assignment: SliceAssignment, error: str = "") -> FrameHeader:
-    part = assignment.result
-    return FrameHeader(
-        client=header.client,
-        stream=header.stream,
-        sequence=header.sequence,
-        sent=header.sent,
-        revision=header.revision,
-        part=part.part if part is not None else 0,
-        parts=part.parts if part is not None else 1,
-        error="slice-error" if error else "",
-        message=f"slice {assignment.slice}: {error}" if error else "",
-    )
 
 
 def _mean_ms(times: deque[float]) -> float:

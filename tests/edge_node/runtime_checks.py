@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,17 @@ from edge_node.runtime import (
     load_runtime,
     open_interpreter,
 )
+from edge_node.stage import Stage
 from slicemq.errors import InputError, ModelError, RuntimeUnavailableError, UnsupportedOperatorError
+from slicemq.frames import Frame, FrameHeader, decode_frame, encode_frame
+from slicemq.messages import Bundle, ResultPart, SliceAssignment, TensorSpec
+from slicemq.topics import Topics
+from tests.edge_node.cluster import REVISION
+from tests.edge_node.test_stage import X, add_assignment
+from tests.waiting import eventually
 
 ROW = np.array([[10, 20, 30, 40]], np.float32)
+ONES = np.ones((1, 4), np.float32)
 
 
 def _open(folder: Path, runtime: str, name: str) -> Interpreter:
@@ -72,6 +82,100 @@ def check_resize(folder: Path, runtime: str) -> None:
     assert interpreter.output(0).tolist() == [[1, 2, 3, 4]] * 3
     with pytest.raises(InputError, match="2 shapes for 1 inputs"):
         interpreter.resize([(1, 4), (1, 4)])
+
+
+def check_reset_is_the_initial_state(folder: Path, runtime: str) -> None:
+    for name, expected in (("accumulator", [101, 102, 103]), ("svdf", [600, 660, 666])):
+        other, interpreter = _open(folder, runtime, name), _open(folder, runtime, name)
+        for _ in range(3):
+            assert _values(interpreter, 3) == expected, name
+            interpreter.reset()
+        assert _values(interpreter, 1) == expected[:1]
+        assert _values(other, 3) == expected, "two interpreters share their state"
+
+
+def check_reset_keeps_the_shapes(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "open_add")
+    interpreter.resize([(1, 7)])
+    interpreter.reset()
+    assert interpreter.inputs[0].shape == (1, 7)
+    interpreter.set_input(0, np.ones((1, 7), np.float32))
+    interpreter.invoke()
+    assert interpreter.output(0).tolist() == [[2] * 7]
+
+
+def check_frames_of_other_shapes_go_through(folder: Path, runtime: str) -> None:
+    lengths = [3, 5, 1, 1, 300, 3]
+    x, y = (TensorSpec(n, "t", "float32", (1, -1)) for n in (5, 6))
+    assignment = add_assignment(inputs=(Bundle("b0", (x,)),), result=ResultPart(0, 1, (y,)))
+    sent = _through_stage(
+        _open(folder, runtime, "open_add"),
+        assignment,
+        [encode_frame(FrameHeader("c", 1, n, 0.0, REVISION), [(x, _row(n, i))]) for i, n in enumerate(lengths)],
+    )
+    assert [one.header.sequence for one in sent] == lengths
+    assert [one.arrays()[6].tolist() for one in sent] == [(2 * _row(n, i)).tolist() for i, n in enumerate(lengths)]
+
+
+def check_a_stateful_slice_keeps_its_streams_apart(folder: Path, runtime: str) -> None:
+    frames = [  # stream, sequence, first, probe
+        (1, 0, 0, True),
+        (1, 0, 0, False),
+        (1, 1, 0, False),
+        (1, 1, 0, False),
+        (1, 2, 0, False),
+        (1, 4, 0, False),
+        (1, 3, 3, False),
+        (2, 0, 0, False),
+        (2, 1, 0, False),
+    ]
+    sent = _through_stage(
+        _open(folder, runtime, "accumulator"),
+        add_assignment(stateful=True, leases=True),
+        [
+            encode_frame(FrameHeader("c", stream, n, 0.0, REVISION, first=first, probe=probe), [(X, ONES)])
+            for stream, n, first, probe in frames
+        ],
+    )
+    values = [one.header.error or float(one.arrays()[6][0, 0]) for one in sent]
+    assert values == [101, 101, 102, 102, 103, "stream-reset", 101, 101, 102]
+
+
+def _values(interpreter: Interpreter, count: int) -> list[float]:
+    values = []
+    for _ in range(count):
+        interpreter.set_input(0, ONES)
+        interpreter.invoke()
+        values.append(float(interpreter.output(0)[0, 0]))
+    return values
+
+
+def _row(length: int, value: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.full((1, length), value, np.float32)
+
+
+def _through_stage(
+    interpreter: Interpreter, assignment: SliceAssignment, frames: list[list[bytes | memoryview]]
+) -> list[Frame]:
+    """What a stage sends for frames that come all at once."""
+    sent: list[Frame] = []
+
+    def send(_: str, parts: Sequence[bytes | memoryview]) -> bool:
+        sent.append(decode_frame(b"".join(parts)))
+        return True
+
+    # What it refuses it says in the log too; the parent looks at what the runtimes write there.
+    logging.getLogger("slicemq.node.slice").setLevel(logging.ERROR)
+    topics = Topics("t")
+    stage = Stage(assignment, topics, interpreter, send)
+    stage.start()
+    try:
+        for one in frames:
+            stage.on_frame(topics.data(assignment.pipeline, REVISION, "b0"), b"".join(one))
+        eventually(lambda: len(sent) == len(frames))
+    finally:
+        stage.stop()
+    return sent
 
 
 def check_wrong_input(folder: Path, runtime: str) -> None:

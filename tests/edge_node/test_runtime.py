@@ -33,6 +33,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     (folder / "custom.tflite").write_bytes(models.custom_model("Foo"))
     (folder / "reshape.tflite").write_bytes(models.reshape_model())
     (folder / "gather.tflite").write_bytes(models.gather_model())
+    (folder / "accumulator.tflite").write_bytes(models.accumulator_model())
+    (folder / "svdf.tflite").write_bytes(models.svdf_model())
+    (folder / "open_add.tflite").write_bytes(models.open_add_model())
     found = {}
     for runtime in RUNTIMES:
         done = subprocess.run(

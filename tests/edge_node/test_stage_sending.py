@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge_node import stage as stage_module
+from edge_node import packing
 from edge_node.allocator import kept_bytes
 from edge_node.runtime import open_interpreter
 from edge_node.stage import Stage
@@ -67,7 +67,7 @@ def test_a_small_message_goes_at_once(wire: tuple[Stage, Wire]) -> None:
 def test_while_a_large_message_is_sent_the_next_frame_is_computed(
     wire: tuple[Stage, Wire], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage_module, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(packing, "_SMALL_BYTES", 0)
     stage, out = wire
     out.open.clear()
     _send(stage, 1)
@@ -87,10 +87,10 @@ def test_a_small_message_does_not_overtake_a_large_one(
 ) -> None:
     stage, out = wire
     out.open.clear()
-    monkeypatch.setattr(stage_module, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(packing, "_SMALL_BYTES", 0)
     _send(stage, 1)
     assert out.held.wait(10)
-    monkeypatch.setattr(stage_module, "_SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(packing, "_SMALL_BYTES", 1 << 20)
     for number in (2, 3):
         _send(stage, number)
     eventually(lambda: len(stage._times["invoke"]) == 3)
