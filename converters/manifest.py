@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from converters.graph import Graph
@@ -55,7 +55,10 @@ class BundleEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole file; slices are in the order in which they run."""
+    """The whole file; slices are in the order in which they run.
+
+    The model's inputs and outputs go by their names in its signature, as in a pipeline; slices keep their tensors'.
+    """
 
     sha256: str
     size: int
@@ -118,8 +121,8 @@ def make_manifest(graph: Graph, slices: Sequence[SliceEntry], bundles: Sequence[
     return Manifest(
         graph.sha256,
         graph.size,
-        tuple(tensor_entry(graph, t) for t in graph.inputs),
-        tuple(tensor_entry(graph, t) for t in graph.outputs),
+        tuple(replace(tensor_entry(graph, t), name=graph.public_name(t)) for t in graph.inputs),
+        tuple(replace(tensor_entry(graph, t), name=graph.public_name(t)) for t in graph.outputs),
         tuple(slices),
         tuple(
             BundleEntry(

@@ -94,8 +94,8 @@ def _read_frame(graph: Graph, path: Path) -> dict[int, Array]:
         return {graph.inputs[0]: _checked(graph, graph.inputs[0], found[""], path)}
     frame = {}
     for index in graph.inputs:
-        name = graph.tensors[index].name
-        key = next((key for key in (name, str(index)) if key in found), None)
+        name = graph.public_name(index)
+        key = next((key for key in (name, graph.tensors[index].name, str(index)) if key in found), None)
         if key is None:
             has = ", ".join(key or "one array without a name" for key in found)
             raise InputError(f"{path}: input {index} ({name}) is missing, the file has {has}")
