@@ -126,5 +126,5 @@ def _wishes(
             wish[index] = min(wish[target] for target in after[index])
     for index in order:
         if index in early:
-            wish[index] = max(wish[source] for source in before[index])
+            wish[index] = max((wish[source] for source in before[index]), default=wish[index])
     return wish
