@@ -43,7 +43,7 @@ def _lstm(keras: Any) -> Any:
     """Two LSTM layers over 24 steps of 16 features, between dense ones."""
     layers = keras.layers
     features = keras.Input(batch_shape=(1, 24, 16), name="features")
-    x = layers.Dense(32, activation="relu")(features)
+    x = layers.Dense(32, activation="swish")(features)
     x = layers.LSTM(48, return_sequences=True)(x)
     x = layers.LSTM(32)(x)
     x = layers.Dense(24, activation="tanh")(x)

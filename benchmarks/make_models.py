@@ -47,7 +47,7 @@ def main() -> int:
     if not wanted:
         print(f"all models are in {CACHE}")
         return 0
-    python = _with_tensorflow()
+    python = with_tensorflow()
     if python is None:
         sys.stderr.write("TensorFlow is not installed: run `make models`\n")
         return 1
@@ -85,7 +85,7 @@ def _make(architecture: str, kinds: list[str], python: str) -> None:
             )
 
 
-def _with_tensorflow() -> str | None:
+def with_tensorflow() -> str | None:
     """The interpreter that has TensorFlow: this one, or that of .venv-keras."""
     if importlib.util.find_spec("tensorflow"):
         return sys.executable

@@ -61,7 +61,9 @@ def _convert(tf: Any, task: dict[str, Any], loaded: Loaded, samples: Sequence[st
         else:
             module.serve = _frozen(tf, function, loaded.specs)
             module.owner = None
-        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+        # A frozen activation such as swish has a gradient that cannot be saved, and a .tflite needs none.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.serve}, options=options)
     except Exception as error:
         raise Refused("model", f"TensorFlow cannot trace the model: {brief(error)}") from error
     converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import random
 import time
+from pathlib import Path
 
 import pytest
 
+from benchmarks import make_models, models
+from benchmarks.chains import STATEFUL_FRAMES, Subject
 from benchmarks.models import real_models
 from converters.graph import read_graph
 from converters.memory import slice_memory
 from converters.profile import estimate, measure
-from converters.runtime import random_inputs
+from converters.runtime import feed, random_inputs
 from converters.schema import open_model
 from converters.shapes import resolve_shapes
-from converters.slicing import groups_at, legal_positions, slice_model
+from converters.slicing import groups_at, iter_slices, legal_positions, slice_model
 from converters.verify import link, verify_chain
 from tests.converters.machine import assert_same, load, run_cluster, run_whole
 
-_MODELS = {name: model for name, model in real_models().items() if model.packaged and not name.startswith("wake-")}
+_PACKAGED = {name: model for name, model in real_models().items() if model.packaged}
+_STREAMING = {name: model for name, model in _PACKAGED.items() if name.startswith("wake-")}
+_MODELS = {name: model for name, model in _PACKAGED.items() if name not in _STREAMING}
 
 
 @pytest.mark.parametrize("name", _MODELS)
@@ -37,6 +42,65 @@ def test_chain_equals_the_whole(name: str, seed: int) -> None:
         else:
             report = verify_chain(data, graph, [link(p) for p in pieces], load, [("random", frame)])
             assert report.equal, report.differences
+
+
+@pytest.mark.parametrize("name", _STREAMING)
+def test_a_streaming_model_keeps_its_state_in_slices(name: str) -> None:
+    subject = Subject(_STREAMING[name], "ai_edge_litert")
+    assert subject.graph.stateful
+    assert len(subject.graph.together) == 6
+    for seed, kind in ((0, "cuts"), (2, "branches" if name == "wake-okay-nabu" else "cuts")):
+        for slices in (2, 6, 8):
+            row = subject.row(slices, seed, {})
+            assert (row.kind, row.frames, row.equal) == (kind, STATEFUL_FRAMES, True), row.detail
+
+
+def test_a_streaming_model_answers_by_what_came_before() -> None:
+    """Else the frames in a row would show nothing."""
+    subject = Subject(_STREAMING["wake-alexa"], "ai_edge_litert")
+    piece = next(iter_slices(subject.data, subject.graph, groups_at(subject.graph, [subject.legal[-3]])))
+    frames = [arrays for _, arrays in subject.frames(0)]
+
+    def answers(order: list[int]) -> list[bytes]:
+        interpreter = load(piece.data)
+        made = []
+        for number in order:
+            feed(interpreter, [frames[number][t] for t in piece.inputs])
+            interpreter.invoke()
+            made.append(interpreter.output(0).tobytes())
+        return made
+
+    assert answers([0, 1, 2, 3]) == answers([0, 1, 2, 3])
+    assert answers([0, 1, 2, 3])[3] != answers([3])[0]
+    assert answers([0, 1, 2, 3])[3] != answers([2, 1, 0, 3])[3]
+
+
+@pytest.mark.slow
+def test_keras_models_are_made_once_and_their_chains_equal_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if make_models.with_tensorflow() is None:
+        pytest.skip("no TensorFlow")
+    for module in (models, make_models):
+        monkeypatch.setattr(module, "CACHE", tmp_path / "models")
+    monkeypatch.setattr(make_models, "SOURCES", tmp_path / "keras")
+    monkeypatch.setattr("sys.argv", ["make_models", "--only", "lstm,transformer-int8"])
+    assert make_models.main() == 0
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "models").iterdir()}
+    assert set(made) == {"lstm-float32.tflite", "transformer-int8.tflite"}
+    assert list((tmp_path / "keras").iterdir()) == []
+    capsys.readouterr()
+    assert make_models.main() == 0
+    assert "all models are in" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "models").iterdir()} == made
+    for name in ("lstm", "transformer-int8"):
+        subject = Subject(real_models()[name], "ai_edge_litert")
+        for slices in (2, 5, 8):
+            for seed in (0, 2):
+                row = subject.row(slices, seed, {})
+                assert row.equal, row.detail
+                assert row.kind in ("cuts", "branches")
+                assert row.frames
 
 
 def test_float16_and_sparse_weights_go_with_their_readers() -> None:
