@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.graph import Graph, read_graph
+from converters.lowering import needs
 from converters.memory import slice_memory
 from converters.profile import Profile, estimate
 from converters.shapes import resolve_shapes
@@ -26,6 +27,7 @@ from coordinator.intents import Blueprint, Intent
 from coordinator.planner import make_plan
 from coordinator.planner.fleet import fleet_from_capacities
 from coordinator.planner.model import PlanOptions
+from coordinator.planner.operators import Needs, lacking
 from coordinator.planner.plan import Plan
 from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint
@@ -95,6 +97,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
         present = {capacity.node for capacity in job.nodes}
         if all(node in present for item in plan.slices for node in item.nodes):
             _check_memory(plan, job.nodes)
+            _check_operators(plan, graph, model_needs(path, job.tools), job.nodes)
             return plan
         missing = sorted({node for item in plan.slices for node in item.nodes} - present)
         logger.warning("the operator's plan names nodes that are not here (%s): making another", ", ".join(missing))
@@ -106,7 +109,12 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
 
     def attempt(nodes: list[Capacity]) -> Plan:
         return make_plan(
-            graph, profile, fleet_from_capacities(nodes, reference), memory=slice_memory, options=options
+            graph,
+            profile,
+            fleet_from_capacities(nodes, reference),
+            memory=slice_memory,
+            options=options,
+            needs=model_needs(path, job.tools),
         )
 
     preferred = [capacity for capacity in job.nodes if capacity.node not in job.avoid]
@@ -153,6 +161,22 @@ def _check_memory(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
                 )
 
 
+def _check_operators(plan: Plan, graph: Graph, needed: Needs, nodes: tuple[Capacity, ...]) -> None:
+    known = {capacity.node: capacity for capacity in nodes}
+    for number, item in enumerate(plan.slices):
+        handed_on = graph.outputs if number == len(plan.slices) - 1 else ()
+        operators = graph.closure(item.operators, handed_on)
+        for node in (known[name] for name in item.nodes):
+            for index in operators:
+                for name, version in lacking(node.operators, needed[index]).items():
+                    highest = node.operators.get(name, 0)
+                    raise InsufficientCapacityError(
+                        f"the plan's slice {item.id} needs {name} in version {version} (operator {index}); node "
+                        f"{node.node} has {node.runtime.name} {node.runtime.version}, which "
+                        + (f"takes up to version {highest}" if highest else "lacks it")
+                    )
+
+
 @lru_cache(maxsize=4)
 def model_graph(path: str, tools: Tools) -> Graph:
     """The graph of a stored model, with the shapes that it really has when it runs.
@@ -164,6 +188,14 @@ def model_graph(path: str, tools: Tools) -> Graph:
             return resolve_shapes(data, read_graph(data), tools.function(tools.load))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def model_needs(path: str, tools: Tools) -> Needs:
+    """What each operator of a stored model asks of a runtime, as slices are written."""
+    graph = model_graph(path, tools)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return needs(data, graph)
 
 
 @lru_cache(maxsize=8)

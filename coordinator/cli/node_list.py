@@ -45,6 +45,7 @@ def node_rows(view: View) -> list[dict[str, Any]]:
                 "speeds": capacity.speeds,
                 "codecs": list(capacity.codecs),
                 "labels": capacity.labels,
+                "operators": capacity.operators,
             }
         if beat is not None:
             row |= {"load": beat.load, "memory_used_mb": round(beat.memory_used / 1e6, 1)}

@@ -53,6 +53,7 @@ def command(
     if profile not in ("measure", "estimate"):
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
     pins = _pins(pin)
+    from converters.lowering import needs
     from coordinator.planner import make_plan
     from coordinator.planner.fleet import fleet_from_file
     from coordinator.planner.model import PlanOptions
@@ -73,6 +74,7 @@ def command(
             costs,
             nodes,
             options=PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=max_slices),
+            needs=needs(data, graph),
         )
     if output is not None:
         _write(output, plan)

@@ -113,12 +113,13 @@ def build_costs(
     legal = np.zeros(n + 1, dtype=bool)
     legal[[0, *legal_positions(graph), n]] = True
     upper = np.triu(legal[:, None] & legal[None, :], k=1)
+    runs = [] if supports is None else _what_runs(graph)
     types = []
     for members in groups.values():
         spec = members[0]
         fits = upper & (memory <= spec.memory * (1.0 - options.headroom))
         if supports is not None:
-            fits &= ~_unsupported(graph, spec, supports)
+            fits &= ~_unsupported(graph, spec, supports, runs)
         allowed = fits.copy()
         for positions, node in range_pins:
             if node != spec.id:
@@ -188,13 +189,20 @@ def _node_type(
     )
 
 
-def _unsupported(graph: Graph, spec: NodeSpec, supports: Supports) -> npt.NDArray[np.bool_]:
+def _what_runs(graph: Graph) -> list[frozenset[int]]:
+    """For each step, the operators that a slice of it runs: constant ones and initialisation are among them."""
+    last = len(graph.steps) - 1
+    return [
+        frozenset(graph.closure((index,), graph.outputs if position == last else ()))
+        for position, index in enumerate(graph.steps)
+    ]
+
+
+def _unsupported(
+    graph: Graph, spec: NodeSpec, supports: Supports, runs: Sequence[frozenset[int]]
+) -> npt.NDArray[np.bool_]:
     refused = {operator.index for operator in graph.operators if not supports(spec, operator)}
-    marked = []
-    for position, index in enumerate(graph.steps):
-        needed = {index, *graph.constant_operators(graph.operators[index].inputs)}
-        if needed & refused:
-            marked.append(position)
+    marked = [position for position, operators in enumerate(runs) if not refused.isdisjoint(operators)]
     return any_of(len(graph.steps), marked)
 
 

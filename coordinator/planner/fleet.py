@@ -16,14 +16,14 @@ from typing import Any
 from coordinator.planner.model import Fleet, NodeSpec
 from slicemq.codecs import available
 from slicemq.errors import ConfigError
-from slicemq.messages import Capacity
+from slicemq.messages import Capacity, operators_are_sound
 from slicemq.topics import is_id
 
 _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 MAX_NODES = 1000
 _TOP = ("broker", "node")
 _BROKER = ("rate_mbps",)
-_NODE = ("id", "count", "memory_mb", "speed", "up_mbps", "down_mbps", "rtt_ms", "runtime", "labels")
+_NODE = ("id", "count", "memory_mb", "speed", "up_mbps", "down_mbps", "rtt_ms", "runtime", "labels", "operators")
 _BYTES_PER_MBIT = 1e6 / 8
 
 
@@ -95,6 +95,7 @@ def fleet_from_capacities(
                 runtime=capacity.runtime.name,
                 codecs=tuple(capacity.codecs),
                 labels=dict(capacity.labels),
+                operators=dict(capacity.operators),
             )
         )
     return Fleet(tuple(sorted(nodes, key=lambda node: node.id)), broker_rate)
@@ -118,6 +119,12 @@ def _nodes(row: Mapping[str, Any], where: str, prefix: str) -> list[NodeSpec]:
     labels = row.get("labels", {})
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise ConfigError(f"{where}: {prefix}labels: expected a table of strings, got {labels!r}")
+    operators = row.get("operators", {})
+    whole = isinstance(operators, dict) and all(type(version) is int for version in operators.values())
+    if not whole or not operators_are_sound(operators):
+        raise ConfigError(
+            f"{where}: {prefix}operators: expected a table, operator -> its highest version, got {operators!r}"
+        )
     runtime = row.get("runtime", "")
     if not isinstance(runtime, str):
         raise ConfigError(f"{where}: {prefix}runtime: expected a text, got {runtime!r}")
@@ -130,6 +137,7 @@ def _nodes(row: Mapping[str, Any], where: str, prefix: str) -> list[NodeSpec]:
         "runtime": runtime,
         "codecs": available(),
         "labels": dict(labels),
+        "operators": dict(operators),
     }
     return [NodeSpec(id=node, **spec) for node in ids]
 

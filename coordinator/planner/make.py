@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from converters.memory import slice_memory
 from coordinator.planner.cost import Costs, build_costs, permitted
 from coordinator.planner.memory import segment_memory
-from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions, Supports
+from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
+from coordinator.planner.operators import Needs, check_somewhere, supports_of, who_lacks
 from coordinator.planner.plan import (
     FAMILY,
     Alternative,
@@ -38,14 +39,15 @@ def make_plan(
     *,
     memory: Memory = slice_memory,
     options: PlanOptions | None = None,
-    supports: Supports | None = None,
+    needs: Needs | None = None,
     planner: Planner = split,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Plan:
     """The plan of the least period for `graph` on `fleet`.
 
     `memory` gives a slice's bytes beyond an idle worker, `profile` the operators' seconds on the machine of speed
-    1. `clock` is read for `solve_seconds` only. Raises InsufficientCapacityError when the nodes cannot hold or
+    1, `needs` what each operator asks of a runtime (`converters.lowering.needs`; without it every node takes
+    all). `clock` is read for `solve_seconds` only. Raises InsufficientCapacityError when the nodes cannot hold or
     run the model, PlanError when the options (pins, exclusions) are wrong or leave no plan.
     """
     options = options or PlanOptions()
@@ -54,6 +56,9 @@ def make_plan(
         raise shortage(graph, fleet, options, None)
     if not graph.steps:
         raise PlanError("the model has no operators to place")
+    if needs is not None:
+        check_somewhere(graph, permitted(fleet, options), needs)
+    supports = None if needs is None else supports_of(needs)
     table = segment_memory(graph, memory)
     costs = build_costs(graph, profile, fleet, table, options, supports)
     try:
@@ -66,7 +71,8 @@ def make_plan(
             raise InsufficientCapacityError(
                 "no plan was found, although one may exist: the nodes' memory is too scarce for the model"
             ) from error
-        raise shortage(graph, fleet, options, costs) from error
+        lacks = [] if needs is None else who_lacks(graph, permitted(fleet, options), needs)
+        raise shortage(graph, fleet, options, costs, lacks) from error
     return _plan(graph, profile, costs, found, clock() - begun)
 
 
@@ -134,14 +140,13 @@ def one_node(costs: Costs) -> Alternative:
     able = [kind for kind in costs.types if kind.whole]
     if not able:
         largest = max(costs.types, key=lambda kind: kind.spec.memory).spec
-        return Alternative(
-            "one-node",
-            (),
-            None,
-            None,
+        reason = (
             f"no node can run the whole model: it needs {costs.memory[0, n] / 1e6:.1f} MB, "
-            f"the largest node ({largest.id}) has {largest.memory / 1e6:.1f} MB",
+            f"the largest node ({largest.id}) has {largest.memory / 1e6:.1f} MB"
         )
+        if costs.memory[0, n] <= largest.memory:
+            reason += " and cannot run all its operators, or must keep some of its memory free"
+        return Alternative("one-node", (), None, None, reason)
     relayed = float(costs.relayed[0, n]) / costs.broker_rate if costs.broker_rate else 0.0
     figures = [
         (

@@ -28,7 +28,8 @@ class NodeSpec:
 
     `memory` is what is free for slices. `speeds` is relative to the machine that the profile speaks of, per
     operator class; a class that is not listed runs at the geometric mean of the others. `rtt` is the round
-    trip to the broker.
+    trip to the broker. `operators` is the highest version of each operator that the runtime takes; empty: not
+    known, it takes all.
     """
 
     id: str
@@ -40,6 +41,7 @@ class NodeSpec:
     runtime: str = ""
     codecs: tuple[str, ...] = ("raw",)
     labels: Mapping[str, str] = field(default_factory=dict)
+    operators: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def mean_speed(self) -> float:
@@ -64,6 +66,7 @@ class NodeSpec:
             self.runtime,
             self.codecs,
             tuple(sorted(self.labels.items())),
+            tuple(sorted(self.operators.items())),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from coordinator.planner.cost import Costs
 
 
-def shortage(graph: Graph, fleet: Fleet, options: PlanOptions, costs: Costs | None) -> InsufficientCapacityError:
+def shortage(
+    graph: Graph, fleet: Fleet, options: PlanOptions, costs: Costs | None, lacks: Sequence[str] = ()
+) -> InsufficientCapacityError:
     """The error that says what is needed, what there is, and which nodes were left out and why.
 
-    `costs` is None when no node may be used at all.
+    `costs` is None when no node may be used at all. `lacks` names nodes that cannot run every operator.
     """
     excluded = [f"{node.id} (excluded, {_mb(node.memory)})" for node in fleet.nodes if node.id in options.exclude]
     left_out = f" Left out: {', '.join(excluded)}." if excluded else ""
@@ -44,6 +47,8 @@ def shortage(graph: Graph, fleet: Fleet, options: PlanOptions, costs: Costs | No
     useless = [f"{node.id} ({why})" for node in usable if (why := _why_useless(node, costs, share))]
     if useless:
         sentences.append(f"of no use: {', '.join(useless[:20])}")
+    if lacks:
+        sentences.append(f"not for every operator: {', '.join(lacks[:20])}")
     return InsufficientCapacityError("; ".join(sentences) + "." + left_out)
 
 

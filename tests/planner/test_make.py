@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from converters.graph import Graph, Operator
+from converters.graph import Graph
 from converters.profile import Profile
 from coordinator.planner import make_plan
 from coordinator.planner.make import window_of
@@ -119,11 +119,6 @@ def test_a_shortage_that_only_cutting_explains() -> None:
 def test_a_shortage_of_runtimes_and_of_nodes() -> None:
     graph, profile = chain([MB])
 
-    def nothing(node: NodeSpec, operator: Operator) -> bool:
-        return False
-
-    with pytest.raises(InsufficientCapacityError, match=r"pi-1 \(its runtime or memory suits no part"):
-        make_plan(graph, profile, nodes(9 * MB), memory=weights_memory, supports=nothing)
     with pytest.raises(InsufficientCapacityError, match="no node may be used: the fleet has 0"):
         make_plan(graph, profile, Fleet(()), memory=weights_memory)
     with pytest.raises(InsufficientCapacityError, match=r"the fleet has 1. Left out: pi-1 \(excluded, 9.0 MB\)"):
