@@ -1,10 +1,10 @@
 """A model's dataflow as dataclasses: tensors, operators, and what crosses between them (pure).
 
 Words: an operator is *constant* when it is fed by constants only (a DEQUANTIZE of float16 weights, a DENSIFY); it
-goes with each slice that uses what it makes. So does a *recomputed* one, which is cheaper to run again than to send
-what it makes (`converters.recompute`). An operator is *dead* when no output of the model depends on it; no slice has
-it. All others are the *steps*, in an order in which they can run: the file's, except where a model keeps state or its
-operators are not sorted (`converters.order`).
+goes with each slice that uses what it makes. So does a *recomputed* one, which is cheaper to run again than to
+send what it makes (`converters.recompute`). An operator is *dead* when no output of the model depends on it; no
+slice has it. All others are the *steps*, in an order in which they can run: the file's, except where a model keeps
+state or its operators are not sorted (`converters.order`).
 
 A *variable* is what a runtime keeps from one frame to the next: a resource variable (by container and shared name),
 a hash table that is filled while the model runs, or a tensor that an operator keeps (an LSTM's state). What only
@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+
+from converters.crossings import Crossings, Span, summed
 
 # numpy's name and bytes per element (0: packed below a byte, or of no fixed size) by TensorType.
 DTYPES: dict[int, tuple[str, float]] = {
@@ -95,7 +97,8 @@ class Operator:
     subgraph once: how often a WHILE runs its body is known only while it runs.
     subgraphs: those that it calls, directly and through others, sorted. handle: what it makes a handle of
     (VAR_HANDLE, HASHTABLE), in words. state_read, state_written: the variables and tables that it reads and writes,
-    sorted. repeatable: it makes the same of the same inputs, whenever it runs.
+    sorted. repeatable: it makes the same of the same inputs, whenever it runs. recomputed: it runs in each slice
+    that reads what it makes.
     """
 
     index: int
@@ -297,7 +300,7 @@ class Graph:
 
     @cached_property
     def reads(self) -> dict[int, tuple[int, ...]]:
-        """Step -> the tensors that it reads, constants too; for what a recomputed operator makes, what that reads."""
+        """Step -> the tensors that it reads, constants too; where a recomputed operator stands between, its."""
         found = {}
         for step in self.steps:
             todo = list(reversed(self.operators[step].inputs))
@@ -344,18 +347,23 @@ class Graph:
         return self.crossings[position]
 
     @cached_property
-    def crossings(self) -> tuple[tuple[int, ...], ...]:
-        """`crossing` of each position from 0 to len(steps)."""
+    def spans(self) -> tuple[Span, ...]:
+        """(tensor, first, last position that it crosses) of each tensor that one step makes and a later one reads."""
         place = {step: i for i, step in enumerate(self.steps)}
         last = {t: place[steps[-1]] for t, steps in self.consumers.items()}
-        alive: set[int] = set()
-        rows: list[tuple[int, ...]] = [()]
-        for i, step in enumerate(self.steps):
-            operator = self.operators[step]
-            alive.update(t for t in operator.outputs if t >= 0 and last.get(t, -1) > i)
-            alive.difference_update(t for t in self.reads[step] if last[t] <= i)
-            rows.append(tuple(sorted(alive)))
-        return tuple(rows)
+        outputs = ((i, t) for i, step in enumerate(self.steps) for t in self.operators[step].outputs)
+        return tuple((t, i + 1, last[t]) for i, t in outputs if last.get(t, -1) > i)
+
+    @cached_property
+    def crossings(self) -> Crossings:
+        """`crossing` of each position from 0 to len(steps)."""
+        return Crossings(len(self.steps) + 1, self.spans)
+
+    @cached_property
+    def crossing_bytes(self) -> tuple[int, ...]:
+        """Bytes of the tensors that cross each position from 0 to len(steps)."""
+        spans = ((self.tensors[t].nbytes, first, last) for t, first, last in self.spans)
+        return summed(len(self.steps) + 1, spans)
 
 
 def operator_class(name: str) -> str:

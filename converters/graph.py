@@ -25,6 +25,7 @@ from converters.dataflow import (
 from converters.dynamic import preparation
 from converters.order import data_order, run_order
 from converters.reader import read_rows
+from converters.recompute import with_recomputed
 from converters.schema import Bytes, builtin_operators
 from converters.state import Effect, effects
 from converters.subgraphs import callees
@@ -76,25 +77,24 @@ def read_graph(data: Bytes) -> Graph:
             users.setdefault(variable, []).append((op.index, variable in op.state_written))
     order = run_order(main.tensors, main.operators, main.inputs, main.outputs, users) if users else first
     known = preparation(rows.subgraphs, rows.calls, below)
-    return _derived(
-        Graph(
-            sha256=hashlib.sha256(data).hexdigest(),
-            size=len(data),
-            description=rows.description,
-            tensors=main.tensors,
-            operators=main.operators,
-            inputs=main.inputs,
-            outputs=main.outputs,
-            steps=(),
-            prepared=known.prepared,
-            dynamic=known.dynamic,
-            undelegated=known.undelegated,
-            order=order,
-            subgraphs=subgraphs,
-            signatures=rows.signatures,
-            metadata=rows.metadata,
-        )
+    graph = Graph(
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        description=rows.description,
+        tensors=main.tensors,
+        operators=main.operators,
+        inputs=main.inputs,
+        outputs=main.outputs,
+        steps=(),
+        prepared=known.prepared,
+        dynamic=known.dynamic,
+        undelegated=known.undelegated,
+        order=order,
+        subgraphs=subgraphs,
+        signatures=rows.signatures,
+        metadata=rows.metadata,
     )
+    return with_recomputed(_derived(graph))
 
 
 def _check_made(subgraph: Subgraph) -> None:
@@ -166,6 +166,7 @@ def _derived(graph: Graph) -> Graph:
     tensors = tuple(replace(t, constant=t.index in constant) for t in graph.tensors)
     finished = {op.index: op for op in _finish(graph, tensors, running, constant, live)}
     operators = tuple(finished.get(op.index, replace(op, constant=False, dead=True)) for op in graph.operators)
+    operators = tuple(replace(op, recomputed=False) if op.recomputed else op for op in operators)
     steps = tuple(i for i in graph.order if not operators[i].constant and not operators[i].dead)
     users: dict[str, list[int]] = {}
     for step in steps:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from converters.flatbuffer import write_slice
 from converters.folding import fold_shapes
 from converters.graph import Graph, with_shapes
+from converters.recompute import with_recomputed
 from converters.runtime import Load, feed, random_inputs
 from converters.schema import Bytes
 from slicemq.codecs import DTYPES
@@ -21,7 +22,8 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load) -> Graph:
 
     Raises what `load` raises, ModelError when the model does not run.
     """
-    made = [t for step in graph.steps for t in graph.operators[step].outputs if t >= 0]
+    running = [op for op in graph.operators if not op.constant and not op.dead]
+    made = [t for op in running for t in op.outputs if t >= 0]
     seen = [t for t in made if graph.tensors[t].dtype in DTYPES]
     operators = graph.closure(graph.steps)
     inputs = list(dict.fromkeys(graph.inputs))
@@ -32,7 +34,7 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load) -> Graph:
     interpreter.invoke()
     shapes = {t: interpreter.output(position).shape for position, t in enumerate(seen)}
     seen_shapes = {t: shape for t, shape in shapes.items() if shape != graph.tensors[t].shape}
-    return fold_shapes(with_shapes(graph, seen_shapes))
+    return with_recomputed(fold_shapes(with_shapes(graph, seen_shapes)))
 
 
 def _without_unknown_inputs(graph: Graph) -> Graph:

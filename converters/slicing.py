@@ -1,8 +1,9 @@
 """Cuts -> slices: groups of operators, the bundles between them, and each group's own .tflite (pure).
 
 A *group* lists the operators of one slice by their index in the file; groups come in an order in which each one
-needs only earlier ones. Constant operators join each group that uses what they make; dead ones are in none.
-An output of the model that no step makes (a constant, or an input passed through) belongs to the last slice.
+needs only earlier ones. Constant and recomputed operators join each group that uses what they make; dead ones are
+in none. An output of the model that no step makes (a constant, or an input passed through) belongs to the last
+slice.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import difflib
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from converters import schema
+from converters.crossings import summed
 from converters.flatbuffer import write_slice
 from converters.graph import Graph
 from slicemq import codecs
@@ -72,23 +74,30 @@ def legal_positions(graph: Graph) -> tuple[int, ...]:
     before depends on an input of the model (so that no slice is without inputs), no variable is used on both
     sides, and no shape that the runtime knows before it runs would come from outside (`converters.dynamic`).
     """
-    place = {step: i for i, step in enumerate(graph.steps)}
-    parted = [0] * (len(graph.steps) + 1)  # how many sets of steps that belong together each position parts, summed
-    for steps in graph.together:
-        parted[min(place[step] for step in steps) + 1] += 1
-        parted[max(place[step] for step in steps) + 1] -= 1
+    blocked = _blocked(graph)
     fed = set(graph.inputs)
     found = []
-    for position, (step, whole) in enumerate(zip(graph.steps[:-1], accumulate(parted[1:]), strict=False), start=1):
-        operator = graph.operators[step]
-        if fed.intersection(operator.inputs):
-            fed.update(operator.outputs)
+    for position, step in enumerate(graph.steps[:-1], start=1):
+        if fed.intersection(graph.reads[step]):
+            fed.update(graph.operators[step].outputs)
             fed.discard(-1)
-            crossing = graph.crossing(position)
-            kept = graph.dynamic or graph.prepared.isdisjoint(crossing)
-            if not whole and kept and all(graph.tensors[t].dtype in codecs.DTYPES for t in crossing):
+            if not blocked[position]:
                 found.append(position)
     return tuple(found)
+
+
+def _blocked(graph: Graph) -> tuple[int, ...]:
+    """For each position the number of reasons, whatever they are, not to cut there."""
+    place = {step: i for i, step in enumerate(graph.steps)}
+    reasons = [
+        (1, first, last)
+        for t, first, last in graph.spans
+        if graph.tensors[t].dtype not in codecs.DTYPES or (t in graph.prepared and not graph.dynamic)
+    ]
+    for steps in graph.together:
+        places = [place[step] for step in steps]
+        reasons.append((1, min(places) + 1, max(places)))
+    return summed(len(graph.steps) + 1, reasons)
 
 
 def cut_positions(graph: Graph, tensors: Sequence[str]) -> list[int]:
@@ -103,6 +112,13 @@ def cut_positions(graph: Graph, tensors: Sequence[str]) -> list[int]:
         index = _tensor(graph, text)
         what = f"cut {text!r} (tensor {index})"
         maker = graph.producer.get(index)
+        if maker is not None and graph.operators[maker].recomputed:
+            # It runs in every slice that reads it: the cut is where it would have run.
+            position = sum(graph.place[step] < graph.place[maker] for step in graph.steps)
+            if not 0 < position < len(graph.steps):
+                raise CutError(f"{what} is made by the first operator, which every slice that reads it runs itself")
+            positions.add(position)
+            continue
         if maker is None:
             kind = "an input of the model" if index in graph.inputs else "a constant"
             raise CutError(f"{what} is {kind}: expected a tensor that an operator makes")
@@ -144,7 +160,7 @@ def parts(graph: Graph, groups: Groups) -> list[Part]:
     reads_of: list[set[int]] = []
     for number, group in enumerate(groups):
         steps = {i for i in group if i in home}
-        reads = {t for i in steps for t in graph.operators[i].inputs if t >= 0}
+        reads = {t for i in steps for t in graph.reads[i]}
         made = {t for i in steps for t in graph.operators[i].outputs if t >= 0}
         if number == len(groups) - 1:
             reads.update(rest)
@@ -152,11 +168,15 @@ def parts(graph: Graph, groups: Groups) -> list[Part]:
             if not graph.tensors[tensor].constant and not graph.tensors[tensor].variable:
                 readers.setdefault(tensor, set()).add(number)
         reads_of.append(reads)
+    inputs_of: list[set[int]] = [set() for _ in groups]
+    for tensor, numbers in readers.items():
+        for number in numbers:
+            inputs_of[number].add(tensor)
     found = []
     for number, group in enumerate(groups):
         steps = {i for i in group if i in home}
         inside = {t for i in steps for t in graph.operators[i].outputs if t >= 0}
-        inputs = {t for t, numbers in readers.items() if number in numbers}
+        inputs = inputs_of[number]
         for tensor in inputs:
             _check_travel(graph, tensor, is_input=tensor in graph.inputs)
             source = home.get(graph.producer.get(tensor, -1), -1)
@@ -187,12 +207,13 @@ def _listed(numbers: Sequence[int]) -> str:
 def _home(graph: Graph, groups: Groups) -> dict[int, int]:
     """Step -> number of its group."""
     home: dict[int, int] = {}
+    placed = set(graph.steps)
     for number, group in enumerate(groups):
         size = len(home)
         for index in group:
             if not 0 <= index < len(graph.operators):
                 raise CutError(f"group {number}: operator {index}, the model has {len(graph.operators)}")
-            if graph.operators[index].constant or graph.operators[index].dead:
+            if index not in placed:
                 continue
             if index in home:
                 raise CutError(f"operator {index} is in group {home[index]} and in group {number}")

@@ -103,7 +103,7 @@ def _ends(graph: Graph) -> tuple[dict[int, int], dict[int, list[int]]]:
                 made[tensor] = position
     travels = set(made) | set(graph.inputs)
     for position, index in enumerate(graph.steps):
-        for tensor in set(graph.operators[index].inputs):
+        for tensor in graph.reads[index]:
             if tensor in travels:
                 used.setdefault(tensor, []).append(position)
     return made, used
