@@ -26,7 +26,7 @@ def balanced_positions(graph: Graph, profile: Profile, stages: int) -> list[int]
     # Filling stages up to the mean always works within the mean and one item more: a bound to search below.
     bound = at[-1] / stages + max(b - a for a, b in pairwise(at))
     best = _split(at, [0.0] * len(legal), stages, bound * (1 + 1e-9))[0]
-    crossing = [float(sum(graph.tensors[t].nbytes for t in graph.crossing(position))) for position in legal]
+    crossing = [float(graph.crossing_bytes[position]) for position in legal]
     chosen = _split(at, crossing, stages, best * SLACK)[1]
     return [legal[i] for i in chosen]
 

@@ -25,7 +25,8 @@ def test_chain() -> None:
     shared = graph.tensors[1]
     assert (shared.name, shared.constant, shared.weight_bytes, shared.nbytes) == ("c", True, 16, 16)
     assert all(op.weight_bytes == 16 for op in graph.operators)
-    assert graph.crossings == ((), (2,), (3,), ())
+    assert tuple(graph.crossings) == ((), (2,), (3,), ())
+    assert graph.crossing_bytes == (0, 16, 16, 0)
 
 
 def test_constant_operators_are_not_steps() -> None:
