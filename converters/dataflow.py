@@ -348,7 +348,7 @@ class Graph:
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
-        """(tensor, first, last position that it crosses) of each tensor that one step makes and a later one reads."""
+        """(tensor, first, last position that it crosses) of each tensor that a later step reads."""
         place = {step: i for i, step in enumerate(self.steps)}
         last = {t: place[steps[-1]] for t, steps in self.consumers.items()}
         outputs = ((i, t) for i, step in enumerate(self.steps) for t in self.operators[step].outputs)
