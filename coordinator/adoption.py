@@ -114,6 +114,7 @@ def _record(
         spec=document.spec,
         window=document.window,
         stage_seconds=seconds,
+        stateful=document.stateful,
     )
     intent = Intent(document.name, plan.model)
     revision = Revision(active.revision, intent, made, "active", since=now, deadline=math.inf)

@@ -39,6 +39,7 @@ def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
         window=face.window,
         clients=max(1, len(record.clients)),
         resend=record.resend,
+        stateful=face.stateful,
     )
 
 

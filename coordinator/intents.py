@@ -31,7 +31,7 @@ class Blueprint:
     """A made plan with its slices cut and stored: all that a revision of it needs.
 
     `slices` gives each node's assignments, whose revision is put in later.
-    `stage_seconds` is the predicted time of each slice, by slice id.
+    `stage_seconds` is the predicted time of each slice, by slice id. A `stateful` one has a window of 1 (rule 6).
     """
 
     digest: str
@@ -43,6 +43,7 @@ class Blueprint:
     spec: str
     window: int
     stage_seconds: dict[str, float]
+    stateful: bool = False
 
 
 @dataclass

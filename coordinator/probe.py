@@ -1,4 +1,7 @@
-"""Probe frames: zeros sent through a revision until all parts of a result come (protocol rule 11)."""
+"""Probe frames: zeros sent through a revision until all parts of a result come (protocol rule 11).
+
+They say that they are probes, so that a slice which keeps state forgets them (rule 6).
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,9 @@ class Prober:
         probe = running.probe
         with self._lock:
             self._sequence += 1
-            header = FrameHeader(self._client, self._stream, self._sequence, time.time(), probe.revision)
+            header = FrameHeader(
+                self._client, self._stream, self._sequence, time.time(), probe.revision, probe=True
+            )
         for bundle in probe.route.entry:
             tensors = [(spec, _zeros(spec)) for spec in bundle.tensors]
             topic = self._topics.data(probe.pipeline, probe.revision, bundle.id)

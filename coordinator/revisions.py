@@ -35,6 +35,8 @@ def blueprint(
         for edge in edges(graph, groups)
     ]
     results = result_parts(graph, groups)
+    stateful = [not graph.stateful_steps.isdisjoint(group) for group in groups]
+    lending = _lending(stateful, [(edge.source, edge.targets) for edge, _ in bundles])
     part_of = {
         number: ResultPart(part, len(results), specs(graph, tensors))
         for part, (number, tensors) in enumerate(results)
@@ -52,6 +54,8 @@ def blueprint(
             inputs=tuple(bundle for edge, bundle in bundles if number in edge.targets),
             outputs=tuple(bundle for edge, bundle in bundles if edge.source == number),
             result=part_of.get(number),
+            stateful=stateful[number],
+            leases=number in lending,
         )
         for node in item.nodes:
             slices[node] = (*slices.get(node, ()), assignment)
@@ -65,14 +69,34 @@ def blueprint(
         inputs=inputs,
         outputs=outputs,
         spec=spec_digest(inputs, outputs),
-        window=plan.window,
+        window=1 if graph.stateful else plan.window,
         stage_seconds={item.id: item.stage_ms / 1e3 for item in plan.slices},
+        stateful=graph.stateful,
     )
 
 
+def _lending(stateful: Sequence[bool], sent: Sequence[tuple[int | None, Sequence[int]]]) -> set[int]:
+    """The stateful slices with no stateful slice before them: they decide whose stream it is (rule 6).
+
+    `sent` has, for each bundle, the slice that makes it (None: the client) and those that take it.
+    """
+    behind: set[int] = set()
+    reached = {number for number, holds in enumerate(stateful) if holds}
+    while reached:
+        reached = {target for source, targets in sent if source in reached for target in targets} - behind
+        behind |= reached
+    return {number for number, holds in enumerate(stateful) if holds and number not in behind}
+
+
 def specs(graph: Graph, tensors: Sequence[int]) -> tuple[TensorSpec, ...]:
-    """The specs of some tensors of the whole model."""
+    """The specs of some tensors of the whole model; its inputs and outputs go by their names in its signature."""
+    public = {*graph.inputs, *graph.outputs}
     return tuple(
-        TensorSpec(tensor.index, tensor.name, tensor.dtype, tensor.shape)
+        TensorSpec(
+            tensor.index,
+            graph.public_name(tensor.index) if tensor.index in public else tensor.name,
+            tensor.dtype,
+            tensor.shape,
+        )
         for tensor in (graph.tensors[i] for i in tensors)
     )

@@ -73,6 +73,11 @@ def check_operators(plan: Plan, graph: Graph) -> None:
     left = set(steps)
     last = len(graph.operators) - 1
     for number, item in enumerate(plan.slices):
+        _check(
+            len(item.nodes) == 1 or graph.stateful_steps.isdisjoint(item.operators),
+            f"slices[{number}].nodes",
+            f"{len(item.nodes)} nodes, expected one: slice {item.id} keeps state, so it has no replicas",
+        )
         where = f"slices[{number}].operators"
         for operator in item.operators:
             _check(0 <= operator <= last, where, f"operator {operator}: the model has 0 to {last}")

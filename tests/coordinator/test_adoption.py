@@ -56,6 +56,13 @@ def test_a_whole_pipeline_is_taken_over() -> None:
     assert record.active.nodes == {"pi-1", "pi-2"}
     assert record.intent is not None
     assert record.intent.model.sha256 == sha("m1")
+    assert not record.active.blueprint.stateful
+
+
+def test_a_stateful_pipeline_stays_one() -> None:
+    (record,) = changed(TOPICS.pipeline("faces"), stateful=True, window=1)
+    assert record.active is not None
+    assert (record.active.blueprint.stateful, record.active.blueprint.window) == (True, 1)
 
 
 def test_a_stage_takes_as_long_as_planning_said_its_link_included() -> None:

@@ -78,6 +78,8 @@ def test_zeros_go_to_every_entry_under_one_number(bench: Bench) -> None:
     assert [topic for topic, _ in bench.link.sent] == [TOPICS.data("faces", REVISION, b) for b in ("b0", "b1")]
     frames = [decode_frame(payload) for _, payload in bench.link.sent]
     assert len({(f.header.stream, f.header.sequence) for f in frames}) == 1
+    # A slice that keeps state must be able to forget them (rule 6).
+    assert all(f.header.probe for f in frames)
     assert frames[1].arrays()[1].shape == (1, 4)
     assert not frames[0].arrays()[0].any()
 
