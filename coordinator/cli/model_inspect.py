@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,6 @@ def description(model: ModelFile) -> dict[str, Any]:
     """Everything that the verb knows, as plain data. Sizes are in bytes, times in seconds."""
     from converters.memory import slice_memory
     from converters.profile import estimate
-    from converters.slicing import legal_positions
 
     graph = model.graph
     seconds = estimate(graph).seconds
@@ -64,7 +64,19 @@ def description(model: ModelFile) -> dict[str, Any]:
         "outputs": [_tensor(graph, t) for t in graph.outputs],
         "operator_counts": dict(Counter(op.name for op in graph.operators).most_common()),
         "constant_operators": sum(op.constant and not op.dead for op in graph.operators),
+        "recomputed_operators": sum(op.recomputed for op in graph.operators),
         "dead_operators": sum(op.dead for op in graph.operators),
+        "subgraphs": len(graph.subgraphs),
+        "variables": [{"name": v.name, "steps": list(v.steps)} for v in graph.variables],
+        "signatures": [
+            {
+                "key": s.key,
+                "inputs": {name: index for index, name in s.inputs.items()},
+                "outputs": {name: index for index, name in s.outputs.items()},
+            }
+            for s in graph.signatures
+        ],
+        "metadata": [{"name": name, "bytes": size} for name, size in graph.metadata],
         "macs": sum(graph.operators[i].macs for i in graph.steps),
         "steps": [
             {
@@ -79,7 +91,7 @@ def description(model: ModelFile) -> dict[str, Any]:
             }
             for i in graph.steps
         ],
-        "cuts": [_cut(graph, position) for position in legal_positions(graph)],
+        "cuts": list(_cuts(graph)),
     }
 
 
@@ -88,22 +100,30 @@ def _tensor(graph: Graph, index: int) -> dict[str, Any]:
     return {"index": index, "name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}
 
 
-def _cut(graph: Graph, position: int) -> dict[str, Any]:
-    """`bytes` come from the slices before the cut, `bytes_from_client` from the client to those after it."""
-    tensors = graph.crossing(position)
-    later = set(graph.steps[position:])
-    inputs = [t for t in dict.fromkeys(graph.inputs) if later.intersection(graph.consumers.get(t, ()))]
-    last = graph.operators[graph.steps[position - 1]]
-    after = next(t for t in last.outputs if t >= 0)
-    return {
-        "position": position,
-        "after_operator": last.index,
-        "after_tensor": after,
-        "after_name": graph.tensors[after].name,
-        "tensors": list(tensors),
-        "bytes": sum(graph.tensors[t].nbytes for t in tensors),
-        "bytes_from_client": sum(graph.tensors[t].nbytes for t in inputs),
-    }
+def _cuts(graph: Graph) -> Iterator[dict[str, Any]]:
+    """`bytes` come from the slices before the cut, `bytes_from_client` from the client to those after it.
+
+    An operator that only writes a variable makes no tensor: `after_tensor` is null, `after_name` empty.
+    """
+    from converters.slicing import legal_positions
+
+    place = {step: number for number, step in enumerate(graph.steps, start=1)}
+    last_use = {t: place[graph.consumers[t][-1]] for t in graph.inputs if t in graph.consumers}
+    legal = set(legal_positions(graph))
+    for position, tensors in enumerate(graph.crossings):
+        if position not in legal:
+            continue
+        last = graph.operators[graph.steps[position - 1]]
+        after = next((t for t in last.outputs if t >= 0), None)
+        yield {
+            "position": position,
+            "after_operator": last.index,
+            "after_tensor": after,
+            "after_name": "" if after is None else graph.tensors[after].name,
+            "tensors": list(tensors),
+            "bytes": sum(graph.tensors[t].nbytes for t in tensors),
+            "bytes_from_client": sum(graph.tensors[t].nbytes for t, use in last_use.items() if use > position),
+        }
 
 
 def _text(body: dict[str, Any], most: int, listed: bool, out: Output) -> str:
@@ -114,8 +134,19 @@ def _text(body: dict[str, Any], most: int, listed: bool, out: Output) -> str:
         f"  sha256     {body['sha256']}",
         f"  size       {megabytes(body['size'])} MB, about {megabytes(body['memory'])} MB in memory as one slice",
         f"  operators  {len(body['steps'])} to place, {body['constant_operators']} fed by constants only, "
-        f"{body['dead_operators']} dead; {body['macs'] / 1e6:.1f} million multiply-adds",
+        f"{body['recomputed_operators']} run again where they are read, {body['dead_operators']} dead; "
+        f"{body['macs'] / 1e6:.1f} million multiply-adds",
     ]
+    if body["subgraphs"]:
+        lines.append(f"  subgraphs  {body['subgraphs']} that operators call")
+    if body["variables"]:
+        lines.append(f"  state      kept from frame to frame, in variables: {len(body['variables'])}")
+    for signature in body["signatures"]:
+        sides = (", ".join(signature[side]) for side in ("inputs", "outputs"))
+        lines.append(f"  signature  {signature['key']}: {' -> '.join(sides)}")
+    if body["metadata"]:
+        entries = ", ".join(f"{entry['name']} ({entry['bytes']} bytes)" for entry in body["metadata"])
+        lines.append(f"  metadata   {entries}")
     if body["note"]:
         lines.append(f"  note       {body['note']}")
     tensors = [
@@ -137,7 +168,7 @@ def _text(body: dict[str, Any], most: int, listed: bool, out: Output) -> str:
                 megabytes(cut["bytes"]),
                 str(len(cut["tensors"])),
                 megabytes(cut["bytes_from_client"]),
-                str(cut["after_tensor"]),
+                "" if cut["after_tensor"] is None else str(cut["after_tensor"]),
                 cut["after_name"],
             ]
             for cut in cuts[:most]

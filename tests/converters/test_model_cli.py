@@ -180,3 +180,26 @@ def test_slice_by_places_and_by_a_plan(tmp_path: Path) -> None:
     ):
         done = _run("model", "slice", path, *arguments, "-o", tmp_path / "s")
         assert (done.returncode, words in done.stderr) == (code, True), (arguments, done.stderr)
+
+
+def test_inspect_tells_of_state_subgraphs_and_signatures(tmp_path: Path) -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="x")
+    index, start = tiny.subgraph("start")
+    start.assign(start.handle("sum"), start.constant(np.zeros((1, 4), np.float32)))
+    tiny.call_once(index)
+    handle = tiny.handle("sum")
+    total = tiny.op("ADD", [x, tiny.read(handle)])
+    tiny.assign(handle, total)
+    last = tiny.op("TANH", [tiny.op("RELU", [total])])
+    tiny.sign("serving_default", {"audio": x}, {"score": last})
+    path = tmp_path / "stateful.tflite"
+    path.write_bytes(tiny.build([last]))
+    text = _ok("model", "inspect", path)
+    assert "kept from frame to frame, in variables: 1" in text
+    assert "signature  serving_default: audio -> score" in text
+    body = json.loads(_ok("model", "inspect", path, "--format", "json"))
+    assert [row["name"] for row in body["variables"]] == ["variable 'sum'"]
+    assert body["subgraphs"] == 1
+    assert body["signatures"] == [{"key": "serving_default", "inputs": {"audio": x}, "outputs": {"score": last}}]
+    assert all(cut["position"] >= 3 for cut in body["cuts"])
