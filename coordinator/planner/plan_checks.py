@@ -82,7 +82,7 @@ def check_operators(plan: Plan, graph: Graph) -> None:
         for operator in item.operators:
             _check(0 <= operator <= last, where, f"operator {operator}: the model has 0 to {last}")
             _check(
-                operator in steps,
+                operator in steps or graph.operators[operator].recomputed,
                 where,
                 f"operator {operator} ({graph.operators[operator].name}) is not placed by a plan: it is fed by "
                 "constants only and goes with its consumers, or no output needs it",
