@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from converters.graph import operator_class
+from converters.classes import class_of
 from converters.slicing import legal_positions
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions, Supports
 from coordinator.planner.segments import Table, Traffic, any_of, traffic, work
@@ -161,9 +161,9 @@ def _node_type(
     speeds: dict[str, float] = {}
 
     def seconds(index: int) -> float:
-        name = graph.operators[index].name
+        name = class_of(graph, graph.operators[index])
         if name not in speeds:
-            speeds[name] = spec.speed(operator_class(name))
+            speeds[name] = spec.speed(name)
         return profile.seconds.get(index, 0.0) / speeds[name]
 
     into, out, mean = bytes_.bytes_in, bytes_.bytes_out, spec.mean_speed

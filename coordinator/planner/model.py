@@ -27,9 +27,9 @@ class NodeSpec:
     """A node as the planner sees it.
 
     `memory` is what is free for slices. `speeds` is relative to the machine that the profile speaks of, per
-    operator class; a class that is not listed runs at the geometric mean of the others. `rtt` is the round
-    trip to the broker. `operators` is the highest version of each operator that the runtime takes; empty: not
-    known, it takes all.
+    class of operators (`converters.classes`); one that is not listed runs as its kind in float32 does, or at the
+    geometric mean of the plain classes. `rtt` is the round trip to the broker. `operators` is the highest version
+    of each operator that the runtime takes; empty: not known, it takes all.
     """
 
     id: str
@@ -45,15 +45,18 @@ class NodeSpec:
 
     @property
     def mean_speed(self) -> float:
-        """The geometric mean of the speeds; 1.0 when none is known."""
-        if not self.speeds:
+        """The geometric mean of the plain classes' speeds (of all, if there are no plain ones); 1.0 for none."""
+        speeds = [speed for name, speed in self.speeds.items() if "-" not in name] or list(self.speeds.values())
+        if not speeds:
             return 1.0
-        return math.exp(sum(math.log(speed) for speed in self.speeds.values()) / len(self.speeds))
+        return math.exp(sum(math.log(speed) for speed in speeds) / len(speeds))
 
     def speed(self, operator_class: str) -> float:
         """How many times faster than the profile's machine this node runs operators of a class."""
-        found = self.speeds.get(operator_class)
-        return self.mean_speed if found is None else found
+        for name in (operator_class, operator_class.partition("-")[0]):
+            if name in self.speeds:
+                return self.speeds[name]
+        return self.mean_speed
 
     def kind(self) -> tuple[object, ...]:
         """Equal for nodes that differ in nothing but their id."""

@@ -6,7 +6,8 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-from converters.graph import Graph, Operator, Tensor, operator_class
+from converters.classes import class_of
+from converters.graph import Graph, Operator, Tensor
 from converters.profile import Profile
 from coordinator.planner.model import Fleet, NodeSpec, Overheads
 from coordinator.planner.segments import FRAME_BYTES, wire_bytes
@@ -160,7 +161,7 @@ class Oracle:
         answer = sum(wire_bytes(tensors[t]) for t in results) + FRAME_BYTES * bool(results)
         out = sum(wire_bytes(tensors[t]) for t in given) + FRAME_BYTES * bool(given) + answer
         compute = sum(
-            self.profile.seconds[o] / node.speed(operator_class(self.graph.operators[o].name)) for o in operators
+            self.profile.seconds[o] / node.speed(class_of(self.graph, self.graph.operators[o])) for o in operators
         )
         cost = self.overheads
         moving = cost.message * (bool(into) + bool(out)) + cost.receive_per_byte * into + cost.send_per_byte * out

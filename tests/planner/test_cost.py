@@ -186,3 +186,12 @@ def test_options_that_are_wrong_are_named(options: dict[str, object], names: str
             PlanOptions(**options),  # type: ignore[arg-type]
         )
     assert names in str(caught.value)
+
+
+def test_a_class_without_a_speed_runs_as_its_plain_kind() -> None:
+    node = NodeSpec("a", 1, {"conv": 2.0, "conv-int8": 20.0, "moving": 0.5}, 1.0, 1.0)
+    assert node.speed("conv-int8") == 20.0
+    assert node.speed("conv-dynamic") == 2.0
+    assert node.speed("dense-int8") == node.mean_speed == 1.0
+    assert NodeSpec("a", 1, {"conv-int8": 4.0}, 1.0, 1.0).mean_speed == 4.0
+    assert NodeSpec("a", 1, {}, 1.0, 1.0).speed("conv") == 1.0
