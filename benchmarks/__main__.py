@@ -24,6 +24,18 @@ BENCHMARKS = (
         "docs/reference/models.md",
     ),
     Benchmark(
+        "fuzz",
+        "how 10,000 damaged models end: success or a clear error (can be resumed)",
+        "20 min",
+        "docs/reference/models.md",
+    ),
+    Benchmark(
+        "slicing",
+        "seconds and memory of cutting a 100 MB model into 2 and 20 slices",
+        "1 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
         "slice_costs",
         "memory and time of real slices beside the planner's formulas",
         "10 min",

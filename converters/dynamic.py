@@ -6,6 +6,9 @@ its whole is. So slices of a *dynamic* model get two tiny operators that make th
 flatbuffer`), and a model that is not dynamic is not cut where a computed shape would cross, since a shape that
 comes from outside makes the slice dynamic. ai_edge_litert takes XNNPACK either way.
 
+A TRANSPOSE of anything but float32 has the same effect there: XNNPACK takes the operator, fails, and gives back
+the whole model. So a model with one counts as dynamic.
+
 The rules were found with tiny models, one operator each, in tflite_runtime 2.14.0.
 """
 
@@ -120,6 +123,7 @@ def _prepared(
         if (
             any(t not in known and not tensors[t].constant for t in shaping)
             or operator.name in _ALWAYS_DYNAMIC
+            or (operator.name == "TRANSPOSE" and any(t.dtype != "float32" for t in makes))
             or any(t.dtype == "string" for t in makes)
             or (operator.name == "READ_VARIABLE" and not all(t.shape for t in makes))
             or _calls_dynamic(operator.name, [subgraphs[k] for k in calls[operator.index]], dynamic)
