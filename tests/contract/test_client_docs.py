@@ -17,7 +17,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 def test_the_page_has_its_examples() -> None:
-    assert len(EXAMPLES) == 6
+    assert len(EXAMPLES) == 7
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -35,13 +35,16 @@ def test_example_runs(
     node, master = EchoNode(mosquitto, cluster, R1), Master(mosquitto, cluster)
     master.publish(route(R1))
     # Only the names of the site are exchanged: pipeline, broker, cluster.
-    code = EXAMPLES[number].replace("mqtt://broker.local", mosquitto.url).replace('"faces"', f'"{NAME}"')
+    code = re.sub('"(faces|wake-word)"', f'"{NAME}"', EXAMPLES[number]).replace(
+        "mqtt://broker.local", mosquitto.url
+    )
     code = code.replace(f'"{mosquitto.url}"', f'"{mosquitto.url}", cluster="{cluster}"', code.count("Pipeline("))
     code = code.replace(f'"{mosquitto.url}", cluster="{cluster}", username', f'"{mosquitto.url}", username')
     code = code.replace('cluster="default"', f'cluster="{cluster}"')
     images = [np.full((1, 2), n, np.float32) for n in range(6)]
     try:
-        exec(compile(code, str(PAGE), "exec"), {"image": images[0], "images": images, "camera": images})
+        names = {"image": images[0], "images": images, "camera": images, "microphone": images}
+        exec(compile(code, str(PAGE), "exec"), names)
     finally:
         node.stop()
         master.stop()
