@@ -133,8 +133,8 @@ def _not_converted(error: Exception) -> Refused:
     if "TensorList" in text and "static" in text:
         return Refused(
             "model",
-            "a recurrent layer was traced with an open batch: convert the .keras or .h5 file instead, or export "
-            "the SavedModel from a model whose inputs have batch_size=1",
+            "a recurrent layer was traced with an open batch: convert the .keras or .h5 file instead, or fix the "
+            "batch with model.export(FOLDER, input_signature=[tf.TensorSpec([1, ...])])",
         )
     return Refused("model", f"TensorFlow cannot convert the model: {brief(error)}")
 
