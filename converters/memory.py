@@ -1,176 +1,317 @@
-"""Resident bytes of a slice beyond an idle worker (pure): a formula with the terms that were found by measuring.
+"""Resident bytes of a slice beyond an idle worker, in either runtime (pure): what was found by measuring.
 
-    file        the slice's own bytes: it is mapped, and every weight is read once to be packed
-  + packed      XNNPACK's own copy of the weights of CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED
-  + expanded    what constant operators make (float32 weights from float16 or sparse ones)
-  + pointers    XNNPACK's indirection buffers: 8 bytes for each output position and kernel tap of a CONV_2D whose
-                kernel is larger than 1x1; for a DEPTHWISE_CONV_2D, for each row of taps (x 1.4). For dynamic
-                models at least the largest im2col copy, which tflite_runtime makes instead
-  + 1.2 arena   the most bytes of tensors alive at once (a liveness count; the runtime keeps some twice)
-  + 0.25 dynamic  tensors whose shapes the model computes: they live on the heap, outside the arena
-  + 2.8 frames  the slice's inputs and outputs: in the interpreter, as received, as sent
-  + 3.2 MB      the interpreter itself, whatever the slice
+What a slice holds once it runs, in a worker that has given back the pages of its file (`edge_node.residency`):
 
-`python -m benchmarks.slice_costs` measures slices of all real models in processes of their own (the growth of VmHWM
-over loading and two runs) and prints each beside the formula. With ai_edge_litert 2.3.0 the typical error is 5 %.
-With tflite_runtime 2.14.0 it is 9 % where that runtime takes XNNPACK; for dynamic and int8 models, where it does
-not, the formula counts packed copies that are not made, up to three times the truth for a small slice. The summary
-is in docs/reference/models.md.
+    the runtime       its library's pages that a slice touches, and a few thousand bytes an operator
+  + packed            XNNPACK's own copy of the weights of convolutions and fully connected layers; tflite_runtime
+                      keeps expanded weights (float32 from float16 or sparse ones) beside it. The built-in kernels'
+                      matrix library (ruy) keeps a copy of int8 weights of 1x1 kernels, too
+  + file              what is read in each frame again: weights of built-in kernels
+  + pointers          XNNPACK's indirection buffers, 8 bytes for each output position and kernel tap; the built-in
+                      kernels' largest im2col copy instead
+  + arena             inputs (kept for the whole frame) and the tensors that are alive at once between operators
+  + workspace         the same for tensors inside XNNPACK, which has memory of its own for them; tflite_runtime's
+                      wastes much, so what a slice takes is read off its plan for the whole model
+                      (`converters.workspace`)
+  + frames            inputs and outputs twice more: as received, as sent
+
+The arena, and ai_edge_litert's workspace, are planned greedily by size, too (tensorflow/lite/arena_planner.cc and
+simple_memory_arena.cc), but come close to the most bytes alive at once; that is what is counted here.
+
+`python -m benchmarks.slice_costs` measures it; docs/reference/models.md has the table.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from converters.graph import Graph, Operator, dtype_bytes
+from converters.delegation import PACKED, RUNTIMES, delegated, is_hybrid
+from converters.graph import Graph, Operator
+from converters.kernels import im2col_bytes, indirection_bytes
+from converters.workspace import offsets
 
-_INTERPRETER_BYTES = 3_200_000
-_ARENA, _DYNAMIC, _DEPTHWISE_POINTERS, _FRAMES = 1.2, 0.25, 1.4, 2.8
-_PACKED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
-_POINTER_BYTES = 8
+# By runtime: pages of the library, and what an operator costs in it.
+_RUNTIME_BYTES = {"ai_edge_litert": 3_700_000, "tflite_runtime": 3_150_000}
+_OPERATOR_BYTES = {"ai_edge_litert": 4_600, "tflite_runtime": 2_400}
+# One read of a mapped file brings up to so many bytes around it.
+_READ_BYTES = 2 << 20
 # What a tensor and an operator take in a file besides data; names are long.
 _TENSOR_FILE_BYTES, _OPERATOR_FILE_BYTES = 200, 100
+# Frames that a worker holds besides the interpreter's own inputs and outputs.
+_FRAMES = 2
+# Built-in kernels that write over their input when nobody else reads it (kTfLiteInplaceOp...).
+_IN_PLACE = frozenset({"ADD", "DIV", "EXPAND_DIMS", "MUL", "RESHAPE", "SQUEEZE", "SUB"})
+_COPIES_SHAPES = frozenset({"EXPAND_DIMS", "GATHER", "RESHAPE", "SQUEEZE", "STRIDED_SLICE"})
+# Halves of the largest tensor whose shape the runtime computes: such tensors lie on the heap.
+_HEAP = 3
+
+
+Grid = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One step's share: `buffers`, `packed` and `expanded` by buffer or tensor, since steps may share them."""
+    """One step's share.
 
-    index: int
-    buffers: dict[int, int]
-    packed: dict[int, int]
-    expanded: dict[int, int]
-    other: float
-    pointers: float
-    columns: int
+    `shared`: bytes by what they are of, since steps may share them. `largest`: memory that all steps of a slice use
+    in turn. `scratch`: alive while the step runs.
+    """
+
+    shared: dict[tuple[str, int], int]
+    other: int
+    largest: int
+    heap: int
+    scratch: int
     reads: tuple[int, ...]
     makes: tuple[int, ...]
+    builtin: bool
+    in_place: bool
+    reads_file: bool
 
 
-def slice_memory(graph: Graph, group: Iterable[int]) -> int:
+def slice_memory(graph: Graph, group: Iterable[int], runtime: str = "ai_edge_litert") -> int:
     """Bytes beyond an idle worker that the slice of the operators `group` takes (constant ones are added).
 
-    `graph` should come from `resolve_shapes`, else tensors of unknown shape count as nothing.
+    `graph` should come from `resolve_shapes`, else tensors of unknown shape count as nothing. A runtime that is
+    neither `ai_edge_litert` nor `tflite_runtime` counts as whichever of them takes more.
     """
-    steps = [_step(graph, i) for i in sorted(set(group).intersection(graph.steps))]
-    memory = 0
-    for memory in _sweep(graph, steps):  # noqa: B007 - the last value is that of the whole group
-        pass
-    return memory
+    chosen = set(group)
+    steps = [step for step in graph.steps if step in chosen]
+    runtimes = (runtime,) if runtime in RUNTIMES else RUNTIMES
+    return max(int(_Model(graph, one).rows(steps, 1)[0, len(steps)]) for one in runtimes)
 
 
-def memory_table(graph: Graph) -> npt.NDArray[np.int64]:
+def memory_table(graph: Graph, runtime: str = "ai_edge_litert") -> Grid:
     """`slice_memory` of every run of steps: [i, j] is that of `graph.steps[i:j]`, int64 [n + 1, n + 1], 0 where
     i >= j. Much faster than calling `slice_memory` for each.
     """
-    steps = [_step(graph, i) for i in graph.steps]
-    table = np.zeros((len(steps) + 1, len(steps) + 1), dtype=np.int64)
-    for i in range(len(steps)):
-        table[i, i + 1 :] = list(_sweep(graph, steps[i:]))
-    return table
+    if runtime not in RUNTIMES:
+        return np.maximum(*(memory_table(graph, one) for one in RUNTIMES))
+    return _Model(graph, runtime).rows(graph.steps, len(graph.steps) + 1)
 
 
-def _sweep(graph: Graph, steps: Sequence[_Step]) -> Iterator[int]:
-    """The memory of steps[:1], steps[:2] ...: each yield is for a slice that ends there."""
-    inside = {step.index for step in steps}
-    outputs = set(graph.outputs)
-    made: set[int] = set()
-    inputs: set[int] = set()
-    seen_buffers: set[int] = set()
-    seen_packed: set[int] = set()
-    seen_expanded: set[int] = set()
-    fixed = float(_INTERPRETER_BYTES)
-    pointers = 0.0
-    alive = most = input_bytes = columns = 0
-    for step in steps:
-        for seen, parts in (
-            (seen_buffers, step.buffers),
-            (seen_packed, step.packed),
-            (seen_expanded, step.expanded),
-        ):
-            fixed += sum(size for key, size in parts.items() if key not in seen)
-            seen.update(parts)
-        fixed += step.other
-        pointers += step.pointers
-        columns = max(columns, step.columns)
-        for tensor in step.reads:
-            if tensor not in made and tensor not in inputs:
-                inputs.add(tensor)
-                input_bytes += graph.tensors[tensor].nbytes
-        made.update(step.makes)
-        alive += sum(graph.tensors[t].nbytes for t in step.makes)
-        most = max(most, alive)
-        for tensor in dict.fromkeys((*step.reads, *step.makes)):
-            users = graph.consumers.get(tensor, ())
-            over = tensor not in outputs and (not users or (users[-1] == step.index and inside.issuperset(users)))
-            if over and tensor in made:
-                alive -= graph.tensors[tensor].nbytes
-        # What is alive here is what a slice that ends here hands on.
-        frames = _FRAMES * (input_bytes + alive)
-        convolving = max(pointers, columns if graph.dynamic else 0)
-        yield math.ceil(fixed + _ARENA * (most + input_bytes) + convolving + frames)
+class _Sums:
+    """Sums of values over rectangles of (i, j), all rectangles at once; only the first `rows` of i are kept."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self._corners = np.zeros((rows + 1, columns + 1), dtype=np.int64)
+
+    def add(self, value: int, i_first: int, i_last: int, j_first: int, j_last: int | None = None) -> None:
+        """Add `value` where i_first <= i <= i_last and j_first <= j <= j_last (default: the last)."""
+        rows, columns = self._corners.shape[0] - 1, self._corners.shape[1] - 1
+        end = columns if j_last is None else min(j_last + 1, columns)
+        i_end = min(i_last + 1, rows)
+        if i_first >= i_end or j_first >= end:
+            return
+        self._corners[i_first, j_first] += value
+        self._corners[i_end, j_first] -= value
+        self._corners[i_first, end] -= value
+        self._corners[i_end, end] += value
+
+    def table(self) -> Grid:
+        summed: Grid = self._corners.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
+        return summed
 
 
-def _step(graph: Graph, index: int) -> _Step:
-    operator = graph.operators[index]
-    helpers = [graph.operators[i] for i in sorted(graph.constant_operators(operator.inputs))]
-    buffers: dict[int, int] = {}
-    expanded: dict[int, int] = {}
-    for one in (operator, *helpers):
-        for tensor in (graph.tensors[t] for t in one.inputs if t >= 0):
-            if tensor.weight_bytes:
-                buffers[tensor.buffer] = tensor.weight_bytes
-    for helper in helpers:
-        expanded.update((t, graph.tensors[t].nbytes) for t in helper.outputs if t >= 0)
-    packed = {}
-    if operator.name in _PACKED:
-        constants = (graph.tensors[t] for t in operator.inputs if t >= 0 and graph.tensors[t].constant)
-        packed = {t.index: t.nbytes for t in constants}
-    made = [graph.tensors[t] for t in operator.outputs if t >= 0]
-    dynamic = sum(t.nbytes for t in made if -1 in t.signature[1:])
-    count = sum(1 for one in (operator, *helpers) for t in (*one.inputs, *one.outputs) if t >= 0)
-    in_file = count * _TENSOR_FILE_BYTES + (1 + len(helpers)) * _OPERATOR_FILE_BYTES
-    return _Step(
-        index=index,
-        buffers=buffers,
-        packed=packed,
-        expanded=expanded,
-        other=in_file + _DYNAMIC * dynamic,
-        pointers=_pointers(graph, operator),
-        columns=_columns(graph, operator),
-        reads=tuple(dict.fromkeys(t for t in operator.inputs if t >= 0 and not graph.tensors[t].constant)),
-        makes=tuple(t.index for t in made),
-    )
+def _most(values: Grid) -> Grid:
+    """[i, j] -> the most of values[i, i:j], 0 where that is nothing."""
+    found = np.zeros((values.shape[0], values.shape[1] + 1), dtype=np.int64)
+    found[:, 1:] = np.maximum.accumulate(values, axis=1)
+    return found
 
 
-def _pointers(graph: Graph, operator: Operator) -> float:
-    """Bytes of the indirection buffer of a convolution."""
-    if operator.name not in ("CONV_2D", "DEPTHWISE_CONV_2D") or min(operator.inputs[1:2], default=-1) < 0:
-        return 0.0
-    weights = graph.tensors[operator.inputs[1]].shape
-    made = graph.tensors[operator.outputs[0]].shape
-    if len(weights) != 4 or len(made) != 4 or min(made) < 0:
-        return 0.0
-    _, height, width, _ = weights
-    positions = made[1] * made[2] * _POINTER_BYTES
-    if operator.name == "DEPTHWISE_CONV_2D":
-        return _DEPTHWISE_POINTERS * positions * height
-    return float(positions * height * width) if height * width > 1 else 0.0
+def _from(row: Sequence[int], rows: int) -> Grid:
+    """[i, t] -> row[t], 0 where t < i."""
+    return np.triu(np.broadcast_to(np.array(row, dtype=np.int64), (max(rows, 1), len(row))))
 
 
-def _columns(graph: Graph, operator: Operator) -> int:
-    """Bytes of an im2col copy: for each output position all the inputs that a convolution's kernel covers."""
-    if operator.name != "CONV_2D" or min(operator.inputs[1:2], default=-1) < 0:
-        return 0
-    weights = graph.tensors[operator.inputs[1]]
-    made = graph.tensors[operator.outputs[0]]
-    if len(weights.shape) != 4 or len(made.shape) != 4 or min((*weights.shape, *made.shape)) < 0:
-        return 0
-    taps = math.prod(weights.shape[1:])
-    covered = math.prod(weights.shape[1:3])
-    return made.shape[1] * made.shape[2] * taps * round(dtype_bytes(made.dtype)) if covered > 1 else 0
+class _Model:
+    """A graph in a runtime: what each step adds, and where its tensors lie."""
+
+    def __init__(self, graph: Graph, runtime: str) -> None:
+        self.graph = graph
+        self.runtime = runtime
+        # Steps that run together inside XNNPACK have the same number, others -1.
+        self._part: dict[int, int] = {}
+        part = 0
+        for index in graph.steps:
+            inside = delegated(graph, graph.operators[index], runtime)
+            part += 0 if inside else 1
+            self._part[index] = part if inside else -1
+        self._internal = {
+            t
+            for index in graph.steps
+            for t in graph.operators[index].outputs
+            if t >= 0
+            and self._part[index] >= 0
+            and t not in graph.outputs
+            and graph.consumers.get(t)
+            and all(self._part[user] == self._part[index] for user in graph.consumers[t])
+        }
+
+    def rows(self, steps: Sequence[int], rows: int) -> Grid:
+        """The memory of steps[i:j] at [i, j] for each i below `rows`."""
+        n = len(steps)
+        shares = [self._make(self.graph.operators[index]) for index in steps]
+        fixed, file, builtin_file = _Sums(rows, n + 1), _Sums(rows, n + 1), _Sums(rows, n + 1)
+        users: dict[tuple[str, int], list[int]] = {}
+        sizes: dict[tuple[str, int], int] = {}
+        read: dict[tuple[str, int], list[int]] = {}
+        for place, share in enumerate(shares):
+            fixed.add(share.other, 0, place, place + 1)
+            for key, size in share.shared.items():
+                users.setdefault(key, []).append(place)
+                sizes[key] = size
+                if share.builtin and key[0] == "file":
+                    read.setdefault(key, []).append(place)
+        for key, places in users.items():
+            _once(file if key[0] == "file" else fixed, sizes[key], places)
+        for key, places in read.items():
+            _once(builtin_file, sizes[key], places)
+        whole_file = file.table()
+        any_read = _most(_from([int(share.reads_file) for share in shares], rows))
+        total = fixed.table() + np.minimum(whole_file, builtin_file.table() + _READ_BYTES * any_read)
+        total += _most(_from([share.largest for share in shares], rows))
+        total += _most(_from([share.heap for share in shares], rows))
+        total += self._tensors(steps, shares, rows) + _RUNTIME_BYTES[self.runtime]
+        return np.where(np.arange(n + 1)[None, :] > np.arange(rows)[:, None], total, 0)
+
+    def _tensors(self, steps: Sequence[int], shares: Sequence[_Step], rows: int) -> Grid:
+        """Arena, workspace and frames."""
+        n, nbytes = len(steps), [tensor.nbytes for tensor in self.graph.tensors]
+        inside = set(steps)
+        made: dict[int, int] = {}
+        used: dict[int, list[int]] = {}
+        for place, share in enumerate(shares):
+            made.update(dict.fromkeys(share.makes, place))
+            for tensor in share.reads:
+                used.setdefault(tensor, []).append(place)
+        last = {t: self._last(t, place, used.get(t, ()), inside, n) for t, place in made.items()}
+        inputs, outputs, inner = _Sums(rows, n + 1), _Sums(rows, n + 1), _Sums(rows, n + 1)
+        arena, workspace = _Sums(rows, n), _Sums(rows, n)
+        for tensor, places in used.items():
+            _once(inputs, nbytes[tensor], places, made.get(tensor, -1))
+        for tensor, place in made.items():
+            internal = tensor in self._internal
+            (workspace if internal else arena).add(nbytes[tensor], 0, place, place, last[tensor])
+            for sums in (outputs, inner) if internal else (outputs,):
+                sums.add(nbytes[tensor], 0, place, place + 1, last[tensor])
+        for place, share in enumerate(shares):
+            (arena if share.builtin else workspace).add(share.scratch, 0, place, place, place)
+            size = sum(nbytes[t] for t in share.makes)
+            dying = [t for t in share.reads if t in made and last[t] == place and nbytes[t] == size]
+            if share.in_place and dying:
+                arena.add(-size, 0, made[dying[0]], place, place)
+        in_arena, in_workspace, handed_on = arena.table(), workspace.table(), inner.table()
+        # What a slice hands on lies in the arena, not in XNNPACK's workspace.
+        at_end = np.zeros_like(handed_on)
+        at_end[:, 1:] = in_workspace
+        before = np.zeros_like(handed_on)
+        before[:, 2:] = _most(in_workspace)[:, 1:-1]
+        most_inner = np.maximum(before, at_end - handed_on)
+        at_end[:, 1:] = in_arena
+        most = np.maximum(_most(in_arena), at_end + handed_on)
+        if self.runtime == "tflite_runtime":
+            most_inner = np.maximum(most_inner, self._planned(made, last, rows, n))
+        entering, leaving = inputs.table(), outputs.table()
+        together: Grid = most + most_inner + (1 + _FRAMES) * entering + _FRAMES * leaving
+        return together
+
+    def _last(self, tensor: int, place: int, places: Sequence[int], inside: set[int], n: int) -> int:
+        """The last step that needs a tensor; n when somebody outside does."""
+        users = self.graph.consumers.get(tensor, ())
+        if tensor in self.graph.outputs or not inside.issuperset(users):
+            return n
+        return max(places, default=place)
+
+    def _planned(self, made: dict[int, int], last: dict[int, int], rows: int, n: int) -> Grid:
+        """[i, j] -> what the tensors that live inside steps[i:j] span in XNNPACK's plan for the whole model."""
+        nothing = np.iinfo(np.int64).max
+        ends = np.zeros((rows, n + 1), dtype=np.int64)
+        starts = np.full((rows, n + 1), nothing, dtype=np.int64)
+        together = _Sums(rows, n + 1)
+        for tensor, (start, end) in self._offsets.items():
+            if tensor in made and last[tensor] < n:
+                row, column = min(made[tensor], rows - 1), last[tensor] + 1
+                ends[row, column] = max(ends[row, column], end)
+                starts[row, column] = min(starts[row, column], start)
+                together.add(end - start, 0, made[tensor], column)
+        ends = np.maximum.accumulate(np.maximum.accumulate(ends, axis=1)[::-1], axis=0)[::-1]
+        starts = np.minimum.accumulate(np.minimum.accumulate(starts, axis=1)[::-1], axis=0)[::-1]
+        return np.minimum(np.where(starts < nothing, ends - starts, 0), together.table())
+
+    @cached_property
+    def _offsets(self) -> dict[int, tuple[int, int]]:
+        return offsets(self.graph, self._internal)
+
+    def _make(self, operator: Operator) -> _Step:
+        graph, builtin = self.graph, self._part[operator.index] < 0
+        helpers = [graph.operators[i] for i in sorted(graph.constant_operators(operator.inputs))]
+        shared: dict[tuple[str, int], int] = {}
+        for one in (operator, *helpers):
+            for tensor in (graph.tensors[t] for t in one.inputs if t >= 0):
+                if tensor.weight_bytes:
+                    shared["file", tensor.buffer] = tensor.weight_bytes
+        packs = operator.name in PACKED and (not builtin or self._caches(operator))
+        for helper in helpers:
+            # XNNPACK packs straight from float16; only tflite_runtime's keeps the float32 ones, too.
+            if builtin or not packs or self.runtime == "tflite_runtime" or helper.name != "DEQUANTIZE":
+                shared.update((("made", t), graph.tensors[t].nbytes) for t in helper.outputs if t >= 0)
+        if packs:
+            constants = (graph.tensors[t] for t in operator.inputs if t >= 0 and graph.tensors[t].constant)
+            shared.update((("packed", t.index), t.nbytes) for t in constants)
+        made = [graph.tensors[t] for t in operator.outputs if t >= 0]
+        count = sum(1 for one in (operator, *helpers) for t in (*one.inputs, *one.outputs) if t >= 0)
+        in_file = count * _TENSOR_FILE_BYTES + (1 + len(helpers)) * _OPERATOR_FILE_BYTES
+        shared["file", -1 - operator.index] = in_file
+        heap = 0
+        if operator.name in _COPIES_SHAPES:
+            heap = _HEAP * max((t.nbytes for t in made if -1 in t.signature[1:]), default=0) // 2
+        return _Step(
+            shared=shared,
+            other=_OPERATOR_BYTES[self.runtime] * (1 + len(helpers))
+            + (0 if builtin else indirection_bytes(graph, operator)),
+            largest=im2col_bytes(graph, operator) if builtin else 0,
+            heap=heap,
+            scratch=self._scratch(operator),
+            reads=tuple(t for t in graph.reads[operator.index] if not graph.tensors[t].constant),
+            makes=tuple(t.index for t in made),
+            builtin=builtin,
+            in_place=builtin and operator.name in _IN_PLACE,
+            reads_file=builtin
+            or (self.runtime == "ai_edge_litert" and (graph.dynamic or operator.name == "PRELU")),
+        )
+
+    def _caches(self, operator: Operator) -> bool:
+        """Whether the built-in kernel keeps a packed copy of its int8 weights."""
+        if len(operator.inputs) < 2 or operator.inputs[1] < 0:
+            return False
+        weights = self.graph.tensors[operator.inputs[1]]
+        if weights.dtype != "int8" or not weights.constant:
+            return False
+        return operator.name == "FULLY_CONNECTED" or (
+            operator.name == "CONV_2D" and math.prod(weights.shape[1:3]) == 1
+        )
+
+    def _scratch(self, operator: Operator) -> int:
+        """Bytes of what a step makes for itself: recomputed inputs, the int8 copy of data for int8 weights."""
+        graph = self.graph
+        again = [graph.operators[i] for i in graph.helpers(operator.inputs) if graph.operators[i].recomputed]
+        bytes_again = sum(graph.tensors[t].nbytes for one in again for t in one.outputs if t >= 0)
+        if not is_hybrid(graph, operator):
+            return bytes_again
+        data = [graph.tensors[t] for t in operator.inputs if t >= 0 and not graph.tensors[t].constant]
+        return bytes_again + sum(t.nbytes // 4 for t in data)
+
+
+def _once(sums: _Sums, size: int, places: Sequence[int], after: int = -1) -> None:
+    """Add `size` for each run of steps that has one of `places` (rising) and starts after step `after`."""
+    for place in places:
+        sums.add(size, after + 1, place, place + 1)
+        after = max(after, place)

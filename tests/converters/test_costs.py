@@ -11,7 +11,6 @@ import pytest
 
 from converters.balance import SLACK, balanced_positions
 from converters.graph import Graph, read_graph, with_shapes
-from converters.memory import memory_table, slice_memory
 from converters.profile import Profile, estimate
 from converters.shapes import resolve_shapes
 from converters.slicing import groups_at, slice_model
@@ -88,43 +87,3 @@ def test_more_stages_than_cuts_are_refused() -> None:
     for stages in (0, 4, 1000):
         with pytest.raises(CutError, match="expected 1 to 3"):
             balanced_positions(graph, estimate(graph), stages)
-
-
-def test_memory_counts_each_term() -> None:
-    tiny = Tiny()
-    x = tiny.input((1, 1000))
-    weights = tiny.constant(np.zeros((1000, 1000), np.float32))
-    y = tiny.dense(x, weights, shape=(1, 1000))
-    z = tiny.op("TANH", [y], (1, 1000))
-    graph = read_graph(tiny.build([z]))
-    dense, tanh = slice_memory(graph, [0]), slice_memory(graph, [1])
-    assert dense - tanh == pytest.approx(2 * 4_000_000, rel=0.01)  # in the file and packed
-    assert 3_000_000 < tanh < 3_500_000
-    assert slice_memory(graph, [0, 1]) == pytest.approx(dense, rel=0.01)
-
-
-def test_memory_of_shared_and_expanded_weights_counts_once() -> None:
-    graph = read_graph(half_weights())
-    one, both = slice_memory(graph, [1]), slice_memory(graph, [1, 2, 3])
-    assert both - one < 2000  # 16 float32 weights and their halves are not counted again, only small tensors
-    assert slice_memory(graph, [0, 1]) == one
-
-
-def test_memory_of_a_convolution_has_its_pointers() -> None:
-    def model(kernel: int) -> int:
-        tiny = Tiny()
-        x = tiny.input((1, 100, 100, 1))
-        w = tiny.constant(np.zeros((1, kernel, kernel, 1), np.float32))
-        b = tiny.constant(np.zeros(1, np.float32))
-        y = tiny.op("CONV_2D", [x, w, b], (1, 100, 100, 1), options=schema.Conv2DOptionsT(strideH=1, strideW=1))
-        return slice_memory(read_graph(tiny.build([y])), [0])
-
-    assert model(5) - model(1) == pytest.approx(100 * 100 * 25 * 8, rel=0.01)
-
-
-def test_memory_of_a_long_chain_is_not_the_sum_of_its_tensors() -> None:
-    shape = (1, 100_000)
-    short, long = read_graph(chain(2, shape)), read_graph(chain(12, shape))
-    grown = slice_memory(long, long.steps) - slice_memory(short, short.steps)
-    assert grown < 100_000  # names and shapes of ten operators, not 10 x 0.4 MB
-    assert memory_table(long).shape == (13, 13)
