@@ -60,6 +60,7 @@ class Interpreter:
         self._native = start()
         self._name = name
         self._path = path
+        self._cold = False
         self._describe()
 
     @property
@@ -91,6 +92,9 @@ class Interpreter:
             self._native.invoke()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{self._name}: {_first_line(error)}") from error
+        if self._cold:
+            self._cold = False
+            self._drop_file_pages()
 
     def output(self, position: int, *, copy: bool = True) -> npt.NDArray[Any]:
         """Output `position` of the last `invoke`.
@@ -136,7 +140,8 @@ class Interpreter:
         self._describe()
         if [info.shape for info in self._inputs] != shapes:
             self.resize(shapes)
-        self._drop_file_pages()
+        # `warm_up` would change the state: the first frame does what it does for the file's pages.
+        self._cold = True
 
     def warm_up(self) -> None:
         """Run once on zeros, so that the first frame does not pay for lazy preparation.

@@ -73,6 +73,7 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
         "routes": [{"revision": r.revision, "state": r.state} for r in document.routes],
         "window": document.window,
         "clients": document.clients,
+        "stateful": document.stateful,
         "period_ms": plan.plan.get("period_ms") if plan is not None else None,
         "slices": slices,
     }
@@ -92,7 +93,8 @@ def _text(body: dict[str, Any], out: Output) -> str:
     lines += ["", node_table(body["nodes"], out) if body["nodes"] else "no nodes"]
     for pipeline in body["pipelines"]:
         routes = ", ".join(f"{r['revision']} {r['state']}" for r in pipeline["routes"]) or "no route"
-        lines += ["", f"pipeline {pipeline['name']}: {pipeline['state']} ({routes})"]
+        kind = ", stateful: one client at a time" if pipeline["stateful"] else ""
+        lines += ["", f"pipeline {pipeline['name']}: {pipeline['state']} ({routes}){kind}"]
         if pipeline["reason"]:
             lines.append(f"  {pipeline['reason']}")
         if pipeline["slices"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -103,6 +104,16 @@ def test_error_frames() -> None:
     assert (frame.header.error, frame.header.message, frame.tensors) == ("poisoned", "x" * 4096, ())
 
 
+def test_the_name_of_a_run_and_the_mark_of_a_probe_travel_and_cost_others_nothing() -> None:
+    plain = FrameHeader("cam-1", 1, 2**64 - 1, 3.0, "12-0123abcd")
+    size = len(b"".join(encode_frame(plain, [])))
+    for header in (replace(plain, first=2**64 - 1), replace(plain, first=1, probe=True)):
+        payload = b"".join(encode_frame(header, []))
+        assert decode_frame(payload).header == header
+        assert len(payload) > size
+    assert b"first" not in b"".join(encode_frame(plain, []))
+
+
 def test_what_cannot_travel_is_refused_by_name() -> None:
     array = np.zeros(2, np.dtype("U3"))
     with pytest.raises(FrameError, match=r"tensor 4 \(label\).*str"):
@@ -165,6 +176,12 @@ LIES: list[tuple[str, bytes]] = [
     ("field error", packed({**BODY, "error": 1})),
     ("field error", packed({**BODY, "error": "x" * 65})),
     ("field message", packed({**BODY, "error": "x", "message": "m" * 4097})),
+    ("field first: 3, expected at most", packed({**BODY, "first": BODY["seq"] + 1})),
+    ("field first", packed({**BODY, "first": -1})),
+    ("field first", packed({**BODY, "first": True})),
+    ("field first", packed({**BODY, "first": None})),
+    ("field probe", packed({**BODY, "probe": 1})),
+    ("field probe", packed({**BODY, "probe": "x" * 9999})),
     ("field tensors", packed({**BODY, "tensors": None})),
     ("field tensors", packed({**BODY, "tensors": {}})),
     ("one index stands twice", packed({**BODY, "tensors": [ROW, ROW]}, b"\0" * 16)),
@@ -255,7 +272,7 @@ def test_a_random_header_is_refused(text: bytes, data: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    field=st.sampled_from(sorted(BODY)),
+    field=st.sampled_from([*sorted(BODY), "first", "probe"]),
     value=st.recursive(
         st.none()
         | st.booleans()
