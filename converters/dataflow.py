@@ -71,7 +71,8 @@ class Tensor:
     shape: as the runtime allocates it, -1 where the file does not say; signature: the same with -1 for each
     dimension that may be resized. nbytes: bytes of the whole tensor, 0 if unknown. constant: its value is in the
     file, or made by constant operators. weight_bytes: bytes of its own buffer. variable: an operator keeps state in
-    it, so that it never leaves the slice.
+    it, so that it never leaves the slice. varying: the dimensions whose size differs from frame to frame; `shape`
+    has what one frame had.
     """
 
     index: int
@@ -85,6 +86,12 @@ class Tensor:
     buffer: int
     sparse: bool = False
     variable: bool = False
+    varying: tuple[int, ...] = ()
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """The shape that every frame has, -1 where they differ."""
+        return tuple(-1 if i in self.varying else size for i, size in enumerate(self.shape))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,11 @@ def write_slice(
     Raises ModelError when the model's bytes do not hold together.
     """
     with damage_as_model_error("model"):
-        return _Writer(data, graph, selections(graph, operators, inputs, outputs)).write()
+        writer = _Writer(data, graph, selections(graph, operators, inputs, outputs))
+        try:
+            return writer.write()
+        finally:
+            writer.let_go()
 
 
 class _Writer:
@@ -86,6 +90,10 @@ class _Writer:
             if offset:
                 behind[offset, len(content)] = kept[index]
         return kept, contents
+
+    def let_go(self) -> None:
+        """Drop the views of the model's bytes: after an error they would keep a mapped file from closing."""
+        self.contents, self.metadata = [], []
 
     def write(self) -> bytes:
         c, builder = self.classes, self.builder
@@ -235,6 +243,9 @@ class _Writer:
             table.buffer = self.values.get(index, table.buffer)
             if index in self.fed or index in self.values:
                 table.shape = np.array(row.shape, dtype=np.int32)
+            elif min(row.shape, default=0) < 0:
+                # No runtime takes a size that is left out, though the operator that makes the tensor will tell.
+                table.shape = np.array([max(size, 1) for size in row.shape], dtype=np.int32)
         offset = int(table.Pack(self.builder))
         self._check_size(f"tensor {index}")
         return offset

@@ -37,7 +37,7 @@ def fold_shapes(graph: Graph) -> Graph:
 
     `graph` must have the shapes of a run (`converters.shapes`); pipelines take frames of the declared shapes only.
     """
-    known = _known_values(graph)
+    known, _ = known_and_fixed(graph)
     values: dict[int, bytes] = {}
     for operator in graph.operators:
         if operator.name == "SHAPE" and not operator.constant and operator.outputs[0] in known:
@@ -47,15 +47,17 @@ def fold_shapes(graph: Graph) -> Graph:
     return rebuilt(graph, values) if values else graph
 
 
-def _known_values(graph: Graph) -> set[int]:
-    """The tensors whose values are the same for every frame."""
+def known_and_fixed(graph: Graph) -> tuple[set[int], set[int]]:
+    """(the tensors whose values are the same for every frame, those whose shapes are)."""
     builtin = {name for name in vars(schema.classes().BuiltinOperator) if not name.startswith("_")}
     known = {t.index for t in graph.tensors if t.constant}
-    fixed = known | {i for i in graph.inputs if _is_known_shape(graph.tensors[i])}
-    for operator in graph.operators:
+    kept = {t.index for t in graph.tensors if t.variable}
+    fixed = known | {i for i in (*graph.inputs, *kept) if _is_known_shape(graph.tensors[i])}
+    for operator in (graph.operators[i] for i in graph.place):
         reads = [t for t in operator.inputs if t >= 0]
         makes = [t for t in operator.outputs if t >= 0]
-        if not fixed.issuperset(reads) or operator.name in _DATA_SHAPED or operator.name not in builtin:
+        unclear = operator.name in _DATA_SHAPED or operator.name not in builtin or operator.subgraphs
+        if unclear or not fixed.issuperset(reads):
             continue
         if operator.name == "SHAPE":
             if _is_known_shape(graph.tensors[operator.inputs[0]]) and graph.tensors[makes[0]].dtype in _INTEGERS:
@@ -65,7 +67,7 @@ def _known_values(graph: Graph) -> set[int]:
             fixed.update(makes)
             if known.issuperset(reads) and operator.repeatable:
                 known.update(makes)
-    return known
+    return known, fixed
 
 
 def _deciding(operator: Operator, tensors: Sequence[Tensor]) -> Collection[int]:

@@ -99,7 +99,7 @@ def file_name(number: int) -> str:
 def tensor_entry(graph: Graph, index: int) -> TensorEntry:
     """The entry of a tensor."""
     tensor = graph.tensors[index]
-    return TensorEntry(index, tensor.name, tensor.dtype, tensor.shape)
+    return TensorEntry(index, tensor.name, tensor.dtype, tensor.frame_shape)
 
 
 def slice_entry(graph: Graph, number: int, piece: Slice) -> SliceEntry:

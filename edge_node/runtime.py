@@ -35,8 +35,10 @@ _LACKING = (
     re.compile(r"builtin opcode '(?P<op>[^']+)' version '(?P<version>\d+)'"),
     re.compile(r"(?:unresolved|unsupported) custom op:? '?(?P<op>[\w.:/-]*\w)"),
     re.compile(r"Op builtin_code out of range: (?P<op>\d+)"),
-    re.compile(r"Select TensorFlow op\(s\), included in the given model, .*?\((?P<op>\w+)\)", re.DOTALL),
+    re.compile(r"Select TensorFlow op\(s\), included in the given model, .*\((?P<op>\w+)\)", re.DOTALL),
 )
+# What the runtimes raise; MemoryError is their std::bad_alloc, for a damaged model that asks for terabytes.
+_FAILURES = (ValueError, RuntimeError, MemoryError)
 _stderr_lock = threading.Lock()
 _greeted = False
 
@@ -83,14 +85,14 @@ class Interpreter:
             )
         try:
             self._native.set_tensor(self._input_indices[position], array)
-        except (ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             raise InputError(f"{self._name}: input {position} ({info.name}): {_first_line(error)}") from error
 
     def invoke(self) -> None:
         """Run the model on the inputs that are set; raises ModelError with the runtime's reason."""
         try:
             self._native.invoke()
-        except (ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             raise ModelError(f"{self._name}: {_first_line(error)}") from error
         if self._cold:
             self._cold = False
@@ -108,8 +110,13 @@ class Interpreter:
                 array: npt.NDArray[Any] = self._native.get_tensor(index)
             else:
                 array = self._native.tensor(index)()
-        except (ValueError, RuntimeError) as error:
-            raise ModelError(f"{self._name}: output {position}: {_first_line(error)}") from error
+        except _FAILURES as error:
+            detail = self._native.get_output_details()[position]
+            shape = tuple(int(size) for size in detail["shape"])
+            if 0 not in shape:
+                raise ModelError(f"{self._name}: output {position}: {_first_line(error)}") from error
+            # ai_edge_litert does not hand out a tensor without elements.
+            return np.zeros(shape, detail["dtype"])
         return array
 
     def resize(self, shapes: Sequence[tuple[int, ...]]) -> None:
@@ -123,7 +130,7 @@ class Interpreter:
             for index, shape in zip(self._input_indices, shapes, strict=True):
                 self._native.resize_tensor_input(index, list(shape), strict=False)
             self._native.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             raise ModelError(f"{self._name}: shapes {list(shapes)}: {_first_line(error)}") from error
         self._describe()
         self._drop_file_pages()
@@ -160,7 +167,11 @@ class Interpreter:
             drop_file_pages(self._path)
 
     def _describe(self) -> None:
-        inputs, outputs = self._native.get_input_details(), self._native.get_output_details()
+        try:
+            inputs, outputs = self._native.get_input_details(), self._native.get_output_details()
+        except _FAILURES as error:
+            # A name that is no UTF-8, for one.
+            raise ModelError(f"{self._name}: its inputs and outputs: {_first_line(error)}") from error
         self._input_indices = [int(detail["index"]) for detail in inputs]
         self._output_indices = [int(detail["index"]) for detail in outputs]
         self._inputs = tuple(_info(detail) for detail in inputs)
@@ -214,7 +225,7 @@ def open_interpreter(model: bytes | str | Path, *, runtime: str = "auto", thread
                 native = module.Interpreter(**source, num_threads=max(1, threads))
                 native.allocate_tensors()
                 return native
-        except (ValueError, RuntimeError) as error:
+        except _FAILURES as error:
             raise _load_error(error, chosen, name) from error
 
     return Interpreter(start, chosen, name, None if isinstance(model, bytes) else Path(model))
