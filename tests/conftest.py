@@ -10,6 +10,14 @@ import pytest
 from emulator.brokers import Amqtt, Broker, Mosquitto
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Verbs of the tests keep what they measure in a folder of their own, not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def mosquitto() -> Iterator[Broker]:
     """A running mosquitto with the shipped configuration. Tests share it: they keep to their own cluster."""

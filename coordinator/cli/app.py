@@ -26,6 +26,7 @@ _VERBS = {
     ("model", "convert"): "model_convert",
     ("model", "slice"): "model_slice",
     ("model", "verify"): "model_verify",
+    ("model", "profile"): "model_profile",
     ("plan", "make"): "plan_make",
     ("deploy",): "deploy",
     ("undeploy",): "undeploy",

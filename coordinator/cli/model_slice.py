@@ -81,12 +81,12 @@ def _planned(graph: Graph, file: Path) -> list[list[int]]:
 
 
 def _costs(model: ModelFile, profile: str, runtime: str) -> Profile:
-    from converters.profile import estimate, measure
-    from coordinator.cli.model_files import loader
+    from converters.profile import estimate
+    from coordinator.cli.measured import measured
 
     if profile == "estimate" or model.note:
         return estimate(model.graph)
-    return measure(model.data, model.graph, loader(runtime), runtime=runtime)
+    return measured(model.data, model.graph, runtime)
 
 
 def _body(model: ModelFile, folder: Path, manifest: Manifest, costs: Profile) -> dict[str, Any]:

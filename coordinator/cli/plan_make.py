@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,16 +189,14 @@ def _named(file: Path, data: bytes) -> Graph:
 
 
 def _costs(data: bytes, graph: Graph, source: str) -> tuple[Graph, Profile]:
-    from converters.profile import estimate, measure
+    from converters.profile import estimate
     from converters.shapes import resolve_shapes
+    from coordinator.cli.measured import measured
     from coordinator.cli.tools import load_interpreter
 
     if source == "measure":
-        from edge_node.runtime import load_runtime
-
         graph = resolve_shapes(data, graph, load_interpreter)
-        runtime = load_runtime()
-        return graph, measure(data, graph, load_interpreter, runtime=f"{runtime.name} {runtime.version}")
+        return graph, measured(data, graph)
     try:
         graph = resolve_shapes(data, graph, load_interpreter)
     except SliceMQError as error:
@@ -209,6 +206,7 @@ def _costs(data: bytes, graph: Graph, source: str) -> tuple[Graph, Profile]:
 
 def _live_fleet(net: Network) -> Fleet:
     """The ready nodes, their memory less what is assigned to them already."""
+    from coordinator.cli.measured import cache
     from coordinator.cli.tools import reference_speeds
     from coordinator.planner.fleet import fleet_from_capacities
     from slicemq.messages import Assignment, Capacity, NodeState, decode
@@ -245,7 +243,7 @@ def _live_fleet(net: Network) -> Fleet:
             f"no node is ready in cluster {net.cluster} at {net.options.describe()}: start some with "
             "'slicemq node run', or give --fleet"
         )
-    return fleet_from_capacities(ready, reference_speeds(_cache()))
+    return fleet_from_capacities(ready, reference_speeds(cache()))
 
 
 def _free(capacity: Capacity, assignment: Any) -> Capacity:
@@ -253,16 +251,6 @@ def _free(capacity: Capacity, assignment: Any) -> Capacity:
 
     taken = sum(item.memory + capacity.worker_memory for item in assignment.slices) if assignment else 0
     return replace(capacity, memory=max(0, capacity.memory - taken))
-
-
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(home) / "slicemq"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror}") from error
-    return folder
 
 
 def _write(output: Path, plan: Plan) -> None:

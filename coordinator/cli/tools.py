@@ -27,8 +27,12 @@ def runtime_name() -> str:
 def reference_speeds(folder: Path) -> dict[str, float]:
     """This machine's runs per second of each operator class's calibration model, with one thread.
 
-    Measured in a child process and kept in `folder`.
+    In processor time, as profiles are: a quota of this process limits neither. Measured in a child process and kept
+    in `folder`.
     """
+    from dataclasses import replace
+
     from edge_node.capacity import measure_speeds, read_board
 
-    return measure_speeds(read_board(threads=1), "auto", folder / "speeds.json").speeds
+    board = replace(read_board(threads=1), cores=1.0)
+    return measure_speeds(board, "auto", folder / "speeds.json").speeds
