@@ -30,8 +30,9 @@ class NodeType:
     """Nodes that differ in nothing but their id, and every segment's cost on one of them.
 
     Tables have shape (n+1, n+1), are indexed [i, j] and hold seconds; `period` is infinite where the
-    segment may not run here (memory, operators, pins). `whole` and `useful` say, pins left aside, whether
-    the whole model and whether any segment can run here; `steps` are the seconds of each step.
+    segment may not run here (memory, operators, pins). `memory` is bytes beyond an idle worker in the nodes'
+    runtime. `whole` and `useful` say, pins left aside, whether the whole model and whether any segment can
+    run here; `steps` are the seconds of each step.
     """
 
     spec: NodeSpec
@@ -40,6 +41,7 @@ class NodeType:
     period: Table
     bytes_in: Table
     bytes_out: Table
+    memory: Table
     steps: npt.NDArray[np.float64]
     whole: bool
     useful: bool
@@ -71,7 +73,8 @@ class Costs:
     """Everything a planning method may look at.
 
     `n` steps; `relayed[i, j]` bytes that the broker delivers because of a segment (its inputs and results);
-    `slice_pins` maps a slice number to the type that must run it; `memory` bytes beyond an idle worker.
+    `slice_pins` maps a slice number to the type that must run it; `memory` is the least that a segment takes on
+    any type, in bytes beyond an idle worker.
     """
 
     n: int
@@ -89,13 +92,14 @@ def build_costs(
     graph: Graph,
     profile: Profile,
     fleet: Fleet,
-    memory: Table,
+    memory: Table | Mapping[str, Table],
     options: PlanOptions,
     supports: Supports | None = None,
 ) -> Costs:
     """The costs of all segments of `graph` on the nodes of `fleet` that are not excluded.
 
-    `memory[i, j]` is the bytes of segment (i, j]. Raises PlanError for pins and exclusions that do not fit.
+    `memory[i, j]` is the bytes of segment (i, j], or a table of them for each runtime that a node has
+    (`memory_by_runtime`). Raises PlanError for pins and exclusions that do not fit.
     """
     n = len(graph.steps)
     nodes = permitted(fleet, options)
@@ -117,7 +121,8 @@ def build_costs(
     types = []
     for members in groups.values():
         spec = members[0]
-        fits = upper & (memory <= spec.memory * (1.0 - options.headroom))
+        table = memory if isinstance(memory, np.ndarray) else memory[spec.runtime]
+        fits = upper & (table <= spec.memory * (1.0 - options.headroom))
         if supports is not None:
             fits &= ~_unsupported(graph, spec, supports, runs)
         allowed = fits.copy()
@@ -125,7 +130,7 @@ def build_costs(
             if node != spec.id:
                 allowed &= ~any_of(n, positions)
         ids = tuple(member.id for member in members)
-        types.append(_node_type(graph, profile, spec, ids, bytes_, fits, allowed, options.overheads))
+        types.append(_node_type(graph, profile, spec, ids, bytes_, table, fits, allowed, options.overheads))
     by_id = {node: number for number, kind in enumerate(types) for node in kind.ids}
     return Costs(
         n=n,
@@ -133,7 +138,7 @@ def build_costs(
         bytes_in=bytes_.bytes_in,
         bytes_out=bytes_.bytes_out,
         relayed=bytes_.bytes_in + bytes_.results,
-        memory=memory,
+        memory=np.minimum.reduce([kind.memory for kind in types]),
         broker_rate=fleet.broker_rate,
         slice_pins={number: by_id[node] for number, node in slice_pins.items()},
         max_slices=min(n, len(nodes), options.max_slices or n),
@@ -154,6 +159,7 @@ def _node_type(
     spec: NodeSpec,
     ids: tuple[str, ...],
     bytes_: Traffic,
+    memory: Table,
     fits: npt.NDArray[np.bool_],
     allowed: npt.NDArray[np.bool_],
     overheads: Overheads,
@@ -183,6 +189,7 @@ def _node_type(
         period=period,
         bytes_in=into,
         bytes_out=out,
+        memory=memory,
         steps=steps,
         whole=bool(fits[0, -1]),
         useful=bool(fits.any()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from converters.memory import slice_memory
 from coordinator.planner.cost import Costs, build_costs, permitted
-from coordinator.planner.memory import segment_memory
+from coordinator.planner.memory import memory_by_runtime
 from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
 from coordinator.planner.operators import Needs, check_somewhere, supports_of, who_lacks
 from coordinator.planner.plan import (
@@ -59,7 +59,7 @@ def make_plan(
     if needs is not None:
         check_somewhere(graph, permitted(fleet, options), needs)
     supports = None if needs is None else supports_of(needs)
-    table = segment_memory(graph, memory)
+    table = memory_by_runtime(graph, permitted(fleet, options), memory)
     costs = build_costs(graph, profile, fleet, table, options, supports)
     try:
         found = planner(costs)
@@ -97,7 +97,7 @@ def _plan(graph: Graph, profile: Profile, costs: Costs, found: Split, seconds: f
                 nodes=(node,),
                 operators=tuple(groups[number]),
                 # Rounded up, so that the file never promises that a slice fits where it does not.
-                memory_mb=math.ceil(float(costs.memory[i, j]) / 1e3) / 1e3,
+                memory_mb=math.ceil(float(kind.memory[i, j]) / 1e3) / 1e3,
                 compute_ms=_ms(kind.compute[i, j]),
                 bytes_in=_sum(bundles, lambda b, me=f"s{number}": me in b.targets),  # type: ignore[misc]
                 bytes_out=_sum(bundles, lambda b, me=f"s{number}": b.source == me),  # type: ignore[misc]

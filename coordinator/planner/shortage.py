@@ -79,10 +79,10 @@ def _least_largest(graph: Graph, costs: Costs, slices: int) -> float:
 
 
 def _why_useless(node: NodeSpec, costs: Costs, share: float) -> str:
-    smallest = min(float(costs.memory[p, p + 1]) for p in range(costs.n))
+    kind = next(kind for kind in costs.types if node.id in kind.ids)
+    smallest = min(float(kind.memory[p, p + 1]) for p in range(costs.n))
     if smallest > node.memory * share:
         return f"{_mb(node.memory * share)} free, the smallest operator needs {_mb(smallest)}"
-    kind = next(kind for kind in costs.types if node.id in kind.ids)
     return "" if kind.useful else "its runtime or memory suits no part of the model"
 
 

@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from converters.delegation import RUNTIMES
 from converters.graph import Operator
 from converters.memory import slice_memory
 from coordinator.planner.cost import build_costs
-from coordinator.planner.memory import segment_memory
+from coordinator.planner.make import make_plan
+from coordinator.planner.memory import memory_by_runtime, segment_memory
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.segments import FRAME_BYTES, any_of, traffic, wire_bytes
 from slicemq.errors import PlanError
@@ -151,6 +153,45 @@ def test_memory_of_the_converters_is_the_same_by_table_and_by_call() -> None:
     by_call = segment_memory(graph, lambda g, group: slice_memory(g, group))
     assert (segment_memory(graph) == by_call).all()
     assert by_call[0, 9] > 0
+
+
+def test_each_nodes_runtime_has_its_own_memory() -> None:
+    graph = random_graph(random.Random(5), 9)
+    nodes = [
+        NodeSpec(n, 10**9, {"all": 1.0}, 1e6, 1e6, runtime=r) for n, r in zip("abc", (*RUNTIMES, ""), strict=True)
+    ]
+    tables = memory_by_runtime(graph, nodes)
+    assert {r: (table == segment_memory(graph, runtime=r)).all() for r, table in tables.items()} == {
+        "ai_edge_litert": True,
+        "tflite_runtime": True,
+        "": True,
+    }
+    assert (tables[""] == np.maximum(*(tables[r] for r in RUNTIMES))).all()
+    profile = random_profile(random.Random(0), graph)
+    costs = build_costs(graph, profile, Fleet(tuple(nodes)), tables, PlanOptions())
+    assert all((kind.memory == tables[kind.spec.runtime]).all() for kind in costs.types)
+    assert (costs.memory == np.minimum.reduce(list(tables.values()))).all()
+
+
+def test_a_node_takes_what_fits_in_its_own_runtime() -> None:
+    graph = random_graph(random.Random(5), 9)
+    needed = {r: slice_memory(graph, graph.steps, r) for r in RUNTIMES}
+    small, large = sorted(RUNTIMES, key=lambda r: needed[r])
+    assert needed[small] < needed[large]
+    for runtime, fits in ((small, True), (large, False)):
+        node = NodeSpec("a", needed[small], {"all": 1.0}, 1e6, 1e6, runtime=runtime)
+        tables = memory_by_runtime(graph, [node])
+        costs = build_costs(graph, random_profile(random.Random(0), graph), Fleet((node,)), tables, PlanOptions())
+        assert costs.types[0].whole == fits
+
+
+def test_a_plan_says_the_memory_in_the_runtime_of_each_slices_node() -> None:
+    graph = random_graph(random.Random(5), 9)
+    profile = random_profile(random.Random(0), graph)
+    for runtime in RUNTIMES:
+        node = NodeSpec("a", 10**9, {"all": 1.0}, 1e6, 1e6, runtime=runtime)
+        (item,) = make_plan(graph, profile, Fleet((node,))).slices
+        assert item.memory_mb == pytest.approx(slice_memory(graph, item.operators, runtime) / 1e6, abs=0.002)
 
 
 def test_any_of() -> None:
