@@ -7,7 +7,8 @@ runtime that takes it. Memory: how far a process's resident memory grows over lo
 (the worker's frames are added), beside `converters.memory`. Time: the least of many short runs in processor time,
 beside what a profile, measured in the same runtime just before and by the same rule, says of its operators. The
 least of two such processes counts. `--realtime` keeps other programs off the processor meanwhile (SCHED_FIFO, on
-the last processor; for root), since they take its caches, too. `--write` puts the table into docs/reference/models.md. The exit code is 1 when a median is beyond its mark: 10 % for memory, 15 % for time.
+the last processor; for root), since they take its caches, too. `--write` puts the table into
+docs/reference/models.md. The exit code is 1 when a median is beyond its mark: 10 % for memory, 15 % for time.
 """
 
 from __future__ import annotations

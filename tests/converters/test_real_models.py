@@ -138,7 +138,7 @@ def test_measured_and_estimated_profiles_of_a_face_model() -> None:
 
 
 def test_memory_of_real_models_is_within_reason() -> None:
-    bounds = (("birdnet", 120e6, 190e6), ("birdnet-metadata", 70e6, 90e6), ("iris-landmark", 8e6, 14e6))
+    bounds = (("birdnet", 70e6, 100e6), ("birdnet-metadata", 30e6, 40e6), ("iris-landmark", 8e6, 14e6))
     for name, least, most in bounds:
         data = open_model(_MODELS[name].path)
         graph = resolve_shapes(data, read_graph(data), load)
