@@ -96,7 +96,7 @@ def specs(graph: Graph, tensors: Sequence[int]) -> tuple[TensorSpec, ...]:
             tensor.index,
             graph.public_name(tensor.index) if tensor.index in public else tensor.name,
             tensor.dtype,
-            tensor.shape,
+            tensor.frame_shape,
         )
         for tensor in (graph.tensors[i] for i in tensors)
     )
