@@ -7,6 +7,7 @@ plan   what the coordinator's planning child and the model verbs do: run for the
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import json
 import os
@@ -100,6 +101,7 @@ def in_child(body: Callable[[], None]) -> Ending:
 
 
 def _limit() -> None:
+    faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY + _ROOM_FOR_LIBRARIES,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -11,15 +11,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import ai_edge_litert.schema_py_generated as schema
+import flatbuffers  # type: ignore[import-untyped]
 import pytest
 
 from benchmarks import fuzz, fuzz_paths
 from benchmarks.fuzz_paths import Ending, in_child
 from benchmarks.mutations import KINDS, damaged, original
 from converters.graph import read_graph
+from converters.schema import open_model
+from converters.slicing import groups_at, slice_model
+from edge_node.runtime import open_interpreter
 from slicemq.errors import ModelError
 from tests.converters.corpus import tiny_models
-from tests.converters.tiny import chain, diamond
+from tests.converters.tiny import Tiny, chain, diamond
 
 _FAST = "tiny-plain0,tiny-calls1,tiny-state2,tiny-half,face-short-range,wake-hey-jarvis"
 
@@ -131,3 +136,27 @@ def test_what_the_command_line_makes_of_damage(tmp_path: Path) -> None:
     assert fuzz.inspect(good, "ai_edge_litert") == ""
     assert fuzz.inspect(bad, "ai_edge_litert") == ""
     assert "exit code 2" in fuzz.inspect(good, "no-runtime")
+
+
+def test_a_mapped_model_can_be_closed_when_a_slice_cannot_be_written(tmp_path: Path) -> None:
+    """Views of the file that an error keeps alive would turn a ModelError into a BufferError."""
+    tree = schema.ModelT.InitFromPackedBuf(chain(), 0)
+    # Options of a kind, and none there: such an operator can be read, but not copied.
+    tree.subgraphs[0].operators[2].builtinOptions = None
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    path = tmp_path / "model.tflite"
+    path.write_bytes(builder.Output())
+    with open_model(path) as data:
+        graph = read_graph(data)
+    with pytest.raises(ModelError, match="operator 2"), open_model(path) as data:
+        slice_model(data, graph, groups_at(graph, []))
+
+
+def test_names_that_are_no_text_are_a_model_error() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="nameless")
+    content = tiny.build([tiny.op("TANH", [x])]).replace(b"nameless", b"\xff\xfe\xfd\xfc\xff\xff\xff\xff")
+    assert read_graph(content).tensors[x].name
+    with pytest.raises(ModelError, match="utf-8"):
+        open_interpreter(content, runtime="ai_edge_litert")
