@@ -227,6 +227,30 @@ def test_a_transpose_of_integers_beside_a_softmax(runners: Runners, runtime: str
     assert not answers.difference
 
 
+@pytest.mark.xfail(
+    strict=True, reason="ai_edge_litert: who else reads a float16 bias decides how its CONV_2D rounds"
+)
+def test_a_half_bias_that_is_read_as_something_else_too(runners: Runners) -> None:
+    """ai_edge_litert gives no CONV_2D to XNNPACK whose float16 bias another kind of operator reads too; in a slice
+    without that other reader it does, and the last bits differ.
+    """
+    tiny = Tiny()
+    rng = np.random.default_rng(0)
+    x, y = tiny.input((1, 16, 16, 8)), tiny.input((8,))
+    half = tiny.constant(rng.standard_normal(8).astype(np.float16))
+    bias = tiny.op("DEQUANTIZE", [half], (8,), options=schema.DequantizeOptionsT())
+    weights = tiny.constant(rng.standard_normal((8, 3, 3, 8)).astype(np.float32))
+    options = schema.Conv2DOptionsT(strideW=1, strideH=1, dilationWFactor=1, dilationHFactor=1)
+    conv = tiny.op("CONV_2D", [x, weights, bias], (1, 16, 16, 8), options=options)
+    product = tiny.op("MUL", [y, bias], (8,), options=schema.MulOptionsT())
+    content = tiny.build([conv, product])
+    graph = read_graph(content)
+    groups = groups_at(graph, [1])
+    slices = slice_model(content, graph, groups)
+    answers = runners.compare("ai_edge_litert", content, graph, groups, slices, [random_inputs(graph, 1)])
+    assert not answers.difference
+
+
 @settings(_quick, max_examples=30)
 @given(content=models())
 def test_the_memory_table_is_the_memory_of_each_run_of_steps(content: bytes) -> None:
