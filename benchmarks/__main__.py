@@ -36,6 +36,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "mixed",
+        "chains whose slices run in two runtimes in turns, beside the whole in either",
+        "5 min",
+        "docs/reference/models.md",
+    ),
+    Benchmark(
         "slice_costs",
         "memory and time of real slices beside the planner's formulas",
         "10 min",

@@ -31,7 +31,13 @@ from coordinator.planner.operators import Needs, lacking
 from coordinator.planner.plan import Plan
 from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint
-from slicemq.errors import InsufficientCapacityError, ModelError, PlanError, StoreError
+from slicemq.errors import (
+    InsufficientCapacityError,
+    ModelError,
+    PlanError,
+    StoreError,
+    UnsupportedOperatorError,
+)
 from slicemq.messages import Capacity
 
 logger = logging.getLogger("slicemq.coordinator.planning")
@@ -186,6 +192,10 @@ def model_graph(path: str, tools: Tools) -> Graph:
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return resolve_shapes(data, read_graph(data), tools.function(tools.load))
+    except UnsupportedOperatorError as error:
+        raise UnsupportedOperatorError(
+            f"the coordinator runs a model once before it plans it, in its own runtime: {error}"
+        ) from error
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: {error}") from error
 

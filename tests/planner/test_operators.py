@@ -13,8 +13,9 @@ from coordinator.planner.fleet import fleet_from_capacities, fleet_from_text
 from coordinator.planner.model import Fleet, PlanOptions
 from coordinator.planner.operators import lacking
 from coordinator.planning import PlanningJob, Tools, model_needs, run
-from slicemq.errors import ConfigError, InsufficientCapacityError, PlanError
+from slicemq.errors import ConfigError, InsufficientCapacityError, PlanError, UnsupportedOperatorError
 from tests.converters.test_lowering import two_layers
+from tests.converters.tiny import Tiny
 from tests.planner.instances import make_graph, weights_memory
 from tests.planner.test_fleet import capacity
 from tests.planner.test_make import MB, chain, nodes
@@ -121,6 +122,19 @@ def test_operators_come_from_capacities_and_from_the_fleet_file() -> None:
             fleet_from_text(f"{text}operators = {wrong}")
 
 
+def test_what_the_coordinators_own_runtime_lacks_is_said_so(tmp_path: Path) -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="x")
+    y = tiny.op("TANH", [x])
+    data = tiny.build([tiny.op("Nonsense", [y])])
+    with pytest.raises(UnsupportedOperatorError) as caught:
+        run(job(tmp_path, NEW, data=data))
+    assert str(caught.value).startswith(
+        "the coordinator runs a model once before it plans it, in its own runtime: "
+    )
+    assert str(caught.value).endswith("lacks operator Nonsense")
+
+
 TOOLS = Tools(
     load="coordinator.cli.tools:load_interpreter",
     calibrate="tests.planner.test_operators:speeds",
@@ -133,11 +147,13 @@ def speeds(_folder: Path) -> dict[str, float]:
     return {"dense": 1.0}
 
 
-def job(folder: Path, *tables: dict[str, int], plan: dict[str, object] | None = None) -> PlanningJob:
-    """Place `two_layers`, whose first layer needs FULLY_CONNECTED 12, on nodes of such operators."""
+def job(
+    folder: Path, *tables: dict[str, int], plan: dict[str, object] | None = None, data: bytes | None = None
+) -> PlanningJob:
+    """Place a model (`two_layers`, whose first layer needs FULLY_CONNECTED 12) on nodes of such operators."""
     from coordinator.artifacts import ArtifactStore
 
-    found = ArtifactStore(folder / "artifacts").put(two_layers())
+    found = ArtifactStore(folder / "artifacts").put(data or two_layers())
     capacities = tuple(
         replace(capacity(f"pi-{k}", {"dense": 1.0}), operators=table) for k, table in enumerate(tables, 1)
     )
