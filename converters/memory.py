@@ -11,8 +11,7 @@ What a slice holds once it runs, in a worker that has given back the pages of it
                       kernels' largest im2col copy instead
   + arena             inputs (kept for the whole frame) and the tensors that are alive at once between operators
   + workspace         the same for tensors inside XNNPACK, which has memory of its own for them; tflite_runtime's
-                      wastes much, so what a slice takes is read off its plan for the whole model
-                      (`converters.workspace`)
+                      wastes much, so what a slice takes is read off its plan (`converters.workspace`)
   + frames            inputs and outputs twice more: as received, as sent
 
 The arena, and ai_edge_litert's workspace, are planned greedily by size, too (tensorflow/lite/arena_planner.cc and
@@ -26,7 +25,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +41,8 @@ _OPERATOR_BYTES = {"ai_edge_litert": 4_600, "tflite_runtime": 2_400}
 _READ_BYTES = 2 << 20
 # What a tensor and an operator take in a file besides data; names are long.
 _TENSOR_FILE_BYTES, _OPERATOR_FILE_BYTES = 200, 100
+# Places from which tflite_runtime's plan of tensors is made: piles grow along a model, and slices begin anew.
+_PLANS = 16
 # Frames that a worker holds besides the interpreter's own inputs and outputs.
 _FRAMES = 2
 # Built-in kernels that write over their input when nobody else reads it (kTfLiteInplaceOp...).
@@ -218,7 +218,7 @@ class _Model:
         at_end[:, 1:] = in_arena
         most = np.maximum(_most(in_arena), at_end + handed_on)
         if self.runtime == "tflite_runtime":
-            most_inner = np.maximum(most_inner, self._planned(made, last, rows, n))
+            most_inner = np.maximum(most_inner, self._planned(steps, made, last, rows, n))
         entering, leaving = inputs.table(), outputs.table()
         together: Grid = most + most_inner + (1 + _FRAMES) * entering + _FRAMES * leaving
         return together
@@ -230,25 +230,44 @@ class _Model:
             return n
         return max(places, default=place)
 
-    def _planned(self, made: dict[int, int], last: dict[int, int], rows: int, n: int) -> Grid:
-        """[i, j] -> what the tensors that live inside steps[i:j] span in XNNPACK's plan for the whole model."""
+    def _planned(self, steps: Sequence[int], made: dict[int, int], last: dict[int, int], rows: int, n: int) -> Grid:
+        """[i, j] -> what the tensors that live inside steps[i:j] span in XNNPACK's plan.
+
+        The plan is one for the model's rest from one of _PLANS places on, the last before the slice.
+        """
+        found = np.zeros((rows, n + 1), dtype=np.int64)
+        every = max(1, -(-len(self.graph.steps) // _PLANS))
+        first = self.graph.steps.index(steps[0]) if steps else 0
+        for since in range(first // every * every, first + rows, every):
+            low, high = max(since, first) - first, min(since + every - first, rows)
+            if low < high and since < len(self.graph.steps):
+                found[low:high] = self._spans(offsets(self.graph, self._internal, since), made, last, n, low, high)
+        return found
+
+    def _spans(
+        self,
+        plan: dict[int, tuple[int, int]],
+        made: dict[int, int],
+        last: dict[int, int],
+        n: int,
+        low: int,
+        high: int,
+    ) -> Grid:
+        """The spans for slices that begin at steps `low` to `high` - 1."""
         nothing = np.iinfo(np.int64).max
-        ends = np.zeros((rows, n + 1), dtype=np.int64)
-        starts = np.full((rows, n + 1), nothing, dtype=np.int64)
-        together = _Sums(rows, n + 1)
-        for tensor, (start, end) in self._offsets.items():
-            if tensor in made and last[tensor] < n:
-                row, column = min(made[tensor], rows - 1), last[tensor] + 1
+        ends = np.zeros((high - low, n + 1), dtype=np.int64)
+        starts = np.full((high - low, n + 1), nothing, dtype=np.int64)
+        together = _Sums(high - low, n + 1)
+        for tensor, (start, end) in plan.items():
+            if made.get(tensor, -1) >= low and last[tensor] < n:
+                row, column = min(made[tensor], high - 1) - low, last[tensor] + 1
                 ends[row, column] = max(ends[row, column], end)
                 starts[row, column] = min(starts[row, column], start)
-                together.add(end - start, 0, made[tensor], column)
+                together.add(end - start, 0, made[tensor] - low, column)
         ends = np.maximum.accumulate(np.maximum.accumulate(ends, axis=1)[::-1], axis=0)[::-1]
         starts = np.minimum.accumulate(np.minimum.accumulate(starts, axis=1)[::-1], axis=0)[::-1]
-        return np.minimum(np.where(starts < nothing, ends - starts, 0), together.table())
-
-    @cached_property
-    def _offsets(self) -> dict[int, tuple[int, int]]:
-        return offsets(self.graph, self._internal)
+        spans: Grid = np.minimum(np.where(starts < nothing, ends - starts, 0), together.table())
+        return spans
 
     def _make(self, operator: Operator) -> _Step:
         graph, builtin = self.graph, self._part[operator.index] < 0

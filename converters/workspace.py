@@ -1,4 +1,4 @@
-"""Where XNNPACK's planner puts the tensors inside it, for a whole model (pure).
+"""Where XNNPACK's planner puts the tensors inside it, for a model or its later part (pure).
 
 XNNPACK src/memory-planner.c, as tflite_runtime 2.14 has it: tensors from the largest to the smallest, equal ones in
 the order of the file; each goes into the smallest gap between those that live at the same time and were placed
@@ -53,12 +53,13 @@ class _Block:
     start: int = 0
 
 
-def offsets(graph: Graph, internal: AbstractSet[int]) -> dict[int, tuple[int, int]]:
-    """Tensor -> (first byte, byte after the last) for the tensors `internal` to XNNPACK when the whole model runs.
+def offsets(graph: Graph, internal: AbstractSet[int], since: int = 0) -> dict[int, tuple[int, int]]:
+    """Tensor -> (first byte, byte after the last) for the tensors `internal` to XNNPACK when the steps from number
+    `since` on run together.
 
     Tensors that share memory have the same; those that a fused clamp leaves no trace of have none.
     """
-    blocks = _blocks(graph, internal)
+    blocks = _blocks(graph, internal, since)
     placed: list[_Block] = []
     for block in sorted({id(b): b for b in blocks.values()}.values(), key=lambda b: (-b.size, b.tensor)):
         beside = [b for b in placed if b.first <= block.last and block.first <= b.last]
@@ -67,11 +68,11 @@ def offsets(graph: Graph, internal: AbstractSet[int]) -> dict[int, tuple[int, in
     return {tensor: (block.start, block.start + block.size) for tensor, block in blocks.items()}
 
 
-def _blocks(graph: Graph, internal: AbstractSet[int]) -> dict[int, _Block]:
+def _blocks(graph: Graph, internal: AbstractSet[int], since: int) -> dict[int, _Block]:
     blocks: dict[int, _Block] = {}
     born: dict[int, int] = {}
     fused: set[int] = set()
-    for place, index in enumerate(graph.steps):
+    for place, index in enumerate(graph.steps[since:]):
         operator = graph.operators[index]
         for tensor in graph.reads[index]:
             if tensor in blocks:
