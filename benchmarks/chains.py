@@ -51,13 +51,15 @@ class Row:
 class Facts:
     """What a model is: its operators, its legal cuts, the bytes of the narrowest one.
 
-    note: why the whole is not the file itself but all its operators in one slice; empty if it is the file.
+    uncut: why nothing can be cut, or empty. note: why the whole is not the file itself but all its operators in one
+    slice; empty if it is the file.
     """
 
     operators: int
     cuts: int
     narrowest: int | None
     stateful: bool
+    uncut: str
     note: str
 
 
@@ -94,7 +96,10 @@ class Subject:
         """What the table says of the model itself."""
         widths = [sum(self.graph.tensors[t].nbytes for t in self.graph.crossing(p)) for p in self.legal]
         narrowest = min(widths) if widths else None
-        return Facts(len(self.graph.operators), len(self.legal), narrowest, self.graph.stateful, self.note)
+        uncut = ""
+        if not self.legal and len(bound_units(self.graph)) < 2:
+            uncut = "all its operators use one variable" if self.graph.stateful else "one operator"
+        return Facts(len(self.graph.operators), len(self.legal), narrowest, self.graph.stateful, uncut, self.note)
 
     def row(self, slices: int, seed: int, known: Mapping[str, Row]) -> Row:
         """Cut at random and compare, unless a row for exactly these slices is among `known` (by digest)."""

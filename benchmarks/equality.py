@@ -300,7 +300,7 @@ def _summary(finding: Finding) -> dict[str, Any]:
     if finding.failed:
         result = f"{len(finding.failed)} differ: {finding.failed[0]['detail']}"
     elif not result:
-        result = "equal" if chains else "no cut"
+        result = "equal" if chains else f"cannot be cut: {facts.get('uncut') or 'no tensor that can travel'}"
         if absent and chains:
             result += f"; too few cuts for {absent[0]} slices" + (" and more" if absent[1:] else "")
         if facts.get("note"):

@@ -146,7 +146,9 @@ def test_too_few_cuts_are_said() -> None:
     assert (summary["chains"], summary["frames"]) == (2, 2)
     assert summary["result"] == "equal; too few cuts for 4 slices and more"
     none = [{**row, "kind": "none"} for row in rows]
-    assert equality._summary(equality.Finding(_IRIS, "ai_edge_litert", None, none))["result"] == "no cut"
+    facts = {"uncut": "all its operators use one variable", "note": ""}
+    result = equality._summary(equality.Finding(_IRIS, "ai_edge_litert", facts, none))["result"]
+    assert result == "cannot be cut: all its operators use one variable"
 
 
 def test_the_page_keeps_what_is_around_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
