@@ -28,7 +28,7 @@ from converters.reader import read_rows
 from converters.recompute import with_recomputed
 from converters.schema import Bytes, builtin_operators
 from converters.state import Effect, effects
-from converters.subgraphs import callees
+from converters.subgraphs import MAX_CALLED, callees
 from slicemq.errors import ModelError
 
 __all__ = [
@@ -133,8 +133,12 @@ def _with_effects(
     """`subgraph` with what its operators call and do to state; `changed` is what changes from frame to frame."""
     builtin = builtin_operators()
     operators = []
+    listed = 0
     for op in subgraph.operators:
         targets = calls[op.index]
+        listed += sum(1 + len(below[target]) for target in targets)
+        if listed > MAX_CALLED:
+            raise ModelError(f"operator {op.index} ({op.name}): operators call subgraphs in too many ways")
         does = effect[op.index]
         operators.append(
             replace(

@@ -15,7 +15,7 @@ from slicemq.errors import ModelError
 
 _READERS = frozenset({"HASHTABLE_FIND", "HASHTABLE_SIZE", "READ_VARIABLE"})
 # A variable is listed with each operator that may use it; damaged files must not make that quadratic.
-_MAX_LISTED = 1_000_000
+_MAX_LISTED = 200_000
 
 _NOTHING: frozenset[str] = frozenset()
 
@@ -59,11 +59,15 @@ def effects(
     reaching = _reaching(subgraphs, calls, handles)
     found: dict[int, dict[int, Effect]] = {}
     whole: dict[int, Effect] = {}
+    listed = 0
     for index, subgraph in subgraphs.items():
-        found[index] = {
-            op.index: joined([_own(op, subgraph, reaching[index]), *(whole[c] for c in calls[index][op.index])])
-            for op in subgraph.operators
-        }
+        found[index] = {}
+        for op in subgraph.operators:
+            one = joined([_own(op, subgraph, reaching[index]), *(whole[c] for c in calls[index][op.index])])
+            found[index][op.index] = one
+            listed += len(one.reads) + len(one.writes)
+            if listed > _MAX_LISTED:
+                raise ModelError(f"operator {op.index} ({op.name}): operators use variables in too many ways")
         whole[index] = joined(found[index].values())
     return found
 

@@ -13,7 +13,7 @@ from slicemq.errors import ModelError
 # The runtime prepares called subgraphs by recursion.
 _MAX_DEPTH = 64
 # Each operator lists the subgraphs that it calls through others: damaged files must not make that quadratic.
-_MAX_CALLED = 1_000_000
+MAX_CALLED = 200_000
 _UNIONS = ("BuiltinOptions", "BuiltinOptions2")
 
 
@@ -89,7 +89,7 @@ def callees(calls: Sequence[set[int]]) -> dict[int, frozenset[int]]:
             continue
         found[current] = frozenset(calls[current]).union(*(found[target] for target in calls[current]))
         total += len(found[current])
-        if total > _MAX_CALLED:
+        if total > MAX_CALLED:
             raise ModelError("subgraphs call each other in too many ways")
         path.discard(open_ones.pop())
     return found

@@ -17,6 +17,7 @@ from converters.graph import read_graph
 from converters.schema import open_model
 from converters.slicing import groups_at, legal_positions, slice_model
 from slicemq.errors import ModelError
+from tests.converters import flows
 from tests.converters.tiny import Tiny, chain, diamond, half_weights
 
 _SMALL = real_models()["face-short-range"].path
@@ -174,3 +175,50 @@ def _model_of(builder: flatbuffers.Builder, tensors: list[int]) -> bytes:
     schema.ModelAddBuffers(builder, buffers)
     builder.Finish(schema.ModelEnd(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def test_calls_and_variables_cannot_make_a_small_file_large() -> None:
+    """Thousands of operators that each call thousands of subgraphs, or use thousands of variables."""
+    tiny = Tiny()
+    x = tiny.input((1, 4))
+    hub, middle = tiny.subgraph("hub")
+    for _ in range(600):
+        number, leaf = tiny.subgraph("leaf")
+        leaf.handle("v")
+        middle.op("CALL", [], outputs=[], options=schema.CallOptionsT(subgraph=number))
+    for _ in range(600):
+        x = tiny.op("CALL", [x], options=schema.CallOptionsT(subgraph=hub))
+    _refused_cheaply(tiny.build([x]), "call subgraphs in too many ways")
+    tiny = Tiny()
+    x = tiny.input((1, 4))
+    hub, middle = tiny.subgraph("hub")
+    for i in range(600):
+        middle.assign(middle.handle(f"v{i}"), middle.constant(np.zeros(1, np.float32)))
+    for _ in range(600):
+        x = tiny.op("CALL", [x], options=schema.CallOptionsT(subgraph=hub))
+    _refused_cheaply(tiny.build([x]), "use variables in too many ways")
+
+
+def _refused_cheaply(data: bytes, words: str) -> None:
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=words):
+        read_graph(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300 << 20
+
+
+@pytest.mark.parametrize(
+    "original",
+    [flows.streams(), flows.branches("nested"), flows.stateful_branch(), flows.lookup()],
+    ids=["streams", "branches", "stateful", "lookup"],
+)
+def test_flipped_bytes_of_models_with_subgraphs_and_state(original: bytes) -> None:
+    rng = random.Random(3)
+    survived = 0
+    for _ in range(150):
+        damaged = bytearray(original)
+        for _ in range(rng.choice((1, 1, 4))):
+            damaged[rng.randrange(len(damaged))] = rng.choice((0, 255, rng.randrange(256)))
+        survived += _attempt(bytes(damaged))
+    assert 0 < survived < 150
