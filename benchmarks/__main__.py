@@ -48,6 +48,12 @@ BENCHMARKS = (
         "docs/reference/models.md",
     ),
     Benchmark(
+        "profile_transfer",
+        "times predicted for the other runtime and for half a core, beside measured ones",
+        "3 min",
+        "docs/explanation/planning.md",
+    ),
+    Benchmark(
         "planning", "how long planning takes and how good plans are", "5 min", "docs/explanation/planning.md"
     ),
     Benchmark(

@@ -106,7 +106,7 @@ def _text(body: dict[str, Any], top: int, out: Output) -> str:
         [
             row["class"],
             str(row["operators"]),
-            f"{row['seconds'] * 1e3:.3f}",
+            f"{row['seconds'] * 1e3:.4f}",
             f"{100 * row['seconds'] / total:.1f}%",
             f"{row['macs'] / row['seconds'] / 1e9:.1f}" if row["macs"] and row["seconds"] else "",
         ]

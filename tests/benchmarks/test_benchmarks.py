@@ -19,6 +19,7 @@ from benchmarks.memory import IDLE_NODE_MARK, Row, SliceRow, report
 from benchmarks.overhead import KINDS, assignment, elements, fit, tiny_model
 from benchmarks.overhead import Row as OverheadRow
 from benchmarks.processes import children, cpu_seconds, parse_smaps, read_memory
+from benchmarks.profile_transfer import _row as transfer_row
 from benchmarks.window import smallest_enough
 from edge_node.fit import check_fit
 from edge_node.runtime import open_interpreter
@@ -153,3 +154,25 @@ def test_every_kind_of_false_loss_is_seen(changes: dict[str, object], log: str, 
     finding: Finding = judge("m", 0.1, _watch(**changes), 0.0, 2.5, log)
     assert len(finding.false_losses) == 1
     assert words in finding.false_losses[0]
+
+
+def test_a_time_is_predicted_by_the_ratio_of_each_class() -> None:
+    mine = {
+        "speeds": {"conv": 10.0, "moving": 4.0, "dense": 1.0},
+        "models": {
+            "m": {
+                "seconds": {"0": 1.0, "3": 2.0},
+                "classes": {"0": "conv", "3": "moving"},
+                "whole": 3,
+                "slices": [],
+            }
+        },
+    }
+    other = {
+        "speeds": {"conv": 5.0, "moving": 8.0},
+        "models": {"m": {"whole": 4.0, "slices": [{"steps": [0], "seconds": 2.5}, {"steps": [3], "seconds": 1.0}]}},
+    }
+    row = transfer_row("m", "a", "b", mine, other)
+    assert row.predicted == pytest.approx(1.0 * 2 + 2.0 / 2)
+    assert row.error == pytest.approx(-0.25)
+    assert row.slices == pytest.approx((0.2 + 0.0) / 2)
