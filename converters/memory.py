@@ -207,7 +207,7 @@ class _Model:
             size = sum(nbytes[t] for t in share.makes)
             dying = [t for t in share.reads if t in made and last[t] == place and nbytes[t] == size]
             if share.in_place and dying:
-                arena.add(-size, 0, made[dying[0]], place, place)
+                arena.add(-size, 0, max(made[t] for t in dying), place, place)
         in_arena, in_workspace, handed_on = arena.table(), workspace.table(), inner.table()
         # What a slice hands on lies in the arena, not in XNNPACK's workspace.
         at_end = np.zeros_like(handed_on)
