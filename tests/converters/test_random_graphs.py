@@ -64,8 +64,7 @@ def _any_groups(draw: st.DrawFn, graph: Graph) -> list[list[int]]:
     """Groups that need not be neighbours, in an order in which they can run."""
     home: dict[int, int] = {}
     for step in graph.steps:
-        sources = [home[graph.producer[t]] for t in graph.operators[step].inputs if graph.producer.get(t) in home]
-        least = max(sources, default=0)
+        least = max((home[source] for source in _before(graph, step)), default=0)
         home[step] = draw(st.integers(least, least + 2))
     bound = [set(steps) for steps in graph.together]
     if not graph.dynamic:
@@ -81,14 +80,26 @@ def _any_groups(draw: st.DrawFn, graph: Graph) -> list[list[int]]:
     return _fed(graph, [[step for step in graph.steps if home[step] == name] for name in names])
 
 
+def _before(graph: Graph, step: int) -> set[int]:
+    """The steps that make what `step` reads, also through operators that each slice runs for itself."""
+    found: set[int] = set()
+    todo = list(graph.operators[step].inputs)
+    while todo:
+        maker = graph.producer.get(todo.pop())
+        if maker is not None and maker not in found:
+            found.add(maker)
+            if maker not in graph.steps:
+                todo += graph.operators[maker].inputs
+    return found.intersection(graph.steps)
+
+
 def _raise(graph: Graph, home: dict[int, int], bound: Sequence[set[int]]) -> bool:
     """Move steps to later groups until those that belong together are, and none comes before what it reads."""
     before = dict(home)
     for steps in bound:
         home.update(dict.fromkeys(steps, max(home[step] for step in steps)))
     for step in graph.steps:
-        sources = [home[graph.producer[t]] for t in graph.operators[step].inputs if graph.producer.get(t) in home]
-        home[step] = max([home[step], *sources])
+        home[step] = max([home[step], *(home[source] for source in _before(graph, step))])
     return home != before
 
 
