@@ -5,7 +5,7 @@
 Each runtime, in a process of its own, measures the profile of each model, random slices of it (2 to 8 a model), and
 this machine's speed at each class of operators as a node does. From the profile under one runtime and the two sets
 of speeds the time under the other is predicted, and held against what was measured there: the whole model, and the
-median over the slices. At half a core (a CPU quota; needs root) the whole model's frames are timed by the wall.
+median over the slices. At half a core (a CPU quota; needs root and an idle machine) frames are timed by the wall.
 """
 
 from __future__ import annotations
