@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from converters import schema
 from converters.flatbuffer import write_slice
 from converters.graph import Graph
 from converters.runtime import Array, Interpreter, Load, feed
-from converters.schema import Bytes
+from converters.schema import Bytes, damage_as_model_error
 from converters.slicing import Slice
 from slicemq.errors import InputError, ModelError
 
@@ -74,11 +75,11 @@ def verify_chain(
     on one set of interpreters, so that state goes from frame to frame as it does in a pipeline.
 
     Outputs are equal when dtype, shape and every byte are: so NaN equals the same NaN, and 0.0 is not -0.0. `graph`
-    is the whole's; with `path` the whole is loaded from its file. A file whose operators are not sorted, which no
-    runtime can run, is sorted first. Raises what `load` raises, ModelError for a chain that does not fit together,
-    InputError for a frame that does not fit the model.
+    is the whole's; with `path` the whole is loaded from its file. A file that no runtime could run as it is, since
+    its operators are not sorted or it declares other sizes of inputs, is written anew first. Raises what `load`
+    raises, ModelError for a chain that does not fit together, InputError for a frame that does not fit the model.
     """
-    if graph.is_sorted:
+    if graph.is_sorted and _has_shapes(whole, graph):
         model = load(path if path is not None else bytes(whole))
     else:
         model = load(
@@ -103,6 +104,14 @@ def verify_chain(
         if graph.stateful:
             before.append(arrays)
     return VerifyReport(count, compared, tuple(differences))
+
+
+def _has_shapes(whole: Bytes, graph: Graph) -> bool:
+    """Whether the file declares the sizes of inputs that `graph` has."""
+    with damage_as_model_error("model"):
+        table = schema.root(whole).Subgraphs(0)
+        shapes = {t: table.Tensors(t).ShapeAsNumpy() for t in graph.inputs if graph.tensors[t].shape}
+        return all(tuple(np.ravel(shape)) == graph.tensors[t].shape for t, shape in shapes.items())
 
 
 def _open(item: Link, load: Load) -> Interpreter:

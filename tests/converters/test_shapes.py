@@ -161,3 +161,17 @@ def test_a_large_model_is_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(shapes, "PIECE_BYTES", -1)
         assert resolve_shapes(data, graph, load) == usual
         monkeypatch.undo()
+
+
+def test_a_model_that_runs_at_given_sizes_only_is_compared_at_these() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="audio")
+    tiny.tensors[x].shapeSignature = np.array([1, -1], np.int32)
+    blocks = tiny.constant(np.array([4, -1, 4], np.int32))
+    y = tiny.op("TANH", [tiny.op("RESHAPE", [x, blocks], (4, 1, 4))], (4, 1, 4))
+    data = tiny.build([tiny.op("LOGISTIC", [y], (4, 1, 4))])
+    graph = resolve_shapes(data, read_graph(data), load, {x: (1, 32)})
+    pieces = slice_model(data, graph, groups_at(graph, [1, 2]))
+    frame = {x: np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 32)}
+    report = verify_chain(data, graph, [link(piece) for piece in pieces], load, [("one", frame)])
+    assert (report.frames, report.equal) == (1, True)
