@@ -10,6 +10,7 @@ converted.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import re
@@ -45,18 +46,33 @@ def run(task: dict[str, Any], talk: Talk) -> None:
     talk.say({"inputs": inputs, "signature": loaded.signature})
     samples = talk.hear()["samples"] if task["quantize"] == "int8" else []
     talk.last_question()
-    Path(task["target"]).write_bytes(_convert(tf, task, loaded, samples))
+    folder = os.path.join(task["scratch"], "saved-model")
+    _save(tf, task, loaded, folder)
+    # The converter loads all of it again.
+    del loaded
+    tf.keras.backend.clear_session()
+    gc.collect()
+    content = _convert(tf, task, folder, [row["name"] for row in inputs], samples)
+    Path(task["target"]).write_bytes(content)
     talk.say({"done": made_by})
 
 
-def _convert(tf: Any, task: dict[str, Any], loaded: Loaded, samples: Sequence[str]) -> bytes:
-    """The .tflite. A SavedModel with the frozen function goes between, so that the signature keeps its names."""
-    folder = os.path.join(task["scratch"], "saved-model")
+def _save(tf: Any, task: dict[str, Any], loaded: Loaded, folder: str) -> None:
+    """Write a SavedModel of the frozen function; it goes between, so that the signature keeps its names."""
     try:
         function = tf.function(loaded.call, input_signature=list(loaded.specs)).get_concrete_function()
+        operators = _operators(function.graph)
+        if task["quantize"] == "int8" and operators & {"While", "StatelessWhile"}:
+            # TensorFlow 2.21 ends by a segmentation fault when it calibrates a loop.
+            raise Refused(
+                "model",
+                "TensorFlow cannot bring loops (recurrent layers) to int8: build the layers with unroll=True, or "
+                "use --quantize dynamic",
+            )
         module = tf.Module()
         module.owner = loaded.owner
-        if _assigns(function.graph):
+        if any(name.startswith("Assign") for name in operators):
+            # It keeps state between frames.
             module.serve = tf.function(loaded.call, input_signature=list(loaded.specs))
         else:
             module.serve = _frozen(tf, function, loaded.specs)
@@ -64,21 +80,27 @@ def _convert(tf: Any, task: dict[str, Any], loaded: Loaded, samples: Sequence[st
         # A frozen activation such as swish has a gradient that cannot be saved, and a .tflite needs none.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, folder, signatures={"serving_default": module.serve}, options=options)
+    except Refused:
+        raise
     except Exception as error:
         raise Refused("model", f"TensorFlow cannot trace the model: {brief(error)}") from error
+
+
+def _convert(tf: Any, task: dict[str, Any], folder: str, names: Sequence[str], samples: Sequence[str]) -> bytes:
+    """The .tflite of the SavedModel that `_save` wrote."""
     converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-    _quantise(tf, converter, task, [spec.name for spec in loaded.specs], samples)
+    _quantise(tf, converter, task, names, samples)
     try:
         return bytes(converter.convert())
     except Exception as error:
         raise _not_converted(error) from error
 
 
-def _assigns(graph: Any) -> bool:
-    """Whether the model writes variables while it runs (it then keeps state between frames)."""
+def _operators(graph: Any) -> set[str]:
+    """The names of TensorFlow's operators in a graph and in the functions that it calls."""
     definition = graph.as_graph_def()
     nodes = [*definition.node, *(node for f in definition.library.function for node in f.node_def)]
-    return any(node.op.startswith("Assign") for node in nodes)
+    return {str(node.op) for node in nodes}
 
 
 def _frozen(tf: Any, function: Any, specs: Sequence[Any]) -> Any:

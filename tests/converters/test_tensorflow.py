@@ -43,12 +43,13 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Calibration sets for pictures, as arrays and as pictures, and for a model with two inputs."""
     folder, rng = tmp_path_factory.mktemp("samples"), np.random.default_rng(3)
-    for name in ("arrays", "pictures", "two", "wrong"):
+    for name in ("arrays", "pictures", "series", "two", "wrong"):
         (folder / name).mkdir()
     np.save(folder / "arrays" / "batch.npy", rng.uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32))
     for number in range(6):
         pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / "pictures" / f"{number}.png")
+    np.save(folder / "series" / "batch.npy", rng.standard_normal((4, 6, 4)))
     left, right = rng.standard_normal((9, 4)), rng.standard_normal((9, 6))
     np.savez(folder / "two" / "batch.npz", b_left=left, a_right=right)
     np.save(folder / "wrong" / "small.npy", np.zeros((3, 8, 8, 3), np.float32))
@@ -200,6 +201,7 @@ def test_a_signature_is_chosen(zoo: Path, tmp_path: Path) -> None:
         ("open.keras", {"shapes": {"x": (1, 2)}}, UsageError, "--shape x: the model's inputs are free"),
         ("no-signature", {}, ModelError, "has no signature"),
         ("recurrent-open", {}, ModelError, "traced with an open batch"),
+        ("recurrent.keras", {"quantize": "int8", "calibration": "series"}, ModelError, "loops .* unroll=True"),
         ("custom.keras", {}, ModelError, "holds Twice, which Keras does not know"),
         ("custom.h5", {}, ModelError, "holds Twice, which Keras does not know"),
         ("lambda.keras", {}, ModelError, "holds a Lambda layer"),
