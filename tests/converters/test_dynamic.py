@@ -12,6 +12,7 @@ import pytest
 
 from converters.graph import read_graph
 from converters.slicing import groups_at, legal_positions, slice_model
+from tests.converters import flows
 from tests.converters.tiny import Tiny, chain
 
 _I32 = schema.TensorType.INT32
@@ -113,3 +114,25 @@ def test_slices_of_static_models_have_no_operators_of_ours() -> None:
     assert [op.name for op in again.operators if op.dead] == ["MAXIMUM", "RESHAPE"]
     assert again.dynamic
     assert len(again.steps) == len(graph.steps)
+
+
+def test_which_subgraphs_make_a_model_dynamic() -> None:
+    """As tflite_runtime sees it; test_subgraphs.py shows in that runtime that slices then round as their whole."""
+    expected = {
+        flows.loop(): (False, 3),
+        flows.loop("dynamic"): (True, 0),
+        flows.loop("growing"): (True, 0),
+        flows.loop(before="dynamic"): (False, 1),
+        flows.branches(): (False, 3),
+        flows.branches("dynamic"): (True, 0),
+        flows.branches("different"): (True, 0),
+        flows.streams(): (False, 2),
+        flows.lookup(): (True, 0),
+    }
+    graphs = [read_graph(data) for data in expected]
+    assert [(graph.dynamic, graph.undelegated) for graph in graphs] == list(expected.values())
+    # In a slice without the dynamic subgraph that stood first, a tiny one stands for it.
+    data = flows.loop(before="dynamic")
+    graph = read_graph(data)
+    middle = slice_model(data, graph, groups_at(graph, [1, 2]))[1]
+    assert read_graph(middle.data).undelegated == 1

@@ -11,6 +11,7 @@ import pytest
 from converters.costs import multiply_adds
 from converters.graph import operator_class, read_graph, with_shapes
 from converters.schema import open_model
+from converters.slicing import slice_model
 from slicemq.errors import ModelError
 from tests.converters.tiny import Tiny, chain, diamond, half_weights
 
@@ -178,3 +179,36 @@ def test_open_model_names_the_file(tmp_path: Path) -> None:
         open_model(tmp_path / "empty.tflite")
     (tmp_path / "chain.tflite").write_bytes(chain(2))
     assert read_graph(open_model(tmp_path / "chain.tflite")).steps == (0, 1)
+
+
+def test_signatures_and_metadata() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="serving_x:0")
+    y = tiny.op("RELU", [x], tensor="Identity")
+    tiny.sign("serve", {"image": x}, {"score": y})
+    tiny.metadata.append(schema.MetadataT(name="min_runtime_version", buffer=tiny.buffer(b"1.5.0\0")))
+    tiny.metadata.append(schema.MetadataT(name="NOTES", buffer=tiny.buffer(bytes(100))))
+    data = tiny.build([y])
+    graph = read_graph(data)
+    assert [(s.key, dict(s.inputs), dict(s.outputs)) for s in graph.signatures] == [
+        ("serve", {x: "image"}, {y: "score"})
+    ]
+    assert [graph.public_name(t) for t in (x, y)] == ["image", "score"]
+    assert graph.metadata == (("min_runtime_version", 6), ("NOTES", 100))
+    # A slice keeps its tensors' own names, and of the metadata only what a runtime reads.
+    (piece,) = slice_model(data, graph, [graph.steps])
+    again = read_graph(piece.data)
+    assert [again.tensors[t].name for t in (*again.inputs, *again.outputs)] == ["serving_x:0", "Identity"]
+    assert again.metadata == (("min_runtime_version", 6),)
+    assert not again.signatures
+
+
+def test_damaged_signatures_and_metadata_are_refused() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4))
+    tiny.sign("serve", {"image": 99}, {})
+    _refuse(tiny.build([tiny.op("RELU", [x])]), "signature 0: tensor 99, the model has 2")
+    tiny = Tiny()
+    x = tiny.input((1, 4))
+    tiny.metadata.append(schema.MetadataT(name="NOTES", buffer=9))
+    _refuse(tiny.build([tiny.op("RELU", [x])]), "metadata 0: buffer 9, the model has 1")
