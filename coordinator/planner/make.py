@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.memory import slice_memory
@@ -45,6 +47,9 @@ def make_plan(
 ) -> Plan:
     """The plan of the least period for `graph` on `fleet`.
 
+    Of a stateful model one frame is on its way at a time (protocol rule 6), so a further slice only adds to its
+    latency: it is cut into the fewest slices that fit, unless the options name slices or their number.
+
     `memory` gives a slice's bytes beyond an idle worker, `profile` the operators' seconds on the machine of speed
     1, `needs` what each operator asks of a runtime (`converters.lowering.needs`; without it every node takes
     all). `clock` is read for `solve_seconds` only. Raises InsufficientCapacityError when the nodes cannot hold or
@@ -62,7 +67,7 @@ def make_plan(
     table = memory_by_runtime(graph, permitted(fleet, options), memory)
     costs = build_costs(graph, profile, fleet, table, options, supports)
     try:
-        found = planner(costs)
+        found = _found(costs, graph.stateful and options.max_slices is None and not options.pins, planner)
     except NoPlanError as error:
         free = without_wishes(options)
         if free is not None and _has_plan(build_costs(graph, profile, fleet, table, free, supports), planner):
@@ -74,6 +79,14 @@ def make_plan(
         lacks = [] if needs is None else who_lacks(graph, permitted(fleet, options), needs)
         raise shortage(graph, fleet, options, costs, lacks) from error
     return _plan(graph, profile, costs, found, clock() - begun)
+
+
+def _found(costs: Costs, fewest: bool, planner: Planner) -> Split:
+    """The planner's answer, with the fewest slices that fit when that is asked for."""
+    for most in range(1, costs.max_slices) if fewest else ():
+        with contextlib.suppress(NoPlanError):
+            return planner(replace(costs, max_slices=most))
+    return planner(costs)
 
 
 def _has_plan(costs: Costs, planner: Planner) -> bool:
@@ -116,7 +129,7 @@ def _plan(graph: Graph, profile: Profile, costs: Costs, found: Split, seconds: f
         method=found.method,
         family=FAMILY,
         solve_seconds=round(seconds, 4),
-        window=window_of(found.latency, found.period),
+        window=1 if graph.stateful else window_of(found.latency, found.period),
         profile=ProfileSource(profile.runtime, profile.measured),
         slices=tuple(slices),
         bundles=bundles,
