@@ -36,7 +36,7 @@ from typing import Any
 from benchmarks.models import ROOT, RealModel, real_models, sha256
 
 COUNTS = range(2, 9)
-SEEDS, SEEDS_LARGE, SEEDS_QUICK = 30, 5, 2
+SEEDS, SEEDS_LARGE, SEEDS_QUICK = 30, 5, 3
 RUNTIMES = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}
 CACHE = ROOT / ".cache" / "equality"
 PAGE = ROOT / "docs" / "reference" / "models.md"
