@@ -58,6 +58,21 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, S
     return with_recomputed(fold_shapes(replace(resolved, tensors=tensors)))
 
 
+def named_shapes(graph: Graph, given: Mapping[str, Sequence[int]]) -> dict[int, Shape]:
+    """Shapes of inputs by tensor index, from shapes by the input's name (its own or the signature's) or index.
+
+    Raises ModelError for what is no input of the model.
+    """
+    found: dict[int, Shape] = {}
+    for name, shape in given.items():
+        known = {t for t in graph.inputs if name in (graph.public_name(t), graph.tensors[t].name, str(t))}
+        if len(known) != 1:
+            listed = ", ".join(f"{graph.public_name(t)} ({t})" for t in dict.fromkeys(graph.inputs))
+            raise ModelError(f"input {name!r}: expected one of {listed}")
+        found[known.pop()] = tuple(shape)
+    return found
+
+
 def _input_shapes(graph: Graph, wanted: Mapping[int, Shape]) -> dict[int, Shape]:
     """The shapes of the inputs that are not the file's."""
     for index, shape in wanted.items():

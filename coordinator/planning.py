@@ -20,7 +20,7 @@ from converters.graph import Graph, read_graph
 from converters.lowering import needs
 from converters.memory import slice_memory
 from converters.profile import Profile, estimate
-from converters.shapes import resolve_shapes
+from converters.shapes import named_shapes, resolve_shapes
 from converters.slicing import iter_slices
 from coordinator.artifacts import ArtifactStore
 from coordinator.intents import Blueprint, Intent
@@ -41,6 +41,9 @@ from slicemq.errors import (
 from slicemq.messages import Capacity
 
 logger = logging.getLogger("slicemq.coordinator.planning")
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+"""Sizes of inputs by name."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def run(job: PlanningJob) -> Blueprint:
     """Plan, cut, store. Raises ModelError, PlanError (InsufficientCapacityError) or StoreError."""
     store = ArtifactStore(job.folder / "artifacts")
     path = store.path(job.intent.model.sha256)
-    graph = model_graph(str(path), job.tools)
+    graph = model_graph(str(path), job.tools, _shapes(job))
     if graph.sha256 != job.intent.model.sha256:
         raise ModelError(f"{path}: its SHA-256 is {graph.sha256}")
     plan = _plan(job, graph, str(path))
@@ -103,14 +106,14 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
         present = {capacity.node for capacity in job.nodes}
         if all(node in present for item in plan.slices for node in item.nodes):
             _check_memory(plan, job.nodes)
-            _check_operators(plan, graph, model_needs(path, job.tools), job.nodes)
+            _check_operators(plan, graph, model_needs(path, job.tools, _shapes(job)), job.nodes)
             return plan
         missing = sorted({node for item in plan.slices for node in item.nodes} - present)
         logger.warning("the operator's plan names nodes that are not here (%s): making another", ", ".join(missing))
     if not job.nodes:
         raise InsufficientCapacityError("no node is ready")
     source = str(job.intent.options.get("profile", "measure"))
-    profile = model_profile(path, source, str(job.folder / "profiles"), job.tools)
+    profile = model_profile(path, source, str(job.folder / "profiles"), job.tools, _shapes(job))
     reference = reference_speeds(job.tools, job.folder)
 
     def attempt(nodes: list[Capacity]) -> Plan:
@@ -120,7 +123,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
             fleet_from_capacities(nodes, reference),
             memory=slice_memory,
             options=options,
-            needs=model_needs(path, job.tools),
+            needs=model_needs(path, job.tools, _shapes(job)),
         )
 
     preferred = [capacity for capacity in job.nodes if capacity.node not in job.avoid]
@@ -139,6 +142,18 @@ def _for_present(options: PlanOptions, job: PlanningJob) -> PlanOptions:
     for key in options.pins.keys() - pins.keys():
         logger.warning("pin %s=%s: the node is not here, the pin is left out", key, options.pins[key])
     return replace(options, pins=pins, exclude=options.exclude & present)
+
+
+def _shapes(job: PlanningJob) -> Shapes:
+    """The sizes that the operator chose for inputs, in a form that serves as a key. Raises PlanError."""
+    body = job.intent.options.get("shapes", {})
+    if not isinstance(body, dict):
+        raise PlanError("field shapes: expected an object, input -> list of sizes")
+    for name, sizes in body.items():
+        whole = isinstance(sizes, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
+        if not whole or not all(0 < n < 1 << 31 for n in sizes):
+            raise PlanError(f"field shapes: {name}: expected a list of whole numbers above 0, got {sizes!r:.80}")
+    return tuple((name, tuple(sizes)) for name, sizes in sorted(body.items()))
 
 
 def plan_options(body: Mapping[str, Any]) -> PlanOptions:
@@ -184,14 +199,16 @@ def _check_operators(plan: Plan, graph: Graph, needed: Needs, nodes: tuple[Capac
 
 
 @lru_cache(maxsize=4)
-def model_graph(path: str, tools: Tools) -> Graph:
+def model_graph(path: str, tools: Tools, shapes: Shapes = ()) -> Graph:
     """The graph of a stored model, with the shapes that it really has when it runs.
 
     Artifacts never change, so a path is enough as the key.
     """
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return resolve_shapes(data, read_graph(data), tools.function(tools.load))
+            graph = read_graph(data)
+            wanted = named_shapes(graph, dict(shapes))
+            return resolve_shapes(data, graph, tools.function(tools.load), wanted)
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(
             f"the coordinator runs a model once before it plans it, in its own runtime: {error}"
@@ -201,17 +218,17 @@ def model_graph(path: str, tools: Tools) -> Graph:
 
 
 @lru_cache(maxsize=4)
-def model_needs(path: str, tools: Tools) -> Needs:
+def model_needs(path: str, tools: Tools, shapes: Shapes = ()) -> Needs:
     """What each operator of a stored model asks of a runtime, as slices are written."""
-    graph = model_graph(path, tools)
+    graph = model_graph(path, tools, shapes)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return needs(data, graph)
 
 
 @lru_cache(maxsize=8)
-def model_profile(path: str, source: str, folder: str, tools: Tools) -> Profile:
+def model_profile(path: str, source: str, folder: str, tools: Tools, shapes: Shapes = ()) -> Profile:
     """The cost of each operator: estimated, or measured once on this machine and kept in `folder`."""
-    graph = model_graph(path, tools)
+    graph = model_graph(path, tools, shapes)
     if source == "estimate":
         return estimate(graph)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -1,4 +1,4 @@
-"""Profiles that are measured once and kept: a file for each model, runtime, machine and format of profiles.
+"""Profiles that are measured once and kept: a file for each model, sizes of inputs, runtime, machine and format.
 
 A file that does not hold exactly what was asked for (damaged, of another machine, of other operators) counts as
 none. Two processes may measure the same model at once; the last one's file stays.
@@ -62,7 +62,13 @@ def profile_of(
     runtime: name and version of what `load` opens. fresh: measure anew. budget: see `measure`.
     Raises what `measure` raises; a folder that cannot be written only costs the next one the same time again.
     """
-    key = {"format": PROFILE_FORMAT, "model": graph.sha256, "runtime": runtime, "machine": machine()}
+    key = {
+        "format": PROFILE_FORMAT,
+        "model": graph.sha256,
+        "inputs": [list(graph.tensors[t].shape) for t in graph.inputs],
+        "runtime": runtime,
+        "machine": machine(),
+    }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     kept = folder / f"{graph.sha256}-{digest[:16]}.json"
     found = None if fresh else _kept(kept, key, graph)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordinator.cli.common import Network, Output, verb
+from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
 from slicemq.errors import CoordinatorError, ModelError, PlanError, UsageError
 from slicemq.messages import Artifact, ChunkRequest, PipelineDocument, PlanDocument, decode, to_plain
 from slicemq.topics import check_id
@@ -43,6 +44,7 @@ def command(
     pin: list[str] = typer.Option([], "--pin", help="SLICE=NODE, such as s0=pi-1; may be given several times."),
     exclude: list[str] = typer.Option([], "--exclude", help="A node to leave out; may be given several times."),
     max_slices: int | None = typer.Option(None, "--max-slices", min=1, help="At most so many slices."),
+    input_shape: list[str] = INPUT_SHAPE,
     wait: bool = typer.Option(True, "--wait/--no-wait", help="Wait until the pipeline runs."),
     timeout: float = typer.Option(600.0, "--timeout", min=1.0, help="Seconds to wait at most."),
 ) -> None:
@@ -54,7 +56,13 @@ def command(
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
     pins = _pins(pin)
     artifact = _check_model(file)
-    options = {"profile": profile, "pins": pins, "exclude": exclude, "max_slices": max_slices}
+    options: dict[str, Any] = {
+        "profile": profile,
+        "pins": pins,
+        "exclude": exclude,
+        "max_slices": max_slices,
+        "shapes": {name: list(shape) for name, shape in parse_shapes(input_shape).items()},
+    }
     body = {"name": name, "model": to_plain(artifact), "plan": _read_plan(plan), "options": options}
     begun = time.monotonic()
     with out.progress() as progress, calling(net) as caller:

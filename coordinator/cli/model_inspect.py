@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordinator.cli.common import Output, model_verb
+from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -23,6 +24,7 @@ def command(
     out: Output,
     file: Path = typer.Argument(..., help="The model, a .tflite file."),
     runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
+    input_shape: list[str] = INPUT_SHAPE,
     cuts: int = typer.Option(_NARROWEST, "--cuts", min=0, help="How many of the narrowest cuts to list."),
     operators: bool = typer.Option(False, "--operators", help="List every operator that can be placed."),
     plot: Path | None = typer.Option(
@@ -32,6 +34,7 @@ def command(
     """Show a model's inputs, outputs and operators, and its narrowest cuts."""
     from coordinator.cli.model_files import read_model
 
+    shapes = parse_shapes(input_shape)
     if plot is not None:
         from coordinator.cli.model_plot import check_target, draw
 
@@ -39,7 +42,7 @@ def command(
 
     with out.progress() as progress:
         progress.add_task("running the model for its shapes", total=None, note="")
-        model = read_model(file, runtime)
+        model = read_model(file, runtime, shapes)
     body = description(model)
     if plot is not None:
         draw(body, plot)
@@ -59,7 +62,8 @@ def description(model: ModelFile) -> dict[str, Any]:
         "size": graph.size,
         "description": graph.description,
         "note": model.note,
-        "memory": slice_memory(graph, graph.steps),
+        "memory": slice_memory(graph, graph.steps, model.runtime),
+        "runtime": model.runtime,
         "inputs": [_tensor(graph, t) for t in graph.inputs],
         "outputs": [_tensor(graph, t) for t in graph.outputs],
         "operator_counts": dict(Counter(op.name for op in graph.operators).most_common()),
@@ -132,7 +136,8 @@ def _text(body: dict[str, Any], most: int, listed: bool, out: Output) -> str:
     lines = [
         f"{body['file']}",
         f"  sha256     {body['sha256']}",
-        f"  size       {megabytes(body['size'])} MB, about {megabytes(body['memory'])} MB in memory as one slice",
+        f"  size       {megabytes(body['size'])} MB, about {megabytes(body['memory'])} MB in memory as one slice"
+        + (f" in {body['runtime']}" if body["runtime"] else ""),
         f"  operators  {len(body['steps'])} to place, {body['constant_operators']} fed by constants only, "
         f"{body['recomputed_operators']} run again where they are read, {body['dead_operators']} dead; "
         f"{body['macs'] / 1e6:.1f} million multiply-adds",

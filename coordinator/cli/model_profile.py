@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordinator.cli.common import Output, model_verb
+from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
 from slicemq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def command(
     out: Output,
     file: Path = typer.Argument(..., help="The model, a .tflite file."),
     runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
+    input_shape: list[str] = INPUT_SHAPE,
     seconds: float = typer.Option(6.0, "--seconds", help="How long to measure, besides loading the model."),
     fresh: bool = typer.Option(False, "--fresh", help="Measure anew, whatever is in the cache."),
     top: int = typer.Option(_TOP, "--top", min=0, help="How many of the costliest operators to list."),
@@ -34,12 +36,13 @@ def command(
     """
     if not (math.isfinite(seconds) and 0 < seconds <= 3600):
         raise UsageError(f"--seconds: expected more than 0 and at most 3600, got {seconds:g}")
+    shapes = parse_shapes(input_shape)
     from coordinator.cli.measured import measured
     from coordinator.cli.model_files import read_model
 
     with out.progress() as progress:
         task = progress.add_task("running the model for its shapes", total=None, note="")
-        model = read_model(file, runtime)
+        model = read_model(file, runtime, shapes)
         progress.update(task, description="measuring")
         profile = measured(model.data, model.graph, runtime, fresh=fresh, seconds=seconds)
     body = description(model, profile)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordinator.cli.common import Output, model_verb
+from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
 from slicemq.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def command(
     plan: Path | None = typer.Option(None, "--plan", help="Cut as this plan file does (slicemq plan make)."),
     profile: str = typer.Option("measure", "--profile", help="Costs for --stages: measure, or estimate."),
     runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
+    input_shape: list[str] = INPUT_SHAPE,
 ) -> None:
     """Cut a model into slices: slice-00.tflite, slice-01.tflite ... and slices.json.
 
@@ -41,6 +43,7 @@ def command(
         raise UsageError("give --stages N, or --cut TENSOR and --at N (repeatable), or --plan FILE")
     if profile not in ("measure", "estimate"):
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
+    shapes = parse_shapes(input_shape)
     from converters.folder import write_folder
     from converters.profile import estimate
     from converters.slicing import cut_positions, edges, groups_at, iter_slices
@@ -48,7 +51,7 @@ def command(
 
     with out.progress() as progress:
         task = progress.add_task("reading", total=None, note="")
-        model = read_model(file, runtime)
+        model = read_model(file, runtime, shapes)
         graph = model.graph
         costs = estimate(graph)
         if plan is not None:
@@ -103,7 +106,7 @@ def _body(model: ModelFile, folder: Path, manifest: Manifest, costs: Profile) ->
                 "sha256": entry.sha256,
                 "size": entry.size,
                 "operators": len(entry.operators),
-                "memory": slice_memory(graph, entry.operators),
+                "memory": slice_memory(graph, entry.operators, model.runtime),
                 "seconds": costs.of(entry.operators),
                 "bytes_in": sum(graph.tensors[t.index].nbytes for t in entry.inputs),
                 "bytes_out": sum(graph.tensors[t].nbytes for t in sent),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from coordinator.cli.common import Network, Output, model_verb
+from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
 from slicemq.errors import (
     InsufficientCapacityError,
     ModelError,
@@ -47,11 +49,13 @@ def command(
     ),
     exclude: list[str] = typer.Option([], "--exclude", help="A node to leave out; may be given several times."),
     max_slices: int | None = typer.Option(None, "--max-slices", min=1, help="At most so many slices."),
+    input_shape: list[str] = INPUT_SHAPE,
 ) -> None:
     """Make a plan for a model: the slices, their nodes, what each costs, and how good the plan is."""
     if profile not in ("measure", "estimate"):
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
     pins = _pins(pin)
+    shapes = parse_shapes(input_shape)
     from converters.lowering import needs
     from coordinator.planner import make_plan
     from coordinator.planner.fleet import fleet_from_file
@@ -66,7 +70,7 @@ def command(
             progress.update(task, description="reading the nodes' capacities")
             nodes = _live_fleet(net)
         progress.update(task, description=f"costs of {len(graph.steps)} operators ({profile})")
-        graph, costs = _costs(data, graph, profile)
+        graph, costs = _costs(data, graph, profile, shapes)
         progress.update(task, description="planning")
         plan = make_plan(
             graph,
@@ -188,17 +192,18 @@ def _named(file: Path, data: bytes) -> Graph:
         raise type(error)(f"{file}: {error}") from error
 
 
-def _costs(data: bytes, graph: Graph, source: str) -> tuple[Graph, Profile]:
+def _costs(data: bytes, graph: Graph, source: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Graph, Profile]:
     from converters.profile import estimate
-    from converters.shapes import resolve_shapes
+    from converters.shapes import named_shapes, resolve_shapes
     from coordinator.cli.measured import measured
     from coordinator.cli.tools import load_interpreter
 
+    wanted = named_shapes(graph, shapes)
     if source == "measure":
-        graph = resolve_shapes(data, graph, load_interpreter)
+        graph = resolve_shapes(data, graph, load_interpreter, wanted)
         return graph, measured(data, graph)
     try:
-        graph = resolve_shapes(data, graph, load_interpreter)
+        graph = resolve_shapes(data, graph, load_interpreter, wanted)
     except SliceMQError as error:
         logger.warning("the model did not run: tensors of unknown size count as nothing: %s", error)
     return graph, estimate(graph)

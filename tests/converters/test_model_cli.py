@@ -203,3 +203,28 @@ def test_inspect_tells_of_state_subgraphs_and_signatures(tmp_path: Path) -> None
     assert body["subgraphs"] == 1
     assert body["signatures"] == [{"key": "serving_default", "inputs": {"audio": x}, "outputs": {"score": last}}]
     assert all(cut["position"] >= 3 for cut in body["cuts"])
+
+
+def test_sizes_of_inputs_that_a_model_leaves_open(tmp_path: Path) -> None:
+    tiny = Tiny()
+    tiny.inputs.append(tiny.tensor((1, 4), name="audio", signature=(1, -1)))
+    path = tmp_path / "open.tflite"
+    path.write_bytes(tiny.build([tiny.op("TANH", [tiny.op("RELU", [0])])]))
+    body = json.loads(_ok("model", "inspect", path, "--input-shape", "audio=1x9", "--format", "json"))
+    assert (body["inputs"][0]["shape"], body["cuts"][0]["bytes"]) == ([1, 9], 36)
+    body = json.loads(
+        _ok("model", "slice", path, "--at", 1, "--input-shape", "0=1x9", "-o", tmp_path / "s", "--format", "json")
+    )
+    assert [row["bytes_in"] for row in body["slices"]] == [36, 36]
+    np.save(tmp_path / "frame.npy", np.ones((1, 9), np.float32))
+    _ok("model", "verify", path, tmp_path / "s", "--input", tmp_path / "frame.npy", "--seeds", 0)
+    for code, words, given in (
+        (2, "expected NAME=SIZExSIZE", ["audio"]),
+        (2, "expected NAME=SIZExSIZE", ["audio=1x-1"]),
+        (2, "given twice", ["audio=1x9", "audio=1x8"]),
+        (10, "expected one of audio (0)", ["video=1x9"]),
+        (10, "expected float32 [1, ?]", ["audio=2x9"]),
+    ):
+        arguments = [word for text in given for word in ("--input-shape", text)]
+        done = _run("model", "inspect", path, *arguments)
+        assert (done.returncode, words in done.stderr) == (code, True), (given, done.stderr)
