@@ -405,7 +405,7 @@ class Diamond(Path):
             self.wire.append((head, 2, (half[0], half[1])))
 
 
-Path.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
-Diamond.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+Path.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+Diamond.TestCase.settings = settings(max_examples=50, stateful_step_count=60, deadline=None)
 TestPath = Path.TestCase
 TestDiamond = Diamond.TestCase
