@@ -271,12 +271,18 @@ class _Model:
 
     def _make(self, operator: Operator) -> _Step:
         graph, builtin = self.graph, self._part[operator.index] < 0
-        helpers = [graph.operators[i] for i in sorted(graph.constant_operators(operator.inputs))]
+        helpers = [graph.operators[i] for i in graph.constant_operators(operator.inputs)]
         shared: dict[tuple[str, int], int] = {}
         for one in (operator, *helpers):
             for tensor in (graph.tensors[t] for t in one.inputs if t >= 0):
                 if tensor.weight_bytes:
                     shared["file", tensor.buffer] = tensor.weight_bytes
+                if tensor.variable:
+                    shared["state", tensor.index] = tensor.nbytes
+        for called in (graph.subgraphs[i] for i in operator.subgraphs):
+            shared.update((("file", t.buffer), t.weight_bytes) for t in called.tensors if t.weight_bytes)
+            # Each subgraph has an arena of its own; at most it holds all of its tensors at once.
+            shared["called", called.index] = sum(t.nbytes for t in called.tensors if not t.weight_bytes)
         packs = operator.name in PACKED and (not builtin or self._caches(operator))
         for helper in helpers:
             # XNNPACK packs straight from float16; only tflite_runtime's keeps the float32 ones, too.
@@ -286,6 +292,9 @@ class _Model:
             constants = (graph.tensors[t] for t in operator.inputs if t >= 0 and graph.tensors[t].constant)
             shared.update((("packed", t.index), t.nbytes) for t in constants)
         made = [graph.tensors[t] for t in operator.outputs if t >= 0]
+        if operator.name == "READ_VARIABLE":
+            # What the variable holds; reading it makes a copy.
+            shared.update((("state", operator.inputs[0]), t.nbytes) for t in made)
         count = sum(1 for one in (operator, *helpers) for t in (*one.inputs, *one.outputs) if t >= 0)
         in_file = count * _TENSOR_FILE_BYTES + (1 + len(helpers)) * _OPERATOR_FILE_BYTES
         shared["file", -1 - operator.index] = in_file
@@ -299,7 +308,11 @@ class _Model:
             largest=im2col_bytes(graph, operator) if builtin else 0,
             heap=heap,
             scratch=self._scratch(operator),
-            reads=tuple(t for t in graph.reads[operator.index] if not graph.tensors[t].constant),
+            reads=tuple(
+                t
+                for t in graph.reads[operator.index]
+                if not graph.tensors[t].constant and not graph.tensors[t].variable
+            ),
             makes=tuple(t.index for t in made),
             builtin=builtin,
             in_place=builtin and operator.name in _IN_PLACE,

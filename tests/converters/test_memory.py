@@ -40,6 +40,47 @@ def test_packed_weights_count_once(runtime: str) -> None:
     assert whole - tanh == pytest.approx(4_000_000, rel=0.01)
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_state_is_kept_beside_what_a_frame_takes(runtime: str) -> None:
+    taken = {}
+    for kind in ("none", "tensor", "resource"):
+        tiny = Tiny()
+        x = tiny.input((1, 250_000))
+        if kind == "resource":
+            handle = tiny.handle("sum")
+            total = tiny.op("ADD", [x, tiny.read(handle, (1, 250_000))], (1, 250_000))
+            tiny.assign(handle, total)
+        else:
+            other = x if kind == "none" else tiny.variable((1, 250_000))
+            total = tiny.op("ADD", [x, other], (1, 250_000))
+        graph = read_graph(tiny.build([total]))
+        taken[kind] = slice_memory(graph, graph.steps, runtime)
+    assert taken["tensor"] - taken["none"] == pytest.approx(1_000_000, rel=0.01)
+    # The variable, and the copy that reading it makes.
+    assert taken["resource"] - taken["none"] == pytest.approx(2_000_000, rel=0.02)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_weights_of_called_subgraphs_belong_to_the_caller(runtime: str) -> None:
+    sizes = {}
+    for width in (10, 1000):
+        tiny = Tiny()
+        x = tiny.input((1, width), name="x")
+        condition = tiny.input((1,), "BOOL", name="condition")
+        numbers = []
+        for name in ("then", "else"):
+            number, branch = tiny.subgraph(name)
+            y = branch.input((1, width))
+            branch.outputs.append(
+                branch.dense(y, branch.constant(np.zeros((width, width), np.float32)), shape=(1, width))
+            )
+            numbers.append(number)
+        options = litert.IfOptionsT(thenSubgraphIndex=numbers[0], elseSubgraphIndex=numbers[1])
+        graph = read_graph(tiny.build([tiny.op("IF", [condition, x], (1, width), options=options)]))
+        sizes[width] = slice_memory(graph, graph.steps, runtime)
+    assert sizes[1000] - sizes[10] >= 8_000_000
+
+
 def test_int8_weights_of_float_data_are_read_from_the_file_by_the_older_runtime() -> None:
     graph = read_graph(dense(np.int8))
     layer, tanh = (graph.operators[i] for i in graph.steps)
