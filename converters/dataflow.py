@@ -331,6 +331,15 @@ class Graph:
                 found.setdefault(tensor, []).append(step)
         return {tensor: tuple(steps) for tensor, steps in found.items()}
 
+    @cached_property
+    def readers(self) -> dict[int, tuple[int, ...]]:
+        """Tensor index -> the operators of the file that read it, dead ones and helpers too."""
+        found: dict[int, list[int]] = {}
+        for operator in self.operators:
+            for tensor in dict.fromkeys(operator.inputs):
+                found.setdefault(tensor, []).append(operator.index)
+        return {tensor: tuple(indices) for tensor, indices in found.items()}
+
     def constant_operators(self, tensors: Sequence[int]) -> set[int]:
         """The constant operators that make the constants among `tensors`, and those that feed them."""
         return {index for index in self.helpers(tensors) if self.operators[index].constant}

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from converters import schema
+from converters import schema, witness
 from converters.graph import Graph
+from converters.halves import witnessed
 from converters.lowering import lowest_version
 from converters.mapped import give_back
 from converters.schema import Bytes, damage_as_model_error
@@ -30,7 +31,8 @@ def write_slice(
 
     Subgraphs that the operators call come with them, renumbered; see `converters.selection`. A slice of a dynamic
     model gets two tiny operators of its own, which make it dynamic, and so do its subgraphs where it matters
-    (`converters.dynamic`).
+    (`converters.dynamic`); one that lacks a reader of a float16 bias or weights may get one in its place
+    (`converters.halves`).
 
     Tensors keep their names, types, shapes, signatures, quantisation and sparsity, and the order of their indices;
     the inputs get the shapes that `graph` has (`converters.shapes` finds them where the file's are wrong); buffers
@@ -56,6 +58,8 @@ class _Writer:
         # Which of the subgraphs get the operators that make them dynamic.
         self.witnesses = {number for number, table in enumerate(tables) if table.source == WITNESS}
         self.witnesses.update([0] if graph.dynamic else [])
+        # Tensors of the slice's own subgraph that get a reader besides those that the slice has.
+        self.halves = witnessed(graph, tables[0].operators)
         self.subgraphs = [model.Subgraphs(max(table.source, 0)) for table in tables]
         self.new_number = {table.source: new for new, table in enumerate(tables)}
         self.new_index = [{-1: -1, **{old: new for new, old in enumerate(table.tensors)}} for table in tables]
@@ -182,19 +186,17 @@ class _Writer:
             table.version = versions[index]
             tables.append(int(table.Pack(self.builder)))
             self._check_size(f"operator code {index}")
-        if self.witnesses:
-            for builtin in (self.classes.BuiltinOperator.MAXIMUM, self.classes.BuiltinOperator.RESHAPE):
-                code = self.classes.OperatorCodeT(deprecatedBuiltinCode=builtin, builtinCode=builtin)
-                tables.append(int(code.Pack(self.builder)))
+        added = witness.codes(self.classes, bool(self.witnesses), bool(self.halves))
+        tables += [int(table.Pack(self.builder)) for table in added]
         return {old: new for new, old in enumerate(used)}, tables
 
     def _subgraph(self, number: int, codes: dict[int, int]) -> int:
         c, builder, selected = self.classes, self.builder, self.tables[number]
         tensor_tables = [self._tensor(number, t) for t in selected.tensors]
         operator_tables = [self._operator(number, i, codes) for i in selected.operators]
-        if number in self.witnesses:
-            tensor_tables += self._witness_tensors()
-            operator_tables += self._witness_operators(len(selected.tensors), len(codes))
+        added_tensors, added_operators = self._added(number, len(codes))
+        tensor_tables += [int(table.Pack(builder)) for table in added_tensors]
+        operator_tables += [int(table.Pack(builder)) for table in added_operators]
         tensors, operators = self._tables(tensor_tables), self._tables(operator_tables)
         inputs = builder.CreateNumpyVector(self._mapped(number, selected.inputs))
         outputs = builder.CreateNumpyVector(self._mapped(number, selected.outputs))
@@ -207,30 +209,21 @@ class _Writer:
         c.SubGraphAddName(builder, name)
         return int(c.SubGraphEnd(builder))
 
-    def _witness_tensors(self) -> list[int]:
-        """int32 [1] tensors: the constant 1, a shape that is computed from it, what is reshaped to that."""
-        tensors = []
-        last = len(self.contents) + len(self.values) + len(self.metadata)
-        for name, buffer in (("one", 1 + last), ("shape", 0), ("reshaped", 0)):
-            table = self.classes.TensorT(
-                shape=np.array([1], np.int32),
-                type=self.classes.TensorType.INT32,
-                buffer=buffer,
-                name=f"slicemq/dynamic/{name}",
-            )
-            tensors.append(int(table.Pack(self.builder)))
-        return tensors
-
-    def _witness_operators(self, first_tensor: int, first_code: int) -> list[int]:
-        """shape = MAXIMUM(one, one); reshaped = RESHAPE(one, shape): no runtime folds the first before it runs."""
-        one, shape, reshaped = range(first_tensor, first_tensor + 3)
-        operators = []
-        for code, inputs, output in ((first_code, [one, one], shape), (first_code + 1, [one, shape], reshaped)):
-            table = self.classes.OperatorT(
-                opcodeIndex=code, inputs=np.array(inputs, np.int32), outputs=np.array([output], np.int32)
-            )
-            operators.append(int(table.Pack(self.builder)))
-        return operators
+    def _added(self, number: int, first_code: int) -> tuple[list[Any], list[Any]]:
+        """The tensors and operators that the model does not have; their codes start at `first_code`."""
+        c, first_tensor = self.classes, len(self.tables[number].tensors)
+        tensors: list[Any] = []
+        operators: list[Any] = []
+        if number in self.witnesses:
+            one = 1 + len(self.contents) + len(self.values) + len(self.metadata)
+            tensors += witness.dynamic_tensors(c, one)
+            operators += witness.dynamic_operators(c, first_tensor, first_code)
+        if self.halves and not number:
+            first_tensor += len(tensors)
+            first_code += witness.DYNAMIC_OPERATORS if self.witnesses else 0
+            tensors += witness.reader_tensors(c, [len(self.graph.tensors[t].shape) for t in self.halves])
+            operators += witness.reader_operators(c, self._mapped(0, self.halves), first_tensor, first_code)
+        return tensors, operators
 
     def _mapped(self, number: int, tensors: Sequence[int]) -> Any:
         return np.array([self.new_index[number][t] for t in tensors], dtype=np.int32)

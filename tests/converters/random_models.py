@@ -72,12 +72,9 @@ class Grower:
             return self.rng.choice(same)
         return self.weights(value.shape if self.rng.random() < 0.5 else value.shape[-1:], value.dtype)
 
-    def weights(self, shape: tuple[int, ...], dtype: str = "FLOAT32", role: str = "operand") -> int:
-        """A constant; the same for the same shape and role most of the time, sometimes with a shared buffer.
-
-        A float16 bias that serves as something else too is a case of its own (test_random_graphs).
-        """
-        key = (shape, dtype, role)
+    def weights(self, shape: tuple[int, ...], dtype: str = "FLOAT32") -> int:
+        """A constant; the same for the same shape most of the time, sometimes with a shared buffer."""
+        key = (shape, dtype)
         if key in self.shared and self.rng.random() < 0.7:
             return self.shared[key]
         if dtype == "FLOAT32" and self.rng.random() < 0.25:
@@ -154,8 +151,8 @@ class Grower:
         value = self.pick(*_FLOATS, ranks=(2,))
         if value is not None:
             units = self.rng.choice((2, 4, 8))
-            bias = self.rng.choice((-1, self.weights((units,), role="bias")))
-            inputs = [value.index, self.weights((units, value.shape[1]), role="weights"), bias]
+            bias = self.rng.choice((-1, self.weights((units,))))
+            inputs = [value.index, self.weights((units, value.shape[1])), bias]
             self.add("FULLY_CONNECTED", inputs, (value.shape[0], units), options=schema.FullyConnectedOptionsT())
 
     def conv(self) -> None:
@@ -165,16 +162,16 @@ class Grower:
             if self.rng.random() < 0.5:
                 inputs = [
                     value.index,
-                    self.weights((3, 2, 2, channels), role="weights"),
-                    self.weights((3,), role="bias"),
+                    self.weights((3, 2, 2, channels)),
+                    self.weights((3,)),
                 ]
                 options = schema.Conv2DOptionsT(strideW=1, strideH=1, dilationWFactor=1, dilationHFactor=1)
                 self.add("CONV_2D", inputs, (*value.shape[:3], 3), options=options)
             else:
                 inputs = [
                     value.index,
-                    self.weights((1, 2, 2, channels), role="weights"),
-                    self.weights((channels,), role="bias"),
+                    self.weights((1, 2, 2, channels)),
+                    self.weights((channels,)),
                 ]
                 depth = schema.DepthwiseConv2DOptionsT(
                     strideW=1, strideH=1, depthMultiplier=1, dilationWFactor=1, dilationHFactor=1
