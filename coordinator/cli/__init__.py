@@ -9,12 +9,16 @@ from contextlib import contextmanager
 
 def main() -> None:
     """The `slicemq` console script."""
-    with _extra():
-        from coordinator.cli.app import build
-        from coordinator.cli.common import isolate
-        from coordinator.cli.isolated import run
-    isolate.set(run)
-    build(sys.argv[1:])(prog_name="slicemq")
+    try:
+        with _extra():
+            from coordinator.cli.app import build
+            from coordinator.cli.common import isolate
+            from coordinator.cli.isolated import run
+        isolate.set(run)
+        build(sys.argv[1:])(prog_name="slicemq")
+    except KeyboardInterrupt:
+        # Before a verb has begun, while its modules are read.
+        raise SystemExit(130) from None
 
 
 def coordinator_main() -> None:

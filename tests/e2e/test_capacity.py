@@ -25,13 +25,13 @@ from tests.waiting import eventually, never
 
 def test_pause_and_recovery(tmp_path: Path) -> None:
     file = model(LARGER)
-    with new_site(tmp_path) as site, Wire(started(site, ["n1"], *room_for(16))) as wire:
+    with new_site(tmp_path) as site, Wire(started(site, ["n1"], *room_for(13))) as wire:
         # One node is too small: nothing is deployed, and the numbers are said.
         text = failing(site, 21, "deploy", str(file), "--name", "faces")
         assert "not enough capacity" in text
         assert "MB" in text
         assert wire.pipeline() is None
-        start_node(site, "n2", *room_for(16))
+        start_node(site, "n2", *room_for(13))
         site.wait_ready(["n2"])
         deploy(site, file)
         with Pipeline("faces", site.options, cluster=site.cluster) as pipeline:
@@ -41,7 +41,7 @@ def test_pause_and_recovery(tmp_path: Path) -> None:
             eventually(lambda: "not enough capacity" in wire.reason(), 30.0)
             held = [pipeline.submit(array) for array in inputs(file)[: pipeline.stats.window]]
             never(lambda: pipeline.stats.answered > 1)
-            start_node(site, "n2", *room_for(16))
+            start_node(site, "n2", *room_for(13))
             got = list(pipeline.results())
             assert [result.sequence for result in got] == held
             assert [output_bytes(result) for result in got] == list(answers(file)[: len(held)])

@@ -17,7 +17,7 @@ NODES = ("n1", "n2", "n3", "n4")
 @pytest.mark.parametrize("kind", ["mosquitto", pytest.param("amqtt", marks=pytest.mark.slow)])
 def test_death_and_silence_of_a_node(tmp_path: Path, kind: BrokerKind) -> None:
     file = model(LARGER)
-    with new_site(tmp_path, kind) as site, Wire(started(site, NODES, *room_for(16))) as wire:
+    with new_site(tmp_path, kind) as site, Wire(started(site, NODES, *room_for(13))) as wire:
         made = deploy(site, file)
         assert made["running"]
         assert len(made["plan"]["slices"]) >= 2
