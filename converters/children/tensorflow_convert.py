@@ -70,13 +70,12 @@ def _save(tf: Any, task: dict[str, Any], loaded: Loaded, folder: str) -> None:
                 "use --quantize dynamic",
             )
         module = tf.Module()
-        module.owner = loaded.owner
         if any(name.startswith("Assign") for name in operators):
-            # It keeps state between frames.
+            # It keeps state between frames. Variables saved as part of a Keras model come out without values.
+            module.owner = list(function.variables) if task["kind"] == "keras" else loaded.owner
             module.serve = tf.function(loaded.call, input_signature=list(loaded.specs))
         else:
             module.serve = _frozen(tf, function, loaded.specs)
-            module.owner = None
         # A frozen activation such as swish has a gradient that cannot be saved, and a .tflite needs none.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, folder, signatures={"serving_default": module.serve}, options=options)

@@ -43,7 +43,7 @@ def keras_model(tf: Any, source: str, shapes: Mapping[str, Sequence[int]]) -> Lo
     def call(*tensors: Any) -> Mapping[str, Any]:
         result = model(tf.nest.pack_sequence_as(structure, list(tensors)), training=False)
         if isinstance(result, dict):
-            return {_safe(str(name)): tensor for name, tensor in result.items()}
+            return _named(result)
         made = tf.nest.flatten(result)
         names = outputs if len(outputs) == len(made) else [f"output_{i}" for i in range(len(made))]
         return dict(zip(_unique(names), made, strict=True))
@@ -121,7 +121,7 @@ def saved_model(tf: Any, source: str, shapes: Mapping[str, Sequence[int]], signa
 
     def call(*tensors: Any) -> Mapping[str, Any]:
         result = function(**dict(zip(keys, tensors, strict=True)))
-        return {_safe(key): tensor for key, tensor in result.items()}
+        return _named(result)
 
     return Loaded(specs, call, loaded, name)
 
@@ -157,11 +157,19 @@ def _safe(name: str) -> str:
     return safe if safe[:1].isalpha() else f"t{safe}"
 
 
+def _named(tensors: Mapping[Any, Any]) -> dict[str, Any]:
+    """The tensors by names that a signature may carry."""
+    return dict(zip(_unique([_safe(str(name)) for name in tensors]), tensors.values(), strict=True))
+
+
 def _unique(names: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    unique = []
+    """The names, with a number behind each that is taken already."""
+    taken = set(names)
+    unique: list[str] = []
     for name in names:
-        count = seen.get(name, 0)
-        seen[name] = count + 1
-        unique.append(f"{name}_{count}" if count else name)
+        count, chosen = 0, name
+        while chosen in unique or (count and chosen in taken):
+            count += 1
+            chosen = f"{name}_{count}"
+        unique.append(chosen)
     return unique

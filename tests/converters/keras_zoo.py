@@ -75,7 +75,16 @@ def write(folder: Path) -> None:
     keras.Model(start, layers.Conv2D(2, 3)(start)).save(folder / "open.keras")
     keras.Sequential([layers.Dense(3)]).save(folder / "unbuilt.keras")
     start = keras.Input((5, 4), batch_size=1, name="x")
-    keras.Model(start, layers.GRU(4, stateful=True)(start)).save(folder / "stateful.keras")
+    model = keras.Model(start, layers.GRU(4, stateful=True, name="kept")(start))
+    model.save(folder / "stateful.keras")
+    model.export(
+        folder / "stateful", verbose=False, input_signature=[tf.TensorSpec([1, 5, 4], tf.float32, name="x")]
+    )
+    frames = rng.uniform(-1, 1, (3, 1, 5, 4)).astype(np.float32)
+    np.savez(folder / "stateful.npz", frames=frames, answers=np.stack([model(frame).numpy() for frame in frames]))
+    start = keras.Input((8,), name="x")
+    named = {name: layers.Dense(size)(start) for name, size in (("a b", 2), ("a-b", 3), ("a_b_1", 4))}
+    keras.Model(start, named).save(folder / "names.keras")
     _functions(tf, folder)
 
 
@@ -89,8 +98,13 @@ def _functions(tf: Any, folder: Path) -> None:
         def beta(self, x: Any) -> Any:
             return {"y": tf.raw_ops.Betainc(a=x, b=x, x=x)}
 
+        @tf.function(input_signature=[tf.TensorSpec([1, 4], tf.float32)])  # type: ignore[untyped-decorator]
+        def letters(self, x: Any) -> Any:
+            return {"ä": x * 2.0, "ö": x + 2.0}
+
     module = Module()
     tf.saved_model.save(module, folder / "no-signature")
+    tf.saved_model.save(module, folder / "letters", signatures={"serving_default": module.letters})
     tf.saved_model.save(module, folder / "signatures", signatures={"double": module.double, "beta": module.beta})
 
 

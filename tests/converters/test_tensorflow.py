@@ -17,7 +17,7 @@ from converters.sources import Converted, convert
 from edge_node.runtime import RUNTIMES
 from slicemq.errors import ModelError, SliceMQError, UnsupportedOperatorError, UsageError
 from tests.converters.chains import run_chains
-from tests.converters.machine import run_whole
+from tests.converters.machine import load, run, run_whole
 
 ROOT = Path(__file__).parents[2]
 RUNNING = [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
@@ -172,9 +172,26 @@ def test_lstm_becomes_builtin_operators(zoo: Path, tmp_path: Path, source: str) 
     _equal_when_cut(made)
 
 
-def test_a_stateful_model_keeps_its_state(zoo: Path, tmp_path: Path) -> None:
-    made = convert(zoo / "stateful.keras", tmp_path / "a.tflite")
+@pytest.mark.parametrize("source", ["stateful.keras", "stateful"])
+def test_a_stateful_model_keeps_its_state(zoo: Path, tmp_path: Path, source: str) -> None:
+    made = convert(zoo / source, tmp_path / "a.tflite")
     assert _graph(made).stateful
+    interpreter = load(made.path)
+    with np.load(zoo / "stateful.npz") as values:
+        for frame, expected in zip(values["frames"], values["answers"], strict=True):
+            (answer,) = run(interpreter, [frame], 1)
+            assert np.abs(answer - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("names.keras", {"a_b": 2, "a_b_2": 3, "a_b_1": 4}), ("letters", {"t_": 4, "t__1": 4})],
+)
+def test_outputs_whose_names_become_the_same(
+    zoo: Path, tmp_path: Path, source: str, expected: dict[str, int]
+) -> None:
+    graph = _graph(convert(zoo / source, tmp_path / "a.tflite"))
+    assert {graph.public_name(t): graph.tensors[t].shape[1] for t in graph.outputs} == expected
 
 
 def test_open_sizes_stay_open_or_are_given(zoo: Path, tmp_path: Path) -> None:
