@@ -183,6 +183,7 @@ class Graph:
     as constants (`converters.folding`), little-endian.
     order: all operators as they can run; empty for the file's order. subgraphs: those that some operator calls.
     variables: the state that is kept between frames. metadata: names and bytes of what the file has besides.
+    integers_below: random inputs of 32 and 64 bits, mostly indices or counts, lie below it.
     """
 
     sha256: str
@@ -202,6 +203,7 @@ class Graph:
     variables: tuple[Variable, ...] = ()
     signatures: tuple[Signature, ...] = ()
     metadata: tuple[tuple[str, int], ...] = ()
+    integers_below: int = 100
 
     @property
     def stateful(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.graph import Graph, Tensor
-from slicemq.errors import CutError
+from slicemq.errors import CutError, ModelError
 
 Array = npt.NDArray[Any]
+
+_WIDE = ("int32", "uint32", "int64", "uint64")
+_BOUNDS = (100, 2, 1)
 
 
 class TensorInfo(Protocol):
@@ -58,11 +62,11 @@ def feed(interpreter: Interpreter, arrays: Sequence[Array]) -> None:
         interpreter.set_input(position, array)
 
 
-def random_input(tensor: Tensor, rng: np.random.Generator) -> Array:
+def random_input(tensor: Tensor, rng: np.random.Generator, below: int = 100) -> Array:
     """A random array for an input of the model; unknown dimensions are 1.
 
     Floats are of a standard normal distribution, integers of at most 16 bits uniform over their range, larger ones
-    over 0 to 99 (they are often indices or counts).
+    over 0 to `below` - 1 (they are often indices or counts).
     """
     shape = tuple(max(d, 1) if d < 0 else d for d in tensor.shape)
     if tensor.dtype in ("float16", "float32", "float64"):
@@ -74,12 +78,33 @@ def random_input(tensor: Tensor, rng: np.random.Generator) -> Array:
     if tensor.dtype in ("int8", "uint8", "int16", "uint16"):
         limits = np.iinfo(np.dtype(tensor.dtype))
         return rng.integers(int(limits.min), int(limits.max) + 1, shape).astype(tensor.dtype)
-    if tensor.dtype in ("int32", "uint32", "int64", "uint64"):
-        return rng.integers(0, 100, shape).astype(tensor.dtype)
+    if tensor.dtype in _WIDE:
+        return rng.integers(0, below, shape).astype(tensor.dtype)
     raise CutError(f"input {tensor.index} ({tensor.name}): no random values of type {tensor.dtype}")
 
 
 def random_inputs(graph: Graph, seed: int) -> dict[int, Array]:
     """Random arrays for all inputs of the model, by tensor index; the same for the same seed."""
     rng = np.random.default_rng(seed)
-    return {index: random_input(graph.tensors[index], rng) for index in graph.inputs}
+    return {index: random_input(graph.tensors[index], rng, graph.integers_below) for index in graph.inputs}
+
+
+def with_bounded_integers(graph: Graph, run: Callable[[Mapping[int, Array]], object]) -> Graph:
+    """`graph` with integers in its random inputs that the model takes: an embedding of 50 rows has no row 99.
+
+    run: the model on one frame. Without 32- or 64-bit inputs it is not called. Raises the ModelError of the first
+    frame when none is taken.
+    """
+    if not any(graph.tensors[t].dtype in _WIDE for t in graph.inputs):
+        return graph
+    first: ModelError | None = None
+    for below in _BOUNDS:
+        bounded = replace(graph, integers_below=below)
+        try:
+            run(random_inputs(bounded, seed=0))
+        except ModelError as error:
+            first = first or error
+        else:
+            return bounded
+    assert first is not None
+    raise first

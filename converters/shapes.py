@@ -17,7 +17,7 @@ from converters.flatbuffer import write_slice
 from converters.folding import fold_shapes, known_and_fixed
 from converters.graph import Graph, with_shapes
 from converters.recompute import with_recomputed
-from converters.runtime import Array, Interpreter, Load, feed, random_inputs
+from converters.runtime import Array, Interpreter, Load, feed, random_inputs, with_bounded_integers
 from converters.schema import Bytes
 from converters.slicing import Part, groups_at, legal_positions, parts
 from slicemq.codecs import DTYPES
@@ -46,6 +46,7 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, S
     graph = with_shapes(graph, _input_shapes(graph, shapes or {}))
     try:
         runner = _Runner(data, graph, load)
+        graph = with_bounded_integers(graph, runner.run)
         seen = runner.run(random_inputs(graph, seed=0))
     except ModelError as error:
         raise _with_hint(graph, error) from error

@@ -11,7 +11,7 @@ import numpy as np
 from converters import schema
 from converters.flatbuffer import write_slice
 from converters.graph import Graph
-from converters.runtime import Array, Interpreter, Load, feed
+from converters.runtime import Array, Interpreter, Load, feed, with_bounded_integers
 from converters.schema import Bytes, damage_as_model_error
 from converters.slicing import Slice
 from slicemq.errors import InputError, ModelError
@@ -79,12 +79,7 @@ def verify_chain(
     its operators are not sorted or it declares other sizes of inputs, is written anew first. Raises what `load`
     raises, ModelError for a chain that does not fit together, InputError for a frame that does not fit the model.
     """
-    if graph.is_sorted and _has_shapes(whole, graph):
-        model = load(path if path is not None else bytes(whole))
-    else:
-        model = load(
-            write_slice(whole, graph, graph.closure(graph.steps, graph.outputs), graph.inputs, graph.outputs)
-        )
+    model = _load_whole(whole, graph, load, path)
     links = [(item, _open(item, load)) for item in chain]
     outputs = list(dict.fromkeys(graph.outputs))
     count, compared, differences = 0, 0, []
@@ -104,6 +99,23 @@ def verify_chain(
         if graph.stateful:
             before.append(arrays)
     return VerifyReport(count, compared, tuple(differences))
+
+
+def bounded(whole: Bytes, graph: Graph, load: Load, path: Path | None = None) -> Graph:
+    """`graph` with random inputs that the whole model takes; arguments and errors are those of `verify_chain`."""
+
+    def run(frame: Mapping[int, Array]) -> None:
+        model = _load_whole(whole, graph, load, path)
+        feed(model, [frame[t] for t in graph.inputs])
+        model.invoke()
+
+    return with_bounded_integers(graph, run)
+
+
+def _load_whole(whole: Bytes, graph: Graph, load: Load, path: Path | None) -> Interpreter:
+    if graph.is_sorted and _has_shapes(whole, graph):
+        return load(path if path is not None else bytes(whole))
+    return load(write_slice(whole, graph, graph.closure(graph.steps, graph.outputs), graph.inputs, graph.outputs))
 
 
 def _has_shapes(whole: Bytes, graph: Graph) -> bool:

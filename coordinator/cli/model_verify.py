@@ -34,14 +34,17 @@ def command(
     from converters.folder import read_folder
     from converters.graph import read_graph
     from converters.schema import open_model
-    from converters.verify import Link, verify_chain
+    from converters.verify import Link, bounded, verify_chain
     from coordinator.cli.model_files import loader
 
     if not seeds and not given:
         raise UsageError("nothing to compare: give --seeds or --input")
     load = loader(runtime)
     data = open_model(file)
-    graph = read_graph(data)
+    try:
+        graph = read_graph(data)
+    except ModelError as error:
+        raise type(error)(f"{file}: {error}") from error
     manifest = read_folder(folder)
     _check_fit(graph, manifest, file, folder)
     chain = [
@@ -50,6 +53,8 @@ def command(
     ]
     with out.progress() as progress:
         task = progress.add_task("verifying", total=len(given) + seeds, note="")
+        if seeds:
+            graph = bounded(data, graph, load, file)
 
         def counted() -> Iterator[tuple[str, Mapping[int, Array]]]:
             for frame in _frames(graph, given, seeds):

@@ -9,9 +9,10 @@ import pytest
 from converters import shapes
 from converters.graph import read_graph
 from converters.manifest import tensor_entry
+from converters.runtime import random_inputs
 from converters.shapes import resolve_shapes
 from converters.slicing import groups_at, legal_positions, slice_model
-from converters.verify import link, verify_chain
+from converters.verify import bounded, link, verify_chain
 from slicemq.errors import ModelError, UnsupportedOperatorError
 from tests.converters import flows
 from tests.converters.chains import run_chains
@@ -175,3 +176,28 @@ def test_a_model_that_runs_at_given_sizes_only_is_compared_at_these() -> None:
     frame = {x: np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 32)}
     report = verify_chain(data, graph, [link(piece) for piece in pieces], load, [("one", frame)])
     assert (report.frames, report.equal) == (1, True)
+
+
+def _embedding(rows: int) -> bytes:
+    """The rows of a table that an input of indices names."""
+    tiny = Tiny()
+    ids = tiny.input((1, 6), "INT32", name="ids")
+    table = tiny.constant(np.arange(rows * 4, dtype=np.float32).reshape(rows, 4))
+    found = tiny.op("GATHER", [table, ids], (1, 6, 4), options=schema.GatherOptionsT())
+    return tiny.build([tiny.op("TANH", [found], (1, 6, 4))])
+
+
+@pytest.mark.parametrize(("rows", "below"), [(200, 100), (50, 2), (1, 1)])
+def test_random_indices_lie_in_the_table(rows: int, below: int) -> None:
+    data = _embedding(rows)
+    graph = resolve_shapes(data, read_graph(data), load)
+    assert graph.integers_below == below
+    assert bounded(data, read_graph(data), load).integers_below == below
+    chain = [link(piece) for piece in slice_model(data, graph, groups_at(graph, [1]))]
+    assert verify_chain(data, graph, chain, load, [("frame", random_inputs(graph, 1))]).equal
+
+
+def test_a_model_that_takes_no_index_says_what_happened() -> None:
+    data = _embedding(0)
+    with pytest.raises(ModelError, match="gather index out of bounds"):
+        resolve_shapes(data, read_graph(data), load)
