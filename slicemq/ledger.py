@@ -347,7 +347,9 @@ class Ledger:
             self._lost = None
         assert self._document is not None
         latency, specs = now - frame.submitted, self._document.outputs
-        self._end(frame, Outcome(frame.sequence, revision, frame.attempts, latency, tensors, specs))
+        # Parts arrive in any order; applications unpack in the model's.
+        ordered = {spec.index: tensors[spec.index] for spec in specs}
+        self._end(frame, Outcome(frame.sequence, revision, frame.attempts, latency, ordered, specs))
 
     def _fail(self, frame: _Frame, now: float, reason: str, message: str, revision: str = "") -> None:
         self.counters.failed += 1

@@ -164,6 +164,7 @@ def test_rule_3_parts_of_one_revision_are_joined_and_a_mixture_is_impossible() -
     assert ledger.result(3, header(0, R2, 1, 2), tensors(2, 9)) == []
     (found,) = outcomes(ledger.result(4, header(0, R2, 0, 2), tensors(2, 8)))
     assert (found.revision, found.attempts) == (R2, 2)
+    assert list(found.tensors) == [8, 9]  # the model's order, whichever part came first
     assert found.tensors[8][0, 0] == 2
     assert found.tensors[9][0] == 2
 
