@@ -94,6 +94,8 @@ def _let_go(error: BaseException) -> None:
 
 def open_model(path: str | Path) -> mmap.mmap:
     """Map a model file into memory without reading it; raises ModelError when that is not possible."""
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise ModelError(f"{path}: cannot read the model: no plain file")
     try:
         with Path(path).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -46,6 +46,8 @@ def source_kind(source: Path) -> Kind:
         if any((source / name).is_file() for name in ("saved_model.pb", "saved_model.pbtxt")):
             return "saved-model"
         raise ModelError(f"{source}: a folder without saved_model.pb is no SavedModel")
+    if source.exists() and not source.is_file():
+        raise ModelError(f"{source}: no plain file")
     suffix = source.suffix.lower()
     content = _content(source)
     if suffix in _ELSEWHERE:

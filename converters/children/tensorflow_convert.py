@@ -15,6 +15,7 @@ import importlib
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def run(task: dict[str, Any], talk: Talk) -> None:
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     tf = library("tensorflow", lambda: importlib.import_module("tensorflow"))
     made_by = f"TensorFlow {tf.__version__}"
+    # TensorFlow writes the code that it traces into temporary files, and this process is killed at its end.
+    tempfile.tempdir = task["scratch"]
     source, shapes, signature = task["source"], task["shapes"], task["signature"]
     if task["kind"] == "keras":
         loaded = keras_model(tf, source, shapes)

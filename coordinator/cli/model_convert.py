@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -68,6 +69,9 @@ def command(
     from converters.sources import check_io, check_quantization, convert
 
     shapes = dict(map(_shape, shape))
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C does, so that nothing half written stays.
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     with out.progress() as progress:
         progress.add_task("converting", total=None, note="")
         converted = convert(

@@ -25,7 +25,7 @@ def command(
     file: Path = typer.Argument(..., help="The model, a .tflite file."),
     runtime: str = typer.Option("auto", "--runtime", help="auto, ai_edge_litert or tflite_runtime."),
     input_shape: list[str] = INPUT_SHAPE,
-    seconds: float = typer.Option(6.0, "--seconds", help="How long to measure, besides loading the model."),
+    seconds: float = typer.Option(6.0, "--seconds", help="How long to measure at most, besides loading the model."),
     fresh: bool = typer.Option(False, "--fresh", help="Measure anew, whatever is in the cache."),
     top: int = typer.Option(_TOP, "--top", min=0, help="How many of the costliest operators to list."),
 ) -> None:

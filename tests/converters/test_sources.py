@@ -17,6 +17,7 @@ import pytest
 
 from converters.child import Child
 from converters.graph import read_graph
+from converters.schema import open_model
 from converters.source_kinds import source_kind
 from converters.sources import ERRORS, convert
 from slicemq.errors import (
@@ -335,7 +336,8 @@ def test_leaving_ends_the_child(tmp_path: Path) -> None:
     assert not _alive(int(pid.read_text()))
 
 
-def test_an_interrupt_ends_the_conversion(keras: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_conversion(keras: Path, tmp_path: Path, number: signal.Signals) -> None:
     pid = tmp_path / "pid"
     python = _interpreter(tmp_path, f"#!/bin/sh\necho $$ > {pid}\nexec sleep 1000\n")
     command = [sys.executable, "-m", "coordinator.cli", "model", "convert", keras, tmp_path / "out.tflite"]
@@ -343,9 +345,9 @@ def test_an_interrupt_ends_the_conversion(keras: Path, tmp_path: Path) -> None:
         [*map(str, command), "--python", python], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     eventually(lambda: pid.is_file() and pid.read_text().strip())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "")
+    assert (process.returncode, said) == (128 + number, "")
     eventually(lambda: not _alive(int(pid.read_text())))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.h5", "pid", "python"]
 
@@ -370,6 +372,15 @@ def test_children_import_nothing_else_of_ours(tmp_path: Path) -> None:
             pytest.raises(MissingDependencyError, match="is not installed"),
         ):
             child.ask({"kind": "keras"})
+
+
+@pytest.mark.parametrize("name", ["a.keras", "a.tflite"])
+def test_a_pipe_is_no_model(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ModelError, match=f"{name}: no plain file"):
+        convert(tmp_path / name, tmp_path / "out.tflite")
+    with pytest.raises(ModelError, match=f"{name}: cannot read the model: no plain file"):
+        open_model(tmp_path / name)
 
 
 # ---- the verb ----
