@@ -106,8 +106,11 @@ def read_folder(folder: Path) -> Manifest:
                 digest = hashlib.sha256()
                 while block := file.read(1 << 20):
                     digest.update(block)
+                size = file.tell()
         except OSError as error:
             raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
         if digest.hexdigest() != entry.sha256:
             raise ArtifactError(f"{path}: its SHA-256 is {digest.hexdigest()}, {FILE_NAME} says {entry.sha256}")
+        if size != entry.size:
+            raise ArtifactError(f"{path}: has {size} bytes, {FILE_NAME} says {entry.size}")
     return manifest

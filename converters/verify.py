@@ -142,7 +142,10 @@ def _run(graph: Graph, links: Sequence[tuple[Link, Interpreter]], arrays: Mappin
             raise ModelError(f"slice {item.id} reads tensor {absent[0]}, which no slice before it makes")
         feed(interpreter, [values[t] for t in item.inputs])
         interpreter.invoke()
-        values.update((t, interpreter.output(position)) for position, t in enumerate(item.outputs))
+        try:
+            values.update((t, interpreter.output(position)) for position, t in enumerate(item.outputs))
+        except IndexError as error:
+            raise ModelError(f"slice {item.id}: fewer outputs than the {len(item.outputs)} expected") from error
     absent = [t for t in graph.outputs if t not in values]
     if absent:
         raise ModelError(f"no slice makes the model's output {absent[0]} ({graph.tensors[absent[0]].name})")

@@ -58,6 +58,25 @@ def test_slice_by_stages_and_verify(model: Path, tmp_path: Path) -> None:
     assert (body["equal"], body["frames"], body["differences"]) == (True, 2, [])
 
 
+def test_verify_does_not_believe_a_changed_manifest(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    _ok("model", "slice", model, "--stages", 2, "--profile", "estimate", "-o", folder)
+    written = (folder / "slices.json").read_text()
+
+    def verified(**changes: object) -> tuple[int, str]:
+        manifest = json.loads(written)
+        manifest["slices"][0].update(changes)
+        (folder / "slices.json").write_text(json.dumps(manifest))
+        done = _run("model", "verify", model, folder)
+        return done.returncode, done.stderr
+
+    outputs = json.loads(written)["slices"][0]["outputs"]
+    assert verified() == (0, "")
+    assert verified(size=1)[0] == 53
+    code, said = verified(outputs=outputs * 2)
+    assert (code, f"slice s0: fewer outputs than the {2 * len(outputs)} expected" in said) == (10, True)
+
+
 def test_slice_by_names(tmp_path: Path) -> None:
     path = tmp_path / "chain.tflite"
     path.write_bytes(chain(4))
