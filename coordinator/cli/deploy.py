@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import queue
@@ -94,27 +93,26 @@ def command(
 
 def _check_model(file: Path) -> Artifact:
     from converters.graph import read_graph
+    from converters.schema import open_model
 
+    data = open_model(file)
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{file}: {error.strerror}") from error
-    try:
-        read_graph(data)
+        graph = read_graph(data)
     except ModelError as error:
         raise type(error)(f"{file}: {error}") from error
-    return Artifact(hashlib.sha256(data).hexdigest(), len(data))
+    return Artifact(graph.sha256, graph.size)
 
 
 def _read_plan(file: Path | None) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        body = json.loads(file.read_text())
+        body = json.loads(file.read_bytes())
+        json.dumps(body, allow_nan=False)
     except OSError as error:
         raise PlanError(f"{file}: {error.strerror}") from error
-    except ValueError as error:
-        raise PlanError(f"{file}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{file}: not JSON: {error}") from error
     if not isinstance(body, dict):
         raise PlanError(f"{file}: expected a plan file, got {type(body).__name__}")
     return body

@@ -87,6 +87,8 @@ def read_model(path: Path, runtime: str = "auto", shapes: Mapping[str, tuple[int
         return ModelFile(path, data, resolve_shapes(data, graph, load, wanted), "", name)
     except (RuntimeUnavailableError, UnsupportedOperatorError) as error:
         return ModelFile(path, data, graph, f"shapes are those of the file, the model did not run: {error}", name)
+    except ModelError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def megabytes(size: float) -> str:

@@ -24,6 +24,7 @@ from slicemq.errors import (
 if TYPE_CHECKING:
     from converters.graph import Graph
     from converters.profile import Profile
+    from converters.schema import Bytes
     from coordinator.planner.model import Fleet
     from coordinator.planner.plan import Plan
     from slicemq.messages import Capacity
@@ -57,11 +58,12 @@ def command(
     pins = _pins(pin)
     shapes = parse_shapes(input_shape)
     from converters.lowering import needs
+    from converters.schema import open_model
     from coordinator.planner import make_plan
     from coordinator.planner.fleet import fleet_from_file
     from coordinator.planner.model import PlanOptions
 
-    data = _read(file)
+    data = open_model(file)
     nodes = None if fleet is None else fleet_from_file(fleet)
     with out.progress() as progress:
         task = progress.add_task("reading the model", total=None, note="")
@@ -70,7 +72,10 @@ def command(
             progress.update(task, description="reading the nodes' capacities")
             nodes = _live_fleet(net)
         progress.update(task, description=f"costs of {len(graph.steps)} operators ({profile})")
-        graph, costs = _costs(data, graph, profile, shapes)
+        try:
+            graph, costs = _costs(data, graph, profile, shapes)
+        except ModelError as error:
+            raise type(error)(f"{file}: {error}") from error
         progress.update(task, description="planning")
         plan = make_plan(
             graph,
@@ -176,14 +181,7 @@ def _pins(given: list[str]) -> dict[str, str]:
     return pins
 
 
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{file}: {error.strerror}") from error
-
-
-def _named(file: Path, data: bytes) -> Graph:
+def _named(file: Path, data: Bytes) -> Graph:
     from converters.graph import read_graph
 
     try:
@@ -192,7 +190,7 @@ def _named(file: Path, data: bytes) -> Graph:
         raise type(error)(f"{file}: {error}") from error
 
 
-def _costs(data: bytes, graph: Graph, source: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Graph, Profile]:
+def _costs(data: Bytes, graph: Graph, source: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Graph, Profile]:
     from converters.profile import estimate
     from converters.shapes import named_shapes, resolve_shapes
     from coordinator.cli.measured import measured

@@ -28,7 +28,7 @@ def check_shape(plan: Plan) -> None:
     _check(is_sha256(plan.model), "model", "expected 64 lower-case hex digits")
     for name in ("period_ms", "latency_ms", "lower_bound_ms", "gap", "solve_seconds"):
         _check(getattr(plan, name) >= 0, name, "expected at least 0")
-    _check(1 <= plan.window <= 1 << 20, "window", "expected a whole number from 1")
+    _check(1 <= plan.window <= 1 << 20, "window", f"expected 1 to {1 << 20}, got {plan.window}")
     _check(len(plan.slices) > 0, "slices", "expected at least one")
     seen: dict[int, str] = {}
     for number, item in enumerate(plan.slices):

@@ -144,7 +144,7 @@ def test_a_file_that_is_no_model(fleet: Path, capsys: pytest.CaptureFixture[str]
     assert str(fleet) in error
     code, _, error = run(capsys, fleet.parent / "none.tflite", "--fleet", fleet)
     assert code == 10
-    assert "none.tflite: No such file or directory" in error
+    assert "none.tflite: cannot read the model: No such file or directory" in error
 
 
 def test_the_ready_nodes_of_a_cluster(
