@@ -49,8 +49,8 @@ def check_normalization(normalize: str | None, spec: TensorSpec) -> str:
                 f"--normalize {normalize} is for float inputs, {spec.name!r} is {spec.dtype}: expected none"
             )
         return "none"
-    if normalize == "imagenet" and spec.shape[-1] != 3:
-        raise UsageError(f"--normalize imagenet is for 3 channels, {spec.name!r} has {spec.shape[-1]}")
+    if normalize == "imagenet" and spec.shape[-1:] != (3,):
+        raise UsageError(f"--normalize imagenet is for 3 channels, {spec.name!r} has shape {list(spec.shape)}")
     return normalize or "-1..1"
 
 
@@ -77,6 +77,9 @@ def image_to_input(picture: Image, spec: TensorSpec, normalize: str | None = Non
 
     mode = _MODES[shape[3]]
     was = f"{picture.width}x{picture.height} {picture.mode}"
+    if picture.mode.startswith("I"):
+        # 16 bits a pixel (grey PNG), of which `convert` would clip all above 255.
+        picture = Module.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     height = picture.height if shape[1] == -1 else shape[1]
     width = picture.width if shape[2] == -1 else shape[2]
     resized = picture.convert(mode).resize((width, height), Module.Resampling.BILINEAR)

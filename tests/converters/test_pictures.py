@@ -111,3 +111,11 @@ def test_a_picture_cut_short_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:3000])
     with pytest.raises(InputError, match=r"cut\.png: not a readable picture"):
         open_image(tmp_path / "cut.png")
+
+
+def test_grey_pictures_of_16_bits_keep_their_brightness(tmp_path: Path) -> None:
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(levels * 257).save(tmp_path / "grey.png")
+    array, note = image_to_input(open_image(tmp_path / "grey.png"), TensorSpec(0, "x", "uint8", (1, 16, 16, 3)))
+    assert np.array_equal(array[0], np.repeat(levels[..., None], 3, axis=2))
+    assert note.startswith("16x16 I")
