@@ -176,7 +176,10 @@ def _fields(data: bytes, rng: random.Random) -> bytes:
     """A flatbuffer that holds together, with strange numbers in some of its fields."""
     tree = schema.classes().ModelT.InitFromPackedBuf(data, 0)
     for _ in range(rng.choice((1, 1, 2, 4))):
-        subgraph = rng.choice([one for one in tree.subgraphs if one.operators and one.tensors])
+        left = [one for one in tree.subgraphs if one.operators and one.tensors]
+        if not left:  # a list was emptied before
+            break
+        subgraph = rng.choice(left)
         target = rng.choice(
             [
                 *[rng.choice(subgraph.operators)] * 4,
