@@ -120,11 +120,14 @@ def describe(plan: Plan, graph: Graph, fleet: Fleet, out: Output, written: Path 
     ]
     lines = [out.table(columns, rows), ""]
     rate = f"{1e3 / plan.period_ms:.2f} frames/s" if plan.period_ms else "no measurable time"
-    lines.append(
-        f"period {plan.period_ms:.2f} ms ({rate}), latency {plan.latency_ms:.2f} ms, "
-        f"{plan.window} frames on their way keep it busy"
+    busy = (
+        "one frame at a time, because it keeps state"
+        if graph.stateful
+        else f"{plan.window} frames on their way keep it busy"
     )
-    lines.append(f"limited by {_bottleneck(plan)}")
+    lines.append(f"period {plan.period_ms:.2f} ms ({rate}), latency {plan.latency_ms:.2f} ms, {busy}")
+    if not graph.stateful:
+        lines.append(f"limited by {_bottleneck(plan)}")
     if plan.method == "exact-counts":
         lines.append(f"no contiguous split, one slice a node, is below {plan.lower_bound_ms:.2f} ms (exact)")
     else:

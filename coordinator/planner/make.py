@@ -118,22 +118,25 @@ def _plan(graph: Graph, profile: Profile, costs: Costs, found: Split, seconds: f
                 up_ms=_ms(kind.up[i, j]),
             )
         )
-    period, bound = _ms(found.period), _ms(found.lower_bound)
+    # One frame of a stateful model at a time: the next begins when the last has been answered. What bounds the
+    # slowest stage bounds that too, though nothing says how nearly.
+    taken = found.latency if graph.stateful else found.period
+    period, bound = _ms(taken), _ms(found.lower_bound)
     return Plan(
         model=graph.sha256,
         objective="period",
         period_ms=period,
         latency_ms=_ms(found.latency),
         lower_bound_ms=bound,
-        gap=round(max(0.0, found.period / found.lower_bound - 1.0), 6) if found.lower_bound > 0 else 0.0,
-        method=found.method,
+        gap=round(max(0.0, taken / found.lower_bound - 1.0), 6) if found.lower_bound > 0 else 0.0,
+        method="heuristic" if graph.stateful else found.method,
         family=FAMILY,
         solve_seconds=round(seconds, 4),
         window=1 if graph.stateful else window_of(found.latency, found.period),
         profile=ProfileSource(profile.runtime, profile.measured),
         slices=tuple(slices),
         bundles=bundles,
-        alternatives=(one_node(costs),),
+        alternatives=(one_node(costs, graph.stateful),),
     )
 
 
@@ -147,8 +150,8 @@ def window_of(latency: float, period: float) -> int:
     return math.ceil(_ENOUGH * latency / period - 1e-9) + 1
 
 
-def one_node(costs: Costs) -> Alternative:
-    """The whole model on the one node where its period is least (pins left aside)."""
+def one_node(costs: Costs, stateful: bool = False) -> Alternative:
+    """The whole model on the one node where its period is least (pins left aside). stateful: a frame at a time."""
     n = costs.n
     able = [kind for kind in costs.types if kind.whole]
     if not able:
@@ -163,7 +166,9 @@ def one_node(costs: Costs) -> Alternative:
     relayed = float(costs.relayed[0, n]) / costs.broker_rate if costs.broker_rate else 0.0
     figures = [
         (
-            max(float(max(kind.compute[0, n], kind.down[0, n], kind.up[0, n])), relayed),
+            float(kind.latency[0, n])
+            if stateful
+            else max(float(max(kind.compute[0, n], kind.down[0, n], kind.up[0, n])), relayed),
             float(kind.latency[0, n]),
             kind.ids[0],
         )

@@ -31,6 +31,18 @@ def test_the_fewest_slices_that_fit_are_taken(memory: tuple[int, ...], slices: i
     assert len(make_plan(*chain([MB] * 8), fleet, memory=weights_memory).slices) == 3
 
 
+def test_a_frame_takes_as_long_as_all_its_stages() -> None:
+    options = PlanOptions(max_slices=2, pins={"s0": "pi-1", "s1": "pi-2"})
+    fleet = nodes(*[100 * MB] * 2)
+    plan = make_plan(*stateful([MB] * 8), fleet, memory=weights_memory, options=options)
+    without = make_plan(*chain([MB] * 8), fleet, memory=weights_memory, options=options)
+    assert plan.period_ms == plan.latency_ms > without.period_ms
+    assert plan.lower_bound_ms <= plan.period_ms
+    assert plan.gap == pytest.approx(plan.period_ms / plan.lower_bound_ms - 1, abs=1e-3)
+    (alone,) = plan.alternatives
+    assert alone.period_ms == alone.latency_ms
+
+
 def test_the_faster_node_gets_it() -> None:
     fleet = nodes(*[100 * MB] * 3)
     fast = replace(fleet, nodes=(fleet.nodes[0], replace(fleet.nodes[1], speeds={"all": 4.0}), fleet.nodes[2]))
