@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from converters.agreement import contradictions
 from converters.graph import Graph
 from converters.slicing import Edge, Slice
 from slicemq.errors import ModelError
@@ -138,7 +139,7 @@ def make_manifest(graph: Graph, slices: Sequence[SliceEntry], bundles: Sequence[
 
 
 def parse_manifest(text: str | bytes) -> Manifest:
-    """Read a `slices.json`; raises ModelError that names the field and what was expected."""
+    """Read a `slices.json`; raises ModelError that names the field and what was expected, or a contradiction."""
     try:
         body = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -163,6 +164,8 @@ def parse_manifest(text: str | bytes) -> Manifest:
         unknown = {*bundle.targets, bundle.source or ids[0]} - set(ids)
         if unknown:
             raise ModelError(f"{FILE_NAME}: bundle {bundle.id}: no slice has the id {sorted(unknown)[0]!r}")
+    for text in contradictions(manifest):
+        raise ModelError(f"{FILE_NAME}: {text}")
     return manifest
 
 

@@ -15,7 +15,8 @@ from slicemq.errors import InputError, ModelError, UsageError, VerificationError
 if TYPE_CHECKING:
     from converters.graph import Graph
     from converters.manifest import Manifest
-    from converters.runtime import Array
+    from converters.runtime import Array, Load
+    from converters.schema import Bytes
     from converters.verify import VerifyReport
 
 
@@ -47,6 +48,7 @@ def command(
         raise type(error)(f"{file}: {error}") from error
     manifest = read_folder(folder)
     _check_fit(graph, manifest, file, folder)
+    _check_shapes(data, graph, manifest, load, file, folder)
     chain = [
         Link(s.id, tuple(t.index for t in s.inputs), tuple(t.index for t in s.outputs), folder / s.file)
         for s in manifest.slices
@@ -69,12 +71,66 @@ def command(
 
 
 def _check_fit(graph: Graph, manifest: Manifest, file: Path, folder: Path) -> None:
+    """Refuse a manifest that does not describe this model. Raises ModelError that names the field."""
+
+    def refuse(where: str, has: object, expected: object) -> None:
+        if has != expected:
+            raise ModelError(f"{folder}: {where}: {has}, expected {expected} as in {file}")
+
     if manifest.sha256 != graph.sha256:
         raise ModelError(f"{folder}: cut from model {manifest.sha256}, {file} is {graph.sha256}")
+    refuse("model: field size", manifest.size, graph.size)
+    for side, tensors, real in (
+        ("inputs", manifest.inputs, graph.inputs),
+        ("outputs", manifest.outputs, graph.outputs),
+    ):
+        refuse(f"field {side}: tensors", [t.index for t in tensors], list(real))
+        for tensor in tensors:
+            refuse(f"{side}: tensor {tensor.index}: field name", tensor.name, graph.public_name(tensor.index))
+    last = manifest.slices[-1]
     for entry in manifest.slices:
+        for operator in entry.operators:
+            if operator >= len(graph.operators):
+                raise ModelError(
+                    f"{folder}: slice {entry.id}: field operators: {operator}, {file} has {len(graph.operators)}"
+                )
         for tensor in (*entry.inputs, *entry.outputs):
+            where = f"slice {entry.id}: tensor {tensor.index}"
             if tensor.index >= len(graph.tensors):
-                raise ModelError(f"{folder}: slice {entry.id}: tensor {tensor.index} does not exist in {file}")
+                raise ModelError(f"{folder}: {where} does not exist in {file}")
+            refuse(f"{where}: field name", tensor.name, graph.tensors[tensor.index].name)
+            refuse(f"{where}: field dtype", tensor.dtype, graph.tensors[tensor.index].dtype)
+        for tensor in entry.outputs:
+            # The last slice also hands on what no operator makes from the inputs.
+            if entry is not last and graph.producer.get(tensor.index) not in entry.operators:
+                raise ModelError(
+                    f"{folder}: slice {entry.id}: field operators: none makes its output {tensor.index} "
+                    f"({tensor.name})"
+                )
+
+
+def _check_shapes(data: Bytes, graph: Graph, manifest: Manifest, load: Load, file: Path, folder: Path) -> None:
+    """Refuse shapes that the model does not have; it is run only when they are not simply the file's."""
+    from converters.shapes import resolve_shapes
+
+    listed = {t.index: t for s in manifest.slices for t in (*s.inputs, *s.outputs)}
+    listed.update((t.index, t) for t in (*manifest.inputs, *manifest.outputs))
+    if all(t.shape == graph.tensors[t.index].shape for t in listed.values()):
+        return
+    inputs = {t.index: t.shape for t in manifest.inputs if -1 not in t.shape}
+    try:
+        true = resolve_shapes(data, graph, load, inputs)
+    except ModelError as error:
+        raise type(error)(f"{folder}: with the inputs' shapes: {error}") from error
+    for tensor in listed.values():
+        shape = true.tensors[tensor.index].frame_shape
+        pairs = zip(tensor.shape, shape, strict=False)
+        # Where a size depends on the frame, another runtime may see it differ, or not.
+        if len(tensor.shape) != len(shape) or any(have != real and -1 not in (have, real) for have, real in pairs):
+            raise ModelError(
+                f"{folder}: tensor {tensor.index} ({tensor.name}): field shape: {list(tensor.shape)}, expected "
+                f"{list(shape)} as {file} gives"
+            )
 
 
 def _frames(graph: Graph, given: list[Path], seeds: int) -> Iterator[tuple[str, Mapping[int, Array]]]:

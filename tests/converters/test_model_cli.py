@@ -77,6 +77,37 @@ def test_verify_does_not_believe_a_changed_manifest(model: Path, tmp_path: Path)
     assert (code, f"slice s0: fewer outputs than the {2 * len(outputs)} expected" in said) == (10, True)
 
 
+def test_verify_refuses_a_manifest_of_another_model(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    _ok("model", "slice", model, "--at", 2, "-o", folder)
+    written = (folder / "slices.json").read_text()
+    everywhere = written.replace("[1, 4]", "[4, 1]")
+    changes = (
+        ("slice s0: field operators: 99999", [99999, 1], "slices", 0, "operators"),
+        ("slice s0: field operators: none makes its output 1", [3, 1], "slices", 0, "operators"),
+        ("model: field size: 1, expected", 1, "model", "size"),
+        ("inputs: tensor 0: field name: y, expected x", "y", "inputs", 0, "name"),
+        ("slice s1: tensor 5: field name: y, expected t5", "y", "slices", 1, "outputs", 0, "name"),
+        ("field outputs: tensors: [5, 5], expected [5]", json.loads(written)["outputs"] * 2, "outputs"),
+    )
+    texts = [("input 0 (x): shape [4, 1], expected float32 [1, 4]", everywhere)]
+    texts.append(("tensor 0: field dtype: int32, expected float32", written.replace("float32", "int32")))
+    for words, value, *path in changes:
+        body = where = json.loads(written)
+        for key in path[:-1]:
+            where = where[key]
+        where[path[-1]] = value
+        texts.append((words, json.dumps(body)))
+    output = json.loads(written)
+    for tensor in (output["outputs"][0], output["slices"][1]["outputs"][0]):
+        tensor["shape"] = [2, 2]
+    texts.append(("tensor 5 (t5): field shape: [2, 2], expected [1, 4]", json.dumps(output)))
+    for words, text in texts:
+        (folder / "slices.json").write_text(text)
+        done = _run("model", "verify", model, folder)
+        assert (done.returncode, words in done.stderr) == (10, True), (words, done.stderr)
+
+
 def test_slice_by_names(tmp_path: Path) -> None:
     path = tmp_path / "chain.tflite"
     path.write_bytes(chain(4))

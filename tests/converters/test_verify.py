@@ -142,7 +142,7 @@ def test_nothing_is_left_behind_when_cutting_fails(tmp_path: Path) -> None:
 
 def test_a_changed_slice_is_noticed(tmp_path: Path) -> None:
     graph, slices = _sliced(chain(), [2])
-    write_folder(tmp_path / "s", graph, slices, ())
+    write_folder(tmp_path / "s", graph, slices, edges(graph, groups_at(graph, [2])))
     path = tmp_path / "s" / "slice-01.tflite"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArtifactError, match=r"slice-01\.tflite: its SHA-256"):
@@ -185,6 +185,40 @@ def test_manifest_errors_name_the_field(tmp_path: Path) -> None:
     for text in ("", "[]", "null", "{", "[" * 100_000):
         with pytest.raises(ModelError, match=r"slices\.json"):
             parse_manifest(text)
+
+
+def test_a_manifest_that_contradicts_itself(tmp_path: Path) -> None:
+    groups = [2]
+    graph, slices = _sliced(diamond(), groups)
+    write_folder(tmp_path / "s", graph, slices, edges(graph, groups_at(graph, groups)))
+    good = json.loads((tmp_path / "s" / FILE_NAME).read_text())
+    tensor = {"index": 3, "name": "t3", "dtype": "float32", "shape": [1, 4]}
+    fewer = {**good["bundles"][1], "tensors": [1], "bytes": 16}
+    for words, path, value in (
+        ("slices: field file: 'slice-00.tflite' is listed twice", ("slices", 1, "file"), "slice-00.tflite"),
+        ("bundles: field id: 'b0' is listed twice", ("bundles", 1, "id"), "b0"),
+        ("slice s0: field operators: 1 is listed twice", ("slices", 0, "operators"), [1, 1]),
+        ("slice s0: field inputs: no bundle brings tensor 0", ("bundles",), []),
+        ("slice s1: field inputs: no bundle brings tensor 2", ("bundles", 1), fewer),
+        ("bundle b1: field tensors: s0 does not give tensor 7", ("bundles", 1, "tensors"), [1, 2, 7]),
+        ("bundle b1: field tensors: expected at least one", ("bundles", 1, "tensors"), []),
+        ("bundle b0: field tensors: slice s1 does not take tensor 0", ("slices", 1, "inputs", 0), tensor),
+        ("bundle b0: field to: expected at least one", ("bundles", 0, "to"), []),
+        ("bundle b0: field to: 's1' is listed twice", ("bundles", 0, "to"), ["s0", "s1", "s1"]),
+        ("bundle b1: field to: slice s0 does not run after s0", ("bundles", 1, "to"), ["s0", "s1"]),
+        ("bundle b1: field bytes: 31, but its tensors have 32", ("bundles", 1, "bytes"), 31),
+        ("field outputs: expected at least one", ("outputs",), []),
+        (r"field outputs: no slice gives tensor 3 \(t3\)", ("outputs",), [tensor]),
+        (r"slice s1: outputs: tensor 5: field shape: \[1, 4\], but \[4\] in outputs", ("outputs", 0, "shape"), [4]),
+        ("inputs: tensor 0: field dtype: 'string' cannot travel", ("inputs", 0, "dtype"), "string"),
+    ):
+        body = json.loads(json.dumps(good))
+        where = body
+        for key in path[:-1]:
+            where = where[key]
+        where[path[-1]] = value
+        with pytest.raises(ModelError, match=words):
+            parse_manifest(json.dumps(body))
 
 
 def test_tracing_does_not_need_the_slices() -> None:
