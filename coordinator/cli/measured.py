@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.profile import SECONDS
-from slicemq.errors import StoreError
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 def cache() -> Path:
-    """The folder `slicemq` below $XDG_CACHE_HOME (else ~/.cache), made when it is not there. Raises StoreError."""
+    """The folder `slicemq` below $XDG_CACHE_HOME (else ~/.cache), made when it is not there.
+
+    Where it cannot be made, who keeps something there says so, and it only costs the time of measuring again.
+    """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = Path(home) / "slicemq"
-    try:
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror}") from error
     return folder
 
 

@@ -86,8 +86,20 @@ def test_wrong_words_and_files(user: User, tmp_path: Path) -> None:
     other = tmp_path / "cut.tflite"
     other.write_bytes(chain(3)[:200])
     assert user.run("model", "profile", other).returncode == 10
-    user.cache.write_text("a file")
-    done = user.run("model", "profile", user.model)
-    assert done.returncode != 0
-    assert "slicemq: " in done.stderr
-    assert "Traceback" not in done.stderr
+
+
+def test_a_cache_that_cannot_be_written_only_costs_the_time_again(user: User, tmp_path: Path) -> None:
+    user.cache.write_text("a file where the folder should be")
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text('[[node]]\nid = "a"\nmemory_mb = 500\nup_mbps = 100\ndown_mbps = 100\nspeed = 1.0\n')
+    for words in (
+        ("model", "profile", user.model, "--seconds", "0.05"),
+        ("model", "slice", user.model, "--stages", 2, "-o", tmp_path / "s"),
+        ("plan", "make", user.model, "--fleet", fleet),
+    ):
+        done = user.run(*words)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        assert f"{user.cache}/slicemq/profiles" in done.stderr
+        assert "not kept: Not a directory" in done.stderr
+        assert "Traceback" not in done.stderr
