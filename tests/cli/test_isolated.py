@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,9 @@ from tests.waiting import eventually
 
 _PROGRAM = """
 import os, signal, sys
+# Ignored by whoever runs the tests in the background, it would be ignored here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.alarm(60)
 from coordinator.cli.isolated import run
 def body():
     print(os.getpid(), flush=True)
@@ -27,14 +33,26 @@ print("on we go")
 """
 
 
-def _start(body: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+# Longer than any of these programs needs: an end to a child that no signal ends (a fork inherits no alarm).
+_PAUSE = "signal.alarm(60); signal.pause()"
+
+
+@contextmanager
+def _start(body: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM.format(body=body)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            # Leaving a Popen waits for the program, and its pipes for the child.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _gone(pid: int) -> bool:
@@ -102,19 +120,19 @@ def test_the_child_goes_on_as_the_program(body: str, code: int, said: str) -> No
 @pytest.mark.parametrize("everybody", [False, True])
 def test_a_signal_ends_both(ending: signal.Signals, everybody: bool) -> None:
     """A supervisor sends to the program alone, a terminal to all of its processes."""
-    with _start("signal.pause()") as process:
+    with _start(_PAUSE) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         assert child != process.pid
         os.killpg(process.pid, ending) if everybody else os.kill(process.pid, ending)
         process.wait(30)
-    assert process.returncode == (-ending if ending == signal.SIGTERM else -signal.SIGINT)
-    assert _gone(child)
+        assert process.returncode == (-ending if ending == signal.SIGTERM else -signal.SIGINT)
+        assert _gone(child)
 
 
 def test_the_child_does_not_outlive_the_program() -> None:
-    with _start("signal.pause()") as process:
+    with _start(_PAUSE) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         process.kill()
-    eventually(lambda: _gone(child))
+        eventually(lambda: _gone(child))
