@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from slicemq.errors import ModelError, SliceMQError, UsageError
+from converters.children.conversation import GREETING
+from slicemq.errors import ModelError, SliceMQError, StoreError, UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -34,15 +35,20 @@ runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
 class Child:
     """A running module of `converters.children`; leaving the context ends it, whatever it does.
 
-    Every answer is an object on a line of its own; one with `error` raises what `errors` has for its word, with its
-    `text`. What the child prints besides is kept, and the last of it told when the child ends without an answer.
+    It greets first (`converters.children.conversation`). Every answer is an object on a line of its own; one with
+    `error` raises what `errors` has for its word, with its `text`. What the child prints besides is kept, and the
+    last of it told when the child ends without an answer.
     """
 
     def __init__(self, python: str, module: str, errors: Mapping[str, type[SliceMQError]], what: str) -> None:
         self._errors = errors
         self._what = what
         self._python = python
-        self._noise = tempfile.TemporaryFile()  # noqa: SIM115
+        self._greeted = False
+        try:
+            self._noise = tempfile.TemporaryFile()  # noqa: SIM115
+        except OSError as error:
+            raise StoreError(f"temporary files cannot be written: {error.strerror or error}") from error
         try:
             self._process = subprocess.Popen(
                 [python, "-c", _LAUNCH, str(Path(__file__).parent), module],
@@ -75,9 +81,13 @@ class Child:
         self._noise.close()
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a line and await the answer, as long as it takes. Raises what the child answers, ModelError."""
+        """Send a line and await the answer, as long as it takes.
+
+        Raises what the child answers, ModelError when it ends without an answer, UsageError when it does not greet.
+        """
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        if not self._greeted:
+            self._hear_greeting()
         try:
             self._process.stdin.write(json.dumps(body).encode() + b"\n")
             self._process.stdin.flush()
@@ -90,10 +100,10 @@ class Child:
         assert self._process.stdout is not None
         line = self._process.stdout.readline(_MAX_ANSWER)
         if not line:
-            raise self._ended()
+            raise ModelError(f"{self._what}: the child process {self._ending()}")
         try:
             answer = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._strange(line) from error
         if not isinstance(answer, dict):
             raise self._strange(line)
@@ -101,10 +111,24 @@ class Child:
             raise self._errors.get(str(answer["error"]), ModelError)(str(answer.get("text", "no reason given")))
         return answer
 
+    def _hear_greeting(self) -> None:
+        """Await the child's first words, before it loads anything: any other program has other ones, or none."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline(_MAX_ANSWER)
+        if not line:
+            raise UsageError(f"--python {self._python}: no Python interpreter of use here, it {self._ending()}")
+        try:
+            self._greeted = json.loads(line) == GREETING
+        except (ValueError, RecursionError) as error:
+            raise self._strange(line) from error
+        if not self._greeted:
+            raise self._strange(line)
+
     def _strange(self, line: bytes) -> SliceMQError:
         return UsageError(f"--python {self._python}: no Python interpreter, it answered {line[:60]!r}")
 
-    def _ended(self) -> SliceMQError:
+    def _ending(self) -> str:
+        """How the child ended, and what it said last."""
         code = self._process.wait()
         if code < 0:
             reason = f"signal {-code} ({signal.strsignal(-code) or 'unknown'})"
@@ -116,7 +140,7 @@ class Child:
             reason = f"exit code {code}"
         tail = [line for line in self._said() if line.strip()][-_NOISE_LINES:]
         said = "; its last lines:\n  " + "\n  ".join(tail) if tail else ""
-        return ModelError(f"{self._what}: the child process ended by {reason}{said}")
+        return f"ended by {reason}{said}"
 
     def _said(self) -> list[str]:
         self._noise.seek(0, os.SEEK_END)

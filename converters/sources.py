@@ -46,6 +46,7 @@ ERRORS: Mapping[str, type[SliceMQError]] = {
     "missing": MissingDependencyError,
     "model": ModelError,
     "operators": UnsupportedOperatorError,
+    "store": StoreError,
     "usage": UsageError,
 }
 # What converts each kind, and the extra that installs it.
@@ -101,7 +102,7 @@ def convert(
     `out` appears when it is whole and replaces a file of that name, as `cp` does. Raises UsageError for arguments
     that do not fit together, MissingDependencyError without TensorFlow, ModelError for a model that cannot be read
     or converted (UnsupportedOperatorError names operators that TFLite lacks), InputError for a calibration file,
-    StoreError when `out` cannot be written.
+    StoreError when `out`, or the temporary files, cannot be written.
     """
     _check(quantize, calibration, io, samples, normalize)
     kind = source_kind(source)
@@ -128,8 +129,8 @@ def convert(
         "signature": signature,
         "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
     }
-    with tempfile.TemporaryDirectory(prefix="slicemq-convert-") as scratch, _fresh(target) as fresh:
-        answer, used = _in_child(source, python, task, Path(scratch), fresh, files, samples, normalize)
+    with _scratch() as scratch, _fresh(target) as fresh:
+        answer, used = _in_child(source, python, task, scratch, fresh, files, samples, normalize)
         graph, note = _readable(fresh, strict=False)
     return _converted(
         target,
@@ -192,6 +193,17 @@ def _target(source: Path, out: Path) -> Path:
     except OSError as error:
         raise StoreError(f"{out}: cannot be written: {error.strerror or error}") from error
     return target
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """An empty folder among the temporary files, removed at the end. Raises StoreError."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="slicemq-convert-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StoreError(f"temporary files cannot be written: {error}") from error
+    with folder as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager
@@ -279,7 +291,7 @@ def _store_samples(
             np.savez(path, **{str(i): sample[spec.name] for i, spec in enumerate(inputs)})
             names.append(str(path))
     except OSError as error:
-        raise StoreError(f"{scratch}: cannot be written: {error.strerror or error}") from error
+        raise StoreError(f"{scratch.parent}: cannot be written: {error.strerror or error}") from error
     if not names:
         raise InputError("the calibration files hold no samples, only arrays of length 0")
     return names

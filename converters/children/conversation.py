@@ -1,20 +1,26 @@
 """A child's half of the conversation that `converters.child.Child` holds: lines of JSON in and out.
 
-The first line in is the task, an object. Every line out is an object; one with `error` (a key of
-`converters.sources.ERRORS`) and `text` is the last. The end of the input ends the process.
+The first line out is GREETING, so that whoever started a program knows that it is this one. The first line in is
+the task, an object. Every line out is an object; one with `error` (a key of `converters.sources.ERRORS`) and `text`
+is the last. The end of the input ends the process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shutil
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
+GREETING = {"greeting": "slicemq"}
 _MOST_TEXT = 600
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Refused(Exception):  # noqa: N818
@@ -55,18 +61,46 @@ class Talk:
 
 
 def hold(run: Callable[[dict[str, Any], Talk], None]) -> int:
-    """Run a task; returns the exit code."""
+    """Greet and run a task; returns the exit code."""
     talk = Talk()
+    talk.say(GREETING)
+    task = talk.hear()
     try:
         try:
-            run(talk.hear(), talk)
+            run(task, talk)
         except MemoryError:
             raise Refused("model", "there is not enough memory for the conversion") from None
-    except Refused as error:
-        traceback.print_exc()
-        talk.say({"error": error.kind, "text": str(error)})
+    except (Refused, OSError) as error:
+        full = _full(error, task)
+        if full is None and not isinstance(error, Refused):
+            raise
+        kind = "store" if full is not None else getattr(error, "kind", "")
+        talk.say({"error": kind, "text": full or str(error)})
+        # What is printed goes to a temporary file, which a full folder does not take.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         return 1
     return 0
+
+
+def _full(error: BaseException, task: dict[str, Any]) -> str | None:
+    """What is full when that is the reason of an error, in words; libraries hide it in errors of their own."""
+    reason: BaseException | None = error
+    while reason is not None:
+        for number in _FULL:
+            if (isinstance(reason, OSError) and reason.errno == number) or os.strerror(number) in str(reason):
+                # The scratch folder itself goes with this process.
+                folders = [os.path.dirname(str(task.get(key, ""))) or "." for key in ("scratch", "target")]
+                return f"{min(folders, key=_free)}: cannot be written: {os.strerror(number)}"
+        reason = reason.__cause__ or reason.__context__
+    return None
+
+
+def _free(folder: str) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 def brief(error: BaseException) -> str:

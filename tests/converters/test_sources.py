@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from converters.child import Child
+from converters.children.conversation import GREETING
 from converters.graph import read_graph
 from converters.schema import open_model
 from converters.source_kinds import source_kind
@@ -65,9 +67,9 @@ def _package(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: str
 
 
 def _answering(folder: Path, *answers: dict[str, Any]) -> str:
-    """An interpreter that answers each line with the next of `answers`, whatever it is asked."""
+    """An interpreter that greets, and answers each line with the next of `answers`, whatever it is asked."""
     code = (
-        f"#!{sys.executable}\nimport sys\n"
+        f"#!{sys.executable}\nimport sys\nprint({json.dumps(GREETING)!r}, flush=True)\n"
         + "".join(f"sys.stdin.readline(); print({json.dumps(a)!r}, flush=True)\n" for a in answers)
         + "sys.stdin.read()\n"
     )
@@ -249,7 +251,8 @@ def test_tensorflow_that_does_not_work(keras: Path, tmp_path: Path, monkeypatch:
     [(signal.SIGKILL, "signal 9 .*memory ran out"), (signal.SIGSEGV, "signal 11 .*a crash inside its libraries")],
 )
 def test_a_child_that_dies_of_a_signal(keras: Path, tmp_path: Path, number: int, expected: str) -> None:
-    python = _interpreter(tmp_path, f"#!/bin/sh\necho about to allocate >&2\nkill -{number} $$\n")
+    greeting = f"echo '{json.dumps(GREETING)}'\n"
+    python = _interpreter(tmp_path, f"#!/bin/sh\n{greeting}echo about to allocate >&2\nkill -{number} $$\n")
     with pytest.raises(ModelError, match=expected) as caught:
         convert(keras, tmp_path / "out.tflite", python=python)
     assert "about to allocate" in str(caught.value)
@@ -267,6 +270,37 @@ def test_a_program_that_is_no_python(keras: Path, tmp_path: Path, line: str) -> 
     python = _interpreter(tmp_path, f"#!/bin/sh\necho '{line}'\ncat\n")
     with pytest.raises(UsageError, match="no Python interpreter, it answered"):
         convert(keras, tmp_path / "out.tflite", python=python)
+
+
+@pytest.mark.parametrize("program", ["true", "cat", "false"])
+def test_a_program_that_does_not_greet(keras: Path, tmp_path: Path, program: str) -> None:
+    python = shutil.which(program)
+    assert python is not None
+    with pytest.raises(UsageError, match=rf"^--python {python}: no Python interpreter.*, it ended by exit code"):
+        convert(keras, tmp_path / "out.tflite", python=python)
+
+
+@pytest.mark.parametrize("where", ["export", "print"])
+def test_a_full_disk_is_not_the_models_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    source = tmp_path / "model.pt2"
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("a", "b")
+    program = "type('Program', (), {'example_inputs': ((), {}), 'module': lambda self: None})()"
+    loading = f"class export:\n    load = staticmethod(lambda path: {program})\n"
+    _package(tmp_path, monkeypatch, "torch", loading)
+    code = "def full():\n    with open('/dev/full', 'w') as file:\n        file.write('x')\n"
+    if where == "export":
+        code += "class Made:\n    def export(self, path): full()\ndef convert(*a): return Made()\n"
+    else:
+        code += (
+            "import os\ndef convert(*a):\n    os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\n"
+            "    try:\n        full()\n"
+            "    except OSError as error:\n        raise RuntimeError('hidden') from error\n"
+        )
+    _package(tmp_path, monkeypatch, "litert_torch", code)
+    with pytest.raises(StoreError, match=r"^/.*: cannot be written: No space left on device$"):
+        convert(source, tmp_path / "out.tflite")
+    assert not (tmp_path / "out.tflite").exists()
 
 
 @pytest.mark.parametrize("word", sorted(ERRORS))
@@ -307,7 +341,8 @@ def test_an_empty_calibration_set(keras: Path, tmp_path: Path) -> None:
 
 def test_a_result_that_cannot_be_cut_is_kept(keras: Path, tmp_path: Path) -> None:
     script = (
-        f"#!{sys.executable}\nimport json, sys\ntask = json.loads(sys.stdin.readline())\n"
+        f"#!{sys.executable}\nimport json, sys\nprint({json.dumps(GREETING)!r}, flush=True)\n"
+        "task = json.loads(sys.stdin.readline())\n"
         "open(task['target'], 'wb').write(b'    TFL3 nothing that we know')\n"
         "print(json.dumps({'inputs': [], 'signature': ''}))\nprint(json.dumps({'done': 'someone'}), flush=True)\n"
     )
