@@ -40,7 +40,7 @@ def fold_shapes(graph: Graph) -> Graph:
     known, _ = known_and_fixed(graph)
     values: dict[int, bytes] = {}
     for operator in graph.operators:
-        if operator.name == "SHAPE" and not operator.constant and operator.outputs[0] in known:
+        if operator.name == "SHAPE" and not operator.constant and known.issuperset(operator.outputs):
             shape = graph.tensors[operator.inputs[0]].shape
             dtype = np.dtype(graph.tensors[operator.outputs[0]].dtype)
             values[operator.outputs[0]] = np.array(shape, dtype=dtype.newbyteorder("<")).tobytes()
@@ -60,6 +60,8 @@ def known_and_fixed(graph: Graph) -> tuple[set[int], set[int]]:
         if unclear or not fixed.issuperset(reads):
             continue
         if operator.name == "SHAPE":
+            if len(reads) != 1 or len(makes) != 1 or graph.tensors[makes[0]].variable:
+                continue
             if _is_known_shape(graph.tensors[operator.inputs[0]]) and graph.tensors[makes[0]].dtype in _INTEGERS:
                 known.update(makes)
             fixed.update(makes)

@@ -50,6 +50,8 @@ _IN_PLACE = frozenset({"ADD", "DIV", "EXPAND_DIMS", "MUL", "RESHAPE", "SQUEEZE",
 _COPIES_SHAPES = frozenset({"EXPAND_DIMS", "GATHER", "RESHAPE", "SQUEEZE", "STRIDED_SLICE"})
 # Halves of the largest tensor whose shape the runtime computes: such tensors lie on the heap.
 _HEAP = 3
+# More than any machine has: what strange shapes ask for is cut off here, so that sums fit 64 bits.
+_MOST = 10**13
 
 
 Grid = npt.NDArray[np.int64]
@@ -304,8 +306,8 @@ class _Model:
         return _Step(
             shared=shared,
             other=_OPERATOR_BYTES[self.runtime] * (1 + len(helpers))
-            + (0 if builtin else indirection_bytes(graph, operator)),
-            largest=im2col_bytes(graph, operator) if builtin else 0,
+            + (0 if builtin else min(indirection_bytes(graph, operator), _MOST)),
+            largest=min(im2col_bytes(graph, operator), _MOST) if builtin else 0,
             heap=heap,
             scratch=self._scratch(operator),
             reads=tuple(

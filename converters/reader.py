@@ -19,6 +19,8 @@ _CALLERS = frozenset({"CALL", "CALL_ONCE", "IF", "STABLEHLO_COMPOSITE", "STABLEH
 # A model of this size has a few hundred; names and bytes are shown to people.
 _MAX_METADATA = 1024
 MAX_RANK = 64
+# No machine holds such a tensor, and sums of millions of them still fit 64 bits.
+_MAX_TENSOR_BYTES = 10**12
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,11 @@ class _Reader:
             self._count_quantization(tensor, what)
             sparse = tensor.Sparsity() is not None
             nbytes = math.ceil(math.prod(shape) * each) if min(shape, default=0) >= 0 else 0
+            if nbytes > _MAX_TENSOR_BYTES:
+                raise ModelError(f"{what}: {dtype} {list(shape)} takes {nbytes} bytes, at most 10^12 are supported")
             weight = buffers[tensor.Buffer()]
+            if weight > 0 and min(shape, default=0) < 0:
+                raise ModelError(f"{what}: shape {list(shape)} with an open size, although it has data")
             packed = each < 1
             if weight > 0 and not sparse and not packed and nbytes and weight != nbytes:
                 raise ModelError(f"{what}: {dtype} {list(shape)} takes {nbytes} bytes, its buffer has {weight}")

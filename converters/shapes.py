@@ -26,6 +26,8 @@ from slicemq.errors import ModelError, UnsupportedOperatorError
 Shape = tuple[int, ...]
 # A slice that is run to see shapes stays well below the 2 GB that a flatbuffer takes.
 PIECE_BYTES = 1 << 30
+# The largest remaining length of a packet (MQTT 3.1.1, section 2.2.3).
+_MAX_FRAME_BYTES = 268_435_455
 
 
 def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, Shape] | None = None) -> Graph:
@@ -44,6 +46,11 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, S
             tensor = graph.tensors[index]
             raise ModelError(f"input {index} ({tensor.name}) is of type {tensor.dtype}, which cannot travel")
     graph = with_shapes(graph, _input_shapes(graph, shapes or {}))
+    nbytes = sum(graph.tensors[t].nbytes for t in dict.fromkeys(graph.inputs))
+    if nbytes > _MAX_FRAME_BYTES:
+        raise ModelError(
+            f"a frame's inputs take {nbytes} bytes: an MQTT message carries at most {_MAX_FRAME_BYTES}"
+        )
     try:
         runner = _Runner(data, graph, load)
         graph = with_bounded_integers(graph, runner.run)
@@ -62,7 +69,7 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, S
 def named_shapes(graph: Graph, given: Mapping[str, Sequence[int]]) -> dict[int, Shape]:
     """Shapes of inputs by tensor index, from shapes by the input's name (its own or the signature's) or index.
 
-    Raises ModelError for what is no input of the model.
+    Raises ModelError for what is no input of the model, or is given twice.
     """
     found: dict[int, Shape] = {}
     for name, shape in given.items():
@@ -70,7 +77,10 @@ def named_shapes(graph: Graph, given: Mapping[str, Sequence[int]]) -> dict[int, 
         if len(known) != 1:
             listed = ", ".join(f"{graph.public_name(t)} ({t})" for t in dict.fromkeys(graph.inputs))
             raise ModelError(f"input {name!r}: expected one of {listed}")
-        found[known.pop()] = tuple(shape)
+        index = known.pop()
+        if index in found:
+            raise ModelError(f"input {index} ({graph.public_name(index)}): a size is given twice")
+        found[index] = tuple(shape)
     return found
 
 

@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 
 from benchmarks.models import real_models
+from converters.folding import fold_shapes
 from converters.graph import read_graph
+from converters.memory import slice_memory
 from converters.schema import open_model
+from converters.shapes import resolve_shapes
 from converters.slicing import groups_at, legal_positions, slice_model
+from edge_node.runtime import open_interpreter
 from slicemq.errors import ModelError
 from tests.converters import flows
 from tests.converters.tiny import Tiny, chain, diamond, half_weights
@@ -222,3 +226,48 @@ def test_flipped_bytes_of_models_with_subgraphs_and_state(original: bytes) -> No
             damaged[rng.randrange(len(damaged))] = rng.choice((0, 255, rng.randrange(256)))
         survived += _attempt(bytes(damaged))
     assert 0 < survived < 150
+
+
+def _made(shape: tuple[int, ...]) -> bytes:
+    tiny = Tiny()
+    x = tiny.input(shape, name="x")
+    return tiny.build([tiny.op("TANH", [tiny.op("RELU", [x], shape)], shape)])
+
+
+def test_sizes_that_no_machine_has_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"takes \d+ bytes, at most 10\^12"):
+        read_graph(_made((2**20, 2**20, 2**20)))
+    graph = read_graph(_made((2**18, 2**18)))
+    assert graph.tensors[0].nbytes == 2**38
+    assert slice_memory(graph, graph.steps) > 2**38
+
+
+def test_a_constant_with_data_has_a_size() -> None:
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="x")
+    c = tiny.constant(np.zeros(4, np.float32), name="c")
+    tiny.tensors[c].shape = np.array([-1], np.int32)
+    with pytest.raises(ModelError, match=r"\(c\): shape \[-1\] with an open size, although it has data"):
+        read_graph(tiny.build([tiny.op("ADD", [x, c])]))
+
+
+def test_inputs_that_no_message_carries_are_refused_before_they_are_made() -> None:
+    data = _made((2**24 + 1, 4))
+    with pytest.raises(ModelError, match="a frame's inputs take 268435472 bytes: an MQTT message carries at most"):
+        resolve_shapes(data, read_graph(data), open_interpreter)
+
+
+def test_shapes_of_nothing_and_into_state_are_not_folded() -> None:
+    for inputs, outputs in (([], [(2,)]), ([0], [(2,), (2,)])):
+        tiny = Tiny()
+        x = tiny.input((1, 4), name="x")
+        made = [tiny.tensor(shape, "INT32") for shape in outputs]
+        tiny.op("SHAPE", [x] * len(inputs), outputs=made)
+        y = tiny.op("TANH", [x])
+        assert fold_shapes(read_graph(tiny.build([y, made[0]]))).values == {}
+    tiny = Tiny()
+    x = tiny.input((1, 4), name="x")
+    kept = tiny.variable((2,), "INT32")
+    tiny.op("SHAPE", [x], outputs=[kept])
+    y = tiny.op("RESHAPE", [tiny.op("TANH", [x]), kept])
+    assert fold_shapes(read_graph(tiny.build([y]))).values == {}
