@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -22,16 +23,18 @@ from converters.manifest import (
 from converters.slicing import Edge, Slice
 from slicemq.errors import ArtifactError, ModelError, StoreError
 
+_log = logging.getLogger(__name__)
+
 _MAX_MANIFEST_BYTES = 64 << 20
 
 
 def write_folder(folder: Path, graph: Graph, slices: Iterable[Slice], bundles: Iterable[Edge]) -> Manifest:
     """Write `slice-00.tflite` ... and `slices.json`; slices are taken one at a time.
 
-    An earlier folder of slices is replaced; any other content is refused. What is there stays until the new
-    folder is whole. Raises StoreError.
+    An earlier folder of slices is replaced; any other content is refused. What is there stays until the new folder
+    is whole and in its place; a symbolic link stays one. Raises StoreError.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))
     old = _foreign_check(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +47,29 @@ def write_folder(folder: Path, graph: Graph, slices: Iterable[Slice], bundles: I
         (fresh / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
         fresh.chmod(0o777 & ~_umask())
         if old:
-            shutil.rmtree(folder)
-        fresh.replace(folder)
+            _exchange(fresh, folder)
+        else:
+            fresh.replace(folder)
     except OSError as error:
         raise StoreError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return manifest
+
+
+def _exchange(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`, which is removed last, and is there again when that fails."""
+    aside = fresh.with_suffix(".old")
+    folder.rename(aside)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    try:
+        shutil.rmtree(aside)
+    except OSError as error:
+        _log.warning("%s: the earlier slices cannot be removed: %s", aside, error.strerror or error)
 
 
 def _write_slice(folder: Path, graph: Graph, number: int, piece: Slice) -> SliceEntry:

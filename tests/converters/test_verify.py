@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -138,6 +139,35 @@ def test_nothing_is_left_behind_when_cutting_fails(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="damaged"):
         write_folder(tmp_path / "new", graph, broken(), ())  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_earlier_folder_stays_until_the_new_one_is_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, slices = _sliced(chain(), [2])
+    bundles = edges(graph, groups_at(graph, [2]))
+    folder = tmp_path / "s"
+    write_folder(folder, graph, slices, bundles)
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    whole = slice_model(chain(), graph, groups_at(graph, []))
+    rename = Path.rename
+
+    def refusing(path: Path, target: Path) -> Path:
+        if path.suffix == ".part":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refusing)
+        with pytest.raises(StoreError, match="s: cannot be written: Input/output error"):
+            write_folder(folder, graph, whole, edges(graph, groups_at(graph, [])))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    link = tmp_path / "link"
+    link.symlink_to("s")
+    write_folder(link, graph, whole, edges(graph, groups_at(graph, [])))
+    assert link.is_symlink()
+    assert [entry.file for entry in read_folder(folder).slices] == ["slice-00.tflite"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "s"]
 
 
 def test_a_changed_slice_is_noticed(tmp_path: Path) -> None:
