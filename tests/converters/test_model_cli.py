@@ -272,6 +272,7 @@ def test_sizes_of_inputs_that_a_model_leaves_open(tmp_path: Path) -> None:
         (2, "expected NAME=SIZExSIZE", ["audio"]),
         (2, "expected NAME=SIZExSIZE", ["audio=1x-1"]),
         (2, "given twice", ["audio=1x9", "audio=1x8"]),
+        (10, "input 0 (audio): a size is given twice", ["audio=1x9", "0=1x9"]),
         (10, "expected one of audio (0)", ["video=1x9"]),
         (10, "expected float32 [1, ?]", ["audio=2x9"]),
     ):
