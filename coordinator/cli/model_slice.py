@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import typer
 
 from coordinator.cli.common import Output, model_verb
 from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
-from slicemq.errors import PlanError, UsageError
+from slicemq.errors import CutError, PlanError, UsageError
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -54,20 +56,30 @@ def command(
         model = read_model(file, runtime, shapes)
         graph = model.graph
         costs = estimate(graph)
-        if plan is not None:
-            groups = _planned(graph, plan)
-        elif stages is None:
-            groups = groups_at(graph, sorted({*cut_positions(graph, cut), *at}))
-        else:
-            from converters.balance import balanced_positions
+        with _naming(file):
+            if plan is not None:
+                groups = _planned(graph, plan)
+            elif stages is None:
+                groups = groups_at(graph, sorted({*cut_positions(graph, cut), *at}))
+            else:
+                from converters.balance import balanced_positions
 
-            progress.update(task, description="measuring" if profile == "measure" else "estimating")
-            costs = _costs(model, profile, runtime)
-            groups = groups_at(graph, balanced_positions(graph, costs, stages))
-        progress.update(task, description="cutting")
-        manifest = write_folder(folder, graph, iter_slices(model.data, graph, groups), edges(graph, groups))
+                progress.update(task, description="measuring" if profile == "measure" else "estimating")
+                costs = _costs(model, profile, runtime)
+                groups = groups_at(graph, balanced_positions(graph, costs, stages))
+            progress.update(task, description="cutting")
+            manifest = write_folder(folder, graph, iter_slices(model.data, graph, groups), edges(graph, groups))
     body = _body(model, folder, manifest, costs)
     out.result(body, lambda: _text(body, out))
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Let errors of cuts name the model's file."""
+    try:
+        yield
+    except CutError as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def _planned(graph: Graph, file: Path) -> list[list[int]]:
