@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -61,7 +64,24 @@ def draw(body: dict[str, Any], path: Path) -> None:
     below.set_xlim(0, len(steps) + 1)
     below.set_ylim(0, 102)
     below.legend(loc="upper left")
+    picture = BytesIO()
+    figure.savefig(picture, dpi=110, format=path.suffix.lower()[1:])
+    _write(path, picture.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that is whole or, as before, not there; raises StoreError."""
+    target = Path(os.path.realpath(path))
     try:
-        figure.savefig(path, dpi=110)
+        if target.exists() and not target.is_file():
+            # A pipe or a device takes bytes, and no file in its place.
+            target.write_bytes(content)
+            return
+        fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        try:
+            fresh.write_bytes(content)
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,25 @@ def test_inspect_lists_operators_and_draws_them(model: Path, tmp_path: Path) -> 
     ):
         done = _run("model", "inspect", model, "--plot", target)
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr
+
+
+def test_a_picture_that_does_not_fit_leaves_the_earlier_one(model: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "model.png"
+    picture.write_bytes(b"the earlier one")
+    _ok("model", "inspect", model, "--plot", tmp_path / "other.png")
+    before = sorted(tmp_path.iterdir())
+    done = subprocess.run(
+        [sys.executable, "-m", "coordinator.cli", "model", "inspect", str(model), "--plot", str(picture)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 72, done.stderr
+    assert f"{picture}: cannot be written: File too large" in done.stderr
+    assert picture.read_bytes() == b"the earlier one"
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_slice_by_places_and_by_a_plan(tmp_path: Path) -> None:
