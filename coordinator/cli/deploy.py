@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,14 @@ import typer
 
 from coordinator.cli.common import Network, Output, verb
 from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
-from slicemq.errors import CoordinatorError, ModelError, PlanError, UsageError
+from slicemq.errors import (
+    CoordinatorError,
+    InsufficientCapacityError,
+    ModelError,
+    PlanError,
+    RequestRefusedError,
+    UsageError,
+)
 from slicemq.messages import Artifact, ChunkRequest, PipelineDocument, PlanDocument, decode, to_plain
 from slicemq.topics import check_id
 from slicemq.transfer import serve
@@ -70,7 +78,8 @@ def command(
         try:
             watch = _Watch(caller, name)
             task = progress.add_task("planning", total=None, note="")
-            answer = caller.ask("deploy", body, timeout).body
+            with _naming(plan):
+                answer = caller.ask("deploy", body, timeout).body
             revision = str(answer.get("revision"))
             progress.update(task, description=f"revision {revision}")
             if wait:
@@ -89,6 +98,19 @@ def command(
         "plan": made,
     }
     out.result(result, lambda: _text(result, out))
+
+
+@contextlib.contextmanager
+def _naming(plan: Path | None) -> Iterator[None]:
+    """Let what the coordinator has to say about a plan file name the file."""
+    try:
+        yield
+    except RequestRefusedError as error:
+        if plan is None or error.exit_code not in (PlanError.exit_code, InsufficientCapacityError.exit_code):
+            raise
+        named = RequestRefusedError(f"{plan}: {error}")
+        named.exit_code = error.exit_code
+        raise named from error
 
 
 def _check_model(file: Path) -> Artifact:

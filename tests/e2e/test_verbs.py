@@ -98,7 +98,8 @@ def test_plan_make(site: Site, faces: Path, tmp_path: Path) -> None:
     assert [entry["nodes"] for entry in made["plan"]["slices"]] == [entry["nodes"] for entry in live["slices"]]
     site.json("undeploy", "planned")
     plan.write_text("{}")
-    assert failing(site, 20, "deploy", str(faces), "--name", "planned", "--plan", str(plan))
+    said = failing(site, 20, "deploy", str(faces), "--name", "planned", "--plan", str(plan))
+    assert f"slicemq: {plan}: " in said
     fleet.write_text(FLEET.replace("memory_mb = 400", "memory_mb = 'lots'"))
     assert "memory_mb" in refused(command("plan", "make", str(faces), "--fleet", str(fleet)), 3)
 
