@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from math import prod
 from typing import TYPE_CHECKING
 
 from slicemq.codecs import DTYPES
 
 if TYPE_CHECKING:
     from converters.manifest import Manifest, TensorEntry
+
+_MOST = 1 << 64
 
 
 def contradictions(manifest: Manifest) -> Iterator[str]:
@@ -97,5 +98,12 @@ def _bundles(manifest: Manifest, places: dict[str, int]) -> Iterator[str]:
 
 
 def _nbytes(tensor: TensorEntry) -> int | None:
-    """Bytes of the tensor; None where a size is not known."""
-    return None if -1 in tensor.shape or tensor.dtype not in DTYPES else prod(tensor.shape) * DTYPES[tensor.dtype]
+    """Bytes of the tensor; None where a size is not known. Above what anything has, it does not count on."""
+    if -1 in tensor.shape or tensor.dtype not in DTYPES:
+        return None
+    total = DTYPES[tensor.dtype]
+    for size in tensor.shape:
+        total *= size
+        if total > _MOST:
+            break
+    return total

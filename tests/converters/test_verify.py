@@ -249,6 +249,9 @@ def test_a_manifest_that_contradicts_itself(tmp_path: Path) -> None:
         where[path[-1]] = value
         with pytest.raises(ModelError, match=words):
             parse_manifest(json.dumps(body))
+    huge = json.dumps(good).replace("[1, 4]", json.dumps([10**9] * 1_000_000))
+    with pytest.raises(ModelError, match="bundle b0: field bytes: 16, but its tensors have 4"):
+        parse_manifest(huge)
 
 
 def test_tracing_does_not_need_the_slices() -> None:
