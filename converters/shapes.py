@@ -56,7 +56,7 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, S
         graph = with_bounded_integers(graph, runner.run)
         seen = runner.run(random_inputs(graph, seed=0))
     except ModelError as error:
-        raise _with_hint(graph, error) from error
+        raise _with_hint(graph, error, shapes or {}) from error
     changed = {t: shape for t, shape in seen.items() if shape != graph.tensors[t].shape}
     known, fixed = known_and_fixed(with_shapes(graph, changed))
     loose = [t for t in seen if t not in fixed and t not in known]
@@ -105,14 +105,15 @@ def _input_shapes(graph: Graph, wanted: Mapping[int, Shape]) -> dict[int, Shape]
     return {t: shape for t, shape in found.items() if shape != graph.tensors[t].shape}
 
 
-def _with_hint(graph: Graph, error: ModelError) -> ModelError:
+def _with_hint(graph: Graph, error: ModelError, given: Mapping[int, Shape]) -> ModelError:
     """Small declared sizes, where a model leaves them open, are the commonest reason why it does not run."""
     loose = [t for t in dict.fromkeys(graph.inputs) if -1 in graph.tensors[t].signature]
     if not loose or isinstance(error, UnsupportedOperatorError):
         return error
     listed = ", ".join(f"{graph.public_name(t)} {list(graph.tensors[t].shape)}" for t in loose)
+    whose = "were given" if given else "it declares"
     return ModelError(
-        f"{error}; the model leaves sizes of its inputs open, and may not run with those that it declares "
+        f"{error}; the model leaves sizes of its inputs open, and may not run with those that {whose} "
         f"({listed}): give others"
     )
 

@@ -136,6 +136,8 @@ def test_a_model_that_does_not_run_at_its_declared_sizes_says_which_are_open() -
     graph = read_graph(data)
     with pytest.raises(ModelError, match=r"leaves sizes of its inputs open, .* \(audio \[1, 4\]\): give others"):
         resolve_shapes(data, graph, load)
+    with pytest.raises(ModelError, match=r"with those that were given \(audio \[1, 5\]\): give others"):
+        resolve_shapes(data, graph, load, {x: (1, 5)})
     assert resolve_shapes(data, graph, load, {x: (1, 32)}).tensors[x].shape == (1, 32)
 
 
