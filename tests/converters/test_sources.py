@@ -374,7 +374,9 @@ def test_leaving_ends_the_child(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_conversion(keras: Path, tmp_path: Path, number: signal.Signals) -> None:
     pid = tmp_path / "pid"
-    python = _interpreter(tmp_path, f"#!/bin/sh\necho $$ > {pid}\nexec sleep 1000\n")
+    # It greets and takes the task before it tells its number, so the command waits for its answer then.
+    greets = f"echo '{json.dumps(GREETING)}'\nread task\necho $$ > {pid}\nexec sleep 1000\n"
+    python = _interpreter(tmp_path, f"#!/bin/sh\n{greets}")
     command = [sys.executable, "-m", "coordinator.cli", "model", "convert", keras, tmp_path / "out.tflite"]
     process = subprocess.Popen(
         [*map(str, command), "--python", python], stderr=subprocess.PIPE, text=True, start_new_session=True
