@@ -28,7 +28,7 @@ from benchmarks.far import FarRuntime
 from benchmarks.machine import describe_machine
 from benchmarks.models import ROOT, RealModel, pictures, real_models
 from converters.graph import Graph
-from converters.lowering import merged, needs
+from converters.needs import merged, needs
 from converters.runtime import Array, random_inputs
 from converters.schema import Bytes, open_model
 from converters.slicing import Slice, groups_at, iter_slices, legal_positions

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from converters.graph import Graph, read_graph
-from converters.lowering import needs
 from converters.memory import slice_memory
+from converters.needs import needs
 from converters.profile import Profile, estimate
 from converters.shapes import named_shapes, resolve_shapes
 from converters.slicing import iter_slices

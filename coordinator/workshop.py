@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -19,11 +18,11 @@ from coordinator import planning
 from coordinator.actions import MakePlan
 from coordinator.downloads import Exchange
 from coordinator.intents import Blueprint
+from coordinator.parent import die_with
 from coordinator.planning import PlanningJob, Tools
 from slicemq.errors import ArtifactError, CoordinatorError, ModelError, OversizeError, SliceMQError
 
 logger = logging.getLogger("slicemq.coordinator.planning")
-_PR_SET_PDEATHSIG = 1
 
 Planned = Callable[[int, Blueprint], None]
 Failed = Callable[[int, SliceMQError], None]
@@ -158,9 +157,4 @@ def _obey_parent(parent: int) -> None:
     """Leave Ctrl-C to the coordinator, do not outlive it, and lead the group of all that is started from here."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        os._exit(1)
+    die_with(parent)

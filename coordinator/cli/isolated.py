@@ -6,15 +6,14 @@ output; the parent waits, hands on signals, ends with the child's exit code, and
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Callable
 
+from coordinator.parent import die_with
 from slicemq.errors import ModelError
 
-_PR_SET_PDEATHSIG = 1
 # What somebody may send to the program to end it; the terminal sends its own to parent and child at once.
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -32,7 +31,7 @@ def run(body: Callable[[], None], model: str) -> None:
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _die_with(parent)
+        die_with(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         body()
         return
@@ -67,13 +66,3 @@ def _explain(killer: signal.Signals) -> str:
     return (
         f"the TFLite runtime crashed on this model ({killer.name}): the file is damaged, or the runtime has a bug"
     )
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the parent is."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        return
-    if os.getppid() != parent:
-        os._exit(1)

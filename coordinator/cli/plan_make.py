@@ -57,7 +57,7 @@ def command(
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
     pins = _pins(pin)
     shapes = parse_shapes(input_shape)
-    from converters.lowering import needs
+    from converters.needs import needs
     from converters.schema import open_model
     from coordinator.planner import make_plan
     from coordinator.planner.fleet import fleet_from_file

@@ -51,7 +51,7 @@ def make_plan(
     latency: it is cut into the fewest slices that fit, unless the options name slices or their number.
 
     `memory` gives a slice's bytes beyond an idle worker, `profile` the operators' seconds on the machine of speed
-    1, `needs` what each operator asks of a runtime (`converters.lowering.needs`; without it every node takes
+    1, `needs` what each operator asks of a runtime (`converters.needs`; without it every node takes
     all). `clock` is read for `solve_seconds` only. Raises InsufficientCapacityError when the nodes cannot hold or
     run the model, PlanError when the options (pins, exclusions) are wrong or leave no plan.
     """

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from converters.graph import Graph, Operator
 
 Needs = Sequence[Mapping[str, int]]
-"""For each operator of the model, what a runtime must take: name -> version (`converters.lowering.needs`)."""
+"""For each operator of the model, what a runtime must take: name -> version (`converters.needs.needs`)."""
 _LISTED = 10
 
 

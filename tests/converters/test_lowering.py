@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from benchmarks.models import real_models
 from converters.dataflow import DTYPES
 from converters.graph import read_graph
-from converters.lowering import _RULES, Operand, lower, needs
+from converters.lowering import _RULES, Operand, lower
+from converters.needs import needs
 from converters.slicing import slice_model
 from tests.converters.machine import load, run
 from tests.converters.tiny import Tiny
