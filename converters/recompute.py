@@ -54,5 +54,5 @@ def _is_worth_it(graph: Graph, operator: Operator) -> bool:
     read, made = graph.tensors[reads.pop()], graph.tensors[operator.outputs[0]]
     if made.index in graph.outputs or read.variable or read.dtype not in DTYPES:
         return False
-    known = min((*read.shape, *made.shape), default=0) >= 0
+    known = min((*read.shape, *made.shape), default=0) >= 0 and not (read.varying or made.varying)
     return known and made.nbytes > read.nbytes

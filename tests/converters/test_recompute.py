@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ai_edge_litert.schema_py_generated as schema
 import numpy as np
 import pytest
 
 from converters.graph import Graph, read_graph
+from converters.recompute import with_recomputed
 from converters.runtime import Load
 from converters.slicing import cut_positions, edges, groups_at, parts, slice_model
 from converters.verify import link, verify_chain
@@ -107,6 +110,15 @@ def _single(name: str, dtype: str, made: str, shape: tuple[int, ...], *, last: b
 def test_what_is_recomputed(graph: Graph, expected: bool) -> None:
     assert graph.operators[0].recomputed is expected
     assert (0 in graph.steps) is not expected
+
+
+def test_sizes_that_differ_from_frame_to_frame_are_not_compared() -> None:
+    graph = _single("CAST", "UINT8", "FLOAT32", (1, 4))
+    (made,) = graph.operators[0].outputs
+    tensors = tuple(replace(t, varying=(1,)) if t.index == made else t for t in graph.tensors)
+    again = with_recomputed(replace(graph, tensors=tensors))
+    assert not again.operators[0].recomputed
+    assert 0 in again.steps
 
 
 def test_a_model_of_nothing_else_keeps_its_step() -> None:
