@@ -8,7 +8,6 @@ takes the longest of the three, the period is the slowest stage's time and the l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,75 +16,13 @@ import numpy.typing as npt
 from converters.classes import class_of
 from converters.slicing import legal_positions
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions, Supports
+from coordinator.planner.problem import Costs, NodeType
 from coordinator.planner.segments import Table, Traffic, any_of, traffic, work
 from slicemq.errors import PlanError
 
 if TYPE_CHECKING:
     from converters.graph import Graph
     from converters.profile import Profile
-
-
-@dataclass(frozen=True)
-class NodeType:
-    """Nodes that differ in nothing but their id, and every segment's cost on one of them.
-
-    Tables have shape (n+1, n+1), are indexed [i, j] and hold seconds; `period` is infinite where the
-    segment may not run here (memory, operators, pins). `memory` is bytes beyond an idle worker in the nodes'
-    runtime. `whole` and `useful` say, pins left aside, whether the whole model and whether any segment can
-    run here; `steps` are the seconds of each step.
-    """
-
-    spec: NodeSpec
-    ids: tuple[str, ...]
-    compute: Table
-    period: Table
-    bytes_in: Table
-    bytes_out: Table
-    memory: Table
-    steps: npt.NDArray[np.float64]
-    whole: bool
-    useful: bool
-
-    # Made when asked for: kept for each of a hundred unlike nodes, they would fill a small coordinator's memory.
-    @property
-    def down(self) -> Table:
-        """Seconds that a segment's inputs take on the downlink."""
-        return self.bytes_in / self.spec.down
-
-    @property
-    def up(self) -> Table:
-        """Seconds that what a segment sends takes on the uplink."""
-        return self.bytes_out / self.spec.up
-
-    @property
-    def latency(self) -> Table:
-        """Seconds that a frame spends in a segment: receiving, computing, sending, and the round trip."""
-        return self.compute + self.down + self.up + self.spec.rtt
-
-    @property
-    def count(self) -> int:
-        """How many nodes there are of this type."""
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Everything a planning method may look at.
-
-    `n` steps; `relayed[i, j]` bytes that the broker delivers because of a segment (its inputs and results);
-    `slice_pins` maps a slice number to the type that must run it; `memory` is the least that a segment takes on
-    any type, in bytes beyond an idle worker.
-    """
-
-    n: int
-    types: tuple[NodeType, ...]
-    bytes_in: Table
-    bytes_out: Table
-    relayed: Table
-    memory: Table
-    broker_rate: float | None
-    slice_pins: Mapping[int, int]
-    max_slices: int
 
 
 def build_costs(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.planner.cost import Costs
+from coordinator.planner.problem import Costs
 from coordinator.planner.reach import Segments
 from coordinator.planner.segments import Table
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.memory import slice_memory
-from coordinator.planner.cost import Costs, build_costs, permitted
+from coordinator.planner.answer import NoPlanError, Split
+from coordinator.planner.cost import build_costs, permitted
 from coordinator.planner.memory import memory_by_runtime
 from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
 from coordinator.planner.operators import Needs, check_somewhere, supports_of, who_lacks
@@ -23,8 +24,9 @@ from coordinator.planner.plan import (
     ProfileSource,
     bundles_of,
 )
+from coordinator.planner.problem import Costs
 from coordinator.planner.shortage import shortage, wishes_forbid, without_wishes
-from coordinator.planner.split import NoPlanError, Split, split
+from coordinator.planner.split import split
 from slicemq.errors import InsufficientCapacityError, PlanError
 
 if TYPE_CHECKING:

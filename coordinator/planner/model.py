@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from coordinator.planner.goal import Goal
 from slicemq.errors import PlanError
 
 if TYPE_CHECKING:
     from converters.graph import Graph, Operator
-    from coordinator.planner.cost import Costs
-    from coordinator.planner.split import Split
+    from coordinator.planner.answer import Split
+    from coordinator.planner.problem import Costs
 
 _SLICE_PIN = re.compile(r"s?(0|[1-9][0-9]{0,5})\Z")
 _RANGE_PIN = re.compile(r"(0|[1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})\Z")
@@ -29,7 +30,10 @@ class NodeSpec:
     `memory` is what is free for slices. `speeds` is relative to the machine that the profile speaks of, per
     class of operators (`converters.classes`); one that is not listed runs as its kind in float32 does, or at the
     geometric mean of the plain classes. `rtt` is the round trip to the broker. `operators` is the highest version
-    of each operator that the runtime takes; empty: not known, it takes all.
+    of each operator that the runtime takes; empty: not known, it takes all. `watts` is what computing takes beyond
+    idling, `joules_per_byte` what moving a byte takes. `busy`, `busy_up` and `busy_down` are what other pipelines
+    use already: a share of the computing time, and bytes per second of the links. `held` are the slices of this
+    model whose files the node has, as sorted places of their operators.
     """
 
     id: str
@@ -42,6 +46,12 @@ class NodeSpec:
     codecs: tuple[str, ...] = ("raw",)
     labels: Mapping[str, str] = field(default_factory=dict)
     operators: Mapping[str, int] = field(default_factory=dict)
+    watts: float = 3.0
+    joules_per_byte: float = 0.0
+    busy: float = 0.0
+    busy_up: float = 0.0
+    busy_down: float = 0.0
+    held: frozenset[tuple[int, ...]] = frozenset()
 
     @property
     def mean_speed(self) -> float:
@@ -70,6 +80,8 @@ class NodeSpec:
             self.codecs,
             tuple(sorted(self.labels.items())),
             tuple(sorted(self.operators.items())),
+            (self.watts, self.joules_per_byte, self.busy, self.busy_up, self.busy_down),
+            self.held,
         )
 
 
@@ -101,7 +113,8 @@ class PlanOptions:
 
     `pins` maps a slice (`0` or `s0`: counted from the model's inputs) or a range of operators
     (`10-20`, both ends included, places in the file) to a node's id. `headroom` is the share of each
-    node's free memory that must stay free.
+    node's free memory that must stay free. `codecs` are those that a plan may use between slices; `shapes` the
+    shapes of plans that may win (None: all that `planner.shapes` knows).
     """
 
     pins: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +122,9 @@ class PlanOptions:
     max_slices: int | None = None
     headroom: float = 0.0
     overheads: Overheads = field(default_factory=Overheads)
+    goal: Goal = field(default_factory=Goal)
+    codecs: tuple[str, ...] = ("raw",)
+    shapes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.max_slices is not None and self.max_slices < 1:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dacite
 
 from converters.slicing import edges, result_parts
+from coordinator.planner.answer import Bound
 from coordinator.planner.plan_checks import CLIENT, check_bundles, check_nodes, check_operators, check_shape
 from coordinator.planner.segments import FRAME_BYTES, wire_bytes
 from slicemq.errors import CutError, PlanError
@@ -29,7 +30,9 @@ MAX_FILE_BYTES = 4 << 20
 class PlannedSlice:
     """One slice: its node, its operators (places in the file) and one frame's costs.
 
-    `memory_mb` is memory beyond an idle worker, MB is 10^6 bytes; bytes are bytes on the wire.
+    `memory_mb` is memory beyond an idle worker, MB is 10^6 bytes; bytes are bytes on the wire. `turns` has for each
+    of `nodes` the turns that it serves; empty: one node, every turn. With several nodes the times are those of a
+    frame on the slowest of them.
     """
 
     id: str
@@ -41,6 +44,7 @@ class PlannedSlice:
     bytes_out: int
     down_ms: float = 0.0
     up_ms: float = 0.0
+    turns: tuple[tuple[int, ...], ...] = ()
 
     @property
     def stage_ms(self) -> float:
@@ -80,11 +84,21 @@ class ProfileSource:
 
 
 @dataclass(frozen=True)
+class CostsFile:
+    """The open books of a plan: the file's name beside the plan file, and its SHA-256 (hex)."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which slices run where, at which cost, and how good that is known to be.
 
     No plan of `family` has a period below `lower_bound_ms`; `gap` is period / bound - 1. `window` is the
-    fewest frames on their way that reach 95 % of the peak rate, and one more for what varies.
+    fewest frames on their way that reach 95 % of the peak rate, and one more for what varies. A frame of
+    sequence number q takes turn q mod `turns`, and is computed by the slices and nodes that serve it. `certificate`
+    are the proofs of bounds, the highest last; `costs` names the file of the numbers that the plan was made of.
     """
 
     model: str
@@ -101,6 +115,11 @@ class Plan:
     slices: tuple[PlannedSlice, ...]
     bundles: tuple[PlannedBundle, ...]
     alternatives: tuple[Alternative, ...] = ()
+    turns: int = 1
+    reason: str = ""
+    energy_j: float = 0.0
+    certificate: tuple[Bound, ...] = ()
+    costs: CostsFile | None = None
     format: int = FORMAT
 
     def digest(self) -> str:
@@ -108,11 +127,13 @@ class Plan:
 
         Costs and bounds do not count, so that a plan made anew with the same result is the same revision.
         """
-        content = {
+        content: dict[str, object] = {
             "model": self.model,
             "slices": [[item.id, list(item.nodes), sorted(item.operators)] for item in self.slices],
             "bundles": [[b.id, b.source, list(b.targets), list(b.tensors), b.codec] for b in self.bundles],
         }
+        if self.turns > 1:
+            content["turns"] = [self.turns, *([list(turns) for turns in item.turns] for item in self.slices)]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

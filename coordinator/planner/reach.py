@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.planner.cost import Costs
+from coordinator.planner.problem import Costs
 from coordinator.planner.segments import Table
 
 Bits = npt.NDArray[np.uint64]

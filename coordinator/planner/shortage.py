@@ -14,7 +14,7 @@ from slicemq.errors import InsufficientCapacityError, PlanError
 
 if TYPE_CHECKING:
     from converters.graph import Graph
-    from coordinator.planner.cost import Costs
+    from coordinator.planner.problem import Costs
 
 
 def shortage(

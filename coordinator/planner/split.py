@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.broker import LeastBytes, meeting_period
-from coordinator.planner.cost import Costs, NodeType
 from coordinator.planner.improve import improve, period_of
 from coordinator.planner.merge import merge_alike
+from coordinator.planner.problem import Costs, NodeType
 from coordinator.planner.reach import (
     Budget,
     OutOfBudgetError,
@@ -44,33 +44,6 @@ BEAM_QUESTIONS = 6
 """How many beam searches one plan may take."""
 TOLERANCE = 1e-3
 """Fewer nodes are preferred when their period is within this share of the best."""
-
-Method = Literal["exact-counts", "heuristic"]
-
-
-class NoPlanError(Exception):
-    """No plan exists (`proved`), or none was found."""
-
-    def __init__(self, proved: bool) -> None:
-        super().__init__("no plan exists" if proved else "no plan was found")
-        self.proved = proved
-
-
-@dataclass(frozen=True)
-class Split:
-    """Segments in order with the id of the node of each, and what is known about the best.
-
-    Every plan of the family (contiguous segments, at most one per node) has a period of at least
-    `lower_bound` seconds. `method` is `exact-counts` when the bound is the best period itself, found by an
-    exhaustive search.
-    """
-
-    segments: tuple[tuple[int, int], ...]
-    nodes: tuple[str, ...]
-    period: float
-    latency: float
-    lower_bound: float
-    method: Method
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import random
 
 import pytest
 
+from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.cost import build_costs
 from coordinator.planner.memory import segment_memory
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.split import TOLERANCE, NoPlanError, Split, split
+from coordinator.planner.split import TOLERANCE, split
 from tests.planner.instances import Oracle, random_fleet, random_graph, random_profile, weights_memory
 
 
