@@ -167,7 +167,8 @@ def plan_options(body: Mapping[str, Any]) -> PlanOptions:
         raise PlanError("field max_slices: expected a whole number")
     if body.get("profile", "measure") not in ("measure", "estimate"):
         raise PlanError("field profile: expected measure or estimate")
-    return PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=most)
+    # One turn: what is deployed has one node for each slice.
+    return PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=most, shapes=("one-node", "pipeline"))
 
 
 def _check_memory(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
