@@ -46,6 +46,7 @@ def make_plan(
     needs: Needs | None = None,
     planner: Planner = split,
     clock: Callable[[], float] = time.perf_counter,
+    record: Callable[[Costs], None] = lambda _: None,
 ) -> Plan:
     """The plan of the least period for `graph` on `fleet`.
 
@@ -54,8 +55,9 @@ def make_plan(
 
     `memory` gives a slice's bytes beyond an idle worker, `profile` the operators' seconds on the machine of speed
     1, `needs` what each operator asks of a runtime (`converters.needs`; without it every node takes
-    all). `clock` is read for `solve_seconds` only. Raises InsufficientCapacityError when the nodes cannot hold or
-    run the model, PlanError when the options (pins, exclusions) are wrong or leave no plan.
+    all). `clock` is read for `solve_seconds` only; `record` is given the costs that the plan was made of. Raises
+    InsufficientCapacityError when the nodes cannot hold or run the model, PlanError when the options (pins,
+    exclusions) are wrong or leave no plan.
     """
     options = options or PlanOptions()
     begun = clock()
@@ -69,7 +71,8 @@ def make_plan(
     table = memory_by_runtime(graph, permitted(fleet, options), memory)
     costs = build_costs(graph, profile, fleet, table, options, supports)
     try:
-        found = _found(costs, graph.stateful and options.max_slices is None and not options.pins, planner)
+        fewest = graph.stateful and options.max_slices is None and not options.pins
+        costs, found = _found(costs, fewest, planner)
     except NoPlanError as error:
         free = without_wishes(options)
         if free is not None and _has_plan(build_costs(graph, profile, fleet, table, free, supports), planner):
@@ -80,15 +83,17 @@ def make_plan(
             ) from error
         lacks = [] if needs is None else who_lacks(graph, permitted(fleet, options), needs)
         raise shortage(graph, fleet, options, costs, lacks) from error
+    record(costs)
     return _plan(graph, profile, costs, found, clock() - begun)
 
 
-def _found(costs: Costs, fewest: bool, planner: Planner) -> Split:
-    """The planner's answer, with the fewest slices that fit when that is asked for."""
+def _found(costs: Costs, fewest: bool, planner: Planner) -> tuple[Costs, Split]:
+    """The planner's answer, with the fewest slices that fit when that is asked for, and its costs."""
     for most in range(1, costs.max_slices) if fewest else ():
         with contextlib.suppress(NoPlanError):
-            return planner(replace(costs, max_slices=most))
-    return planner(costs)
+            limited = replace(costs, max_slices=most)
+            return limited, planner(limited)
+    return costs, planner(costs)
 
 
 def _has_plan(costs: Costs, planner: Planner) -> bool:
