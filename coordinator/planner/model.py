@@ -87,10 +87,15 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class Fleet:
-    """The nodes, and how many bytes per second the broker can deliver (None: it is not what limits)."""
+    """The nodes, and how many bytes per second the broker can deliver (None: it is not what limits).
+
+    `links` maps (sender, receiver), ids of nodes, to the bytes per second of a direct link. With any link, slices
+    hand their bundles straight to the next one where there is a link, and through the broker elsewhere.
+    """
 
     nodes: tuple[NodeSpec, ...]
     broker_rate: float | None = None
+    links: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
