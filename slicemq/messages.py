@@ -21,6 +21,9 @@ from slicemq.jsondoc import from_plain as from_plain
 from slicemq.jsondoc import to_plain as to_plain
 from slicemq.topics import RELEASE, is_id, is_revision, is_sha256
 
+# Turns of a revision: each is a topic for each bundle, and a probe frame before the revision is used.
+MAX_TURNS = 256
+
 NodeStateWord = Literal["init", "ready", "draining", "disconnected", "lost"]
 SliceStateWord = Literal["fetching", "loading", "ready", "failed"]
 RouteStateWord = Literal["active", "draining", "lost"]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import dacite
 
-from converters.slicing import edges, result_parts
 from coordinator.planner.answer import Bound
+from coordinator.planner.lanes import LaneGroups, PlanLane, lanes_of, wirings
 from coordinator.planner.plan_checks import CLIENT, check_bundles, check_nodes, check_operators, check_shape
 from coordinator.planner.segments import FRAME_BYTES, wire_bytes
 from slicemq.errors import CutError, PlanError
@@ -141,6 +141,14 @@ class Plan:
         """The slice whose stage is the slowest."""
         return max(self.slices, key=lambda item: item.stage_ms)
 
+    def lanes(self) -> tuple[PlanLane, ...]:
+        """The complete pipelines side by side, and the turns of each. Raises PlanError when there are none."""
+        return lanes_of(self.slices, self.turns)
+
+    def lane_groups(self) -> list[list[list[int]]]:
+        """The operators of the slices, lane by lane."""
+        return [[list(item.operators) for item in self.slices[lane.first : lane.stop]] for lane in self.lanes()]
+
     def to_plain(self) -> dict[str, Any]:
         """The plan file's content as dicts and lists."""
         body: dict[str, Any] = {"format": self.format, **asdict(self)}
@@ -183,10 +191,20 @@ class Plan:
 
 def bundles_of(graph: Graph, groups: list[list[int]]) -> tuple[PlannedBundle, ...]:
     """The messages of one frame when the slices have these operators: bundles, then the parts of the result."""
+    return lane_bundles(graph, [groups])
+
+
+def lane_bundles(graph: Graph, lanes: LaneGroups) -> tuple[PlannedBundle, ...]:
+    """The messages of all lanes of a plan: `b0`, `b1` ... of lane after lane, then the parts of their results.
+
+    `lanes` are the operators of the slices, lane by lane; the slices are `s0`, `s1` ... without a break. Raises
+    CutError for groups that are not a sound partition of the model.
+    """
 
     def size(tensors: tuple[int, ...]) -> int:
         return FRAME_BYTES + sum(wire_bytes(graph.tensors[tensor]) for tensor in tensors)
 
+    wired = wirings(graph, lanes)
     between = [
         PlannedBundle(
             edge.id,
@@ -195,11 +213,13 @@ def bundles_of(graph: Graph, groups: list[list[int]]) -> tuple[PlannedBundle, ..
             edge.tensors,
             size(edge.tensors),
         )
-        for edge in edges(graph, groups)
+        for lane in wired
+        for edge in lane.edges
     ]
+    parts = [part for lane in wired for part in lane.results]
     results = [
-        PlannedBundle(f"r{part}", f"s{number}", (CLIENT,), tensors, size(tensors))
-        for part, (number, tensors) in enumerate(result_parts(graph, groups))
+        PlannedBundle(f"r{row}", f"s{number}", (CLIENT,), tensors, size(tensors))
+        for row, (number, tensors) in enumerate(parts)
     ]
     return (*between, *results)
 
@@ -275,7 +295,7 @@ def _row(kind: Any, row: Any, where: str) -> Any:
 def _against_model(plan: Plan, graph: Graph, given: bool) -> Plan:
     check_operators(plan, graph)
     try:
-        expected = bundles_of(graph, [list(item.operators) for item in plan.slices])
+        expected = lane_bundles(graph, plan.lane_groups())
     except CutError as error:
         raise PlanError(f"plan: field slices: {error}") from error
     if not given:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from coordinator.planner.lanes import PlanLane, lanes_of
 from slicemq.errors import PlanError
 from slicemq.topics import is_id, is_sha256
 
@@ -30,20 +31,17 @@ def check_shape(plan: Plan) -> None:
         _check(getattr(plan, name) >= 0, name, "expected at least 0")
     _check(1 <= plan.window <= 1 << 20, "window", f"expected 1 to {1 << 20}, got {plan.window}")
     _check(len(plan.slices) > 0, "slices", "expected at least one")
-    seen: dict[int, str] = {}
     for number, item in enumerate(plan.slices):
         where = f"slices[{number}]"
         _check(item.id == f"s{number}", f"{where}.id", f"expected s{number}, got {item.id!r}")
-        _check(len(item.nodes) == 1, f"{where}.nodes", f"expected one node, got {len(item.nodes)}")
         for node in item.nodes:
             _check(is_id(node), f"{where}.nodes", f"{node!r} is not a node's id")
         _check(len(item.operators) > 0, f"{where}.operators", "expected at least one")
         for name in ("memory_mb", "compute_ms", "down_ms", "up_ms", "bytes_in", "bytes_out"):
             _check(getattr(item, name) >= 0, f"{where}.{name}", "expected at least 0")
-        for operator in item.operators:
-            other = seen.setdefault(operator, item.id)
-            _check(other == item.id, f"{where}.operators", f"operator {operator} is in slice {other} too")
         _check(len(set(item.operators)) == len(item.operators), f"{where}.operators", "an operator is there twice")
+    for lane in lanes_of(plan.slices, plan.turns):
+        _check_lane(plan, lane)
     ends = {CLIENT, *(item.id for item in plan.slices)}
     names = [bundle.id for bundle in plan.bundles]
     for number, bundle in enumerate(plan.bundles):
@@ -58,6 +56,23 @@ def check_shape(plan: Plan) -> None:
         _check(bundle.codec in CODECS, f"{where}.codec", f"expected {', '.join(CODECS)}, got {bundle.codec!r}")
 
 
+def _check_lane(plan: Plan, lane: PlanLane) -> None:
+    seen: dict[int, str] = {}
+    for number in range(lane.first, lane.stop):
+        item = plan.slices[number]
+        for operator in item.operators:
+            other = seen.setdefault(operator, item.id)
+            _check(
+                other == item.id,
+                f"slices[{number}].operators",
+                f"operator {operator} is in slice {other} too" + _in_turn(plan, lane),
+            )
+
+
+def _in_turn(plan: Plan, lane: PlanLane) -> str:
+    return f" in turn {lane.turns[0]}" if plan.turns > 1 else ""
+
+
 def check_nodes(plan: Plan, nodes: Collection[str]) -> None:
     """Every node is one of `nodes`. Raises PlanError."""
     for number, item in enumerate(plan.slices):
@@ -67,17 +82,16 @@ def check_nodes(plan: Plan, nodes: Collection[str]) -> None:
 
 
 def check_operators(plan: Plan, graph: Graph) -> None:
-    """The plan is for this model, and places each of its steps once. Raises PlanError."""
+    """The plan is for this model, and places each of its steps once in every turn. Raises PlanError."""
     _check(plan.model == graph.sha256, "model", f"the plan is for {plan.model}, the model is {graph.sha256}")
+    _check(
+        plan.turns == 1 or not graph.stateful,
+        "turns",
+        f"{plan.turns}, expected 1: the model keeps state between frames, so they all go the same way",
+    )
     steps = set(graph.steps)
-    left = set(steps)
     last = len(graph.operators) - 1
     for number, item in enumerate(plan.slices):
-        _check(
-            len(item.nodes) == 1 or graph.stateful_steps.isdisjoint(item.operators),
-            f"slices[{number}].nodes",
-            f"{len(item.nodes)} nodes, expected one: slice {item.id} keeps state, so it has no replicas",
-        )
         where = f"slices[{number}].operators"
         for operator in item.operators:
             _check(0 <= operator <= last, where, f"operator {operator}: the model has 0 to {last}")
@@ -87,8 +101,10 @@ def check_operators(plan: Plan, graph: Graph) -> None:
                 f"operator {operator} ({graph.operators[operator].name}) is not placed by a plan: it is fed by "
                 "constants only and goes with its consumers, or no output needs it",
             )
-        left -= set(item.operators)
-    _check(not left, "slices", f"operators in no slice: {', '.join(map(str, sorted(left)[:20]))}")
+    for lane in lanes_of(plan.slices, plan.turns):
+        placed = {operator for item in plan.slices[lane.first : lane.stop] for operator in item.operators}
+        left = sorted(steps - placed)
+        _check(not left, "slices", f"operators in no slice{_in_turn(plan, lane)}: {', '.join(map(str, left[:20]))}")
 
 
 def check_bundles(plan: Plan, expected: Sequence[PlannedBundle]) -> None:
