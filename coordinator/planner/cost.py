@@ -107,9 +107,9 @@ def _node_type(
         name = class_of(graph, graph.operators[index])
         if name not in speeds:
             speeds[name] = spec.speed(name)
-        return profile.seconds.get(index, 0.0) / speeds[name]
+        return profile.seconds.get(index, 0.0) / speeds[name] * spec.slowdown(index)
 
-    into, out, mean = bytes_.bytes_in, bytes_.bytes_out, spec.mean_speed
+    into, out, mean = bytes_.bytes_in, bytes_.bytes_out, spec.mean_speed * (1.0 - spec.busy)
     moving = (
         overheads.message * ((into > 0).astype(float) + (out > 0))
         + overheads.receive_per_byte * into
@@ -117,7 +117,7 @@ def _node_type(
     )
     steps = np.array([seconds(index) for index in graph.steps])
     compute = work(steps) + (profile.overhead + moving) / mean
-    down, up = into / spec.down, out / spec.up
+    down, up = into / spec.free_down, out / spec.free_up
     period = np.where(allowed, np.maximum(compute, np.maximum(down, up)), np.inf)
     return NodeType(
         spec=spec,

@@ -32,8 +32,10 @@ class NodeSpec:
     geometric mean of the plain classes. `rtt` is the round trip to the broker. `operators` is the highest version
     of each operator that the runtime takes; empty: not known, it takes all. `watts` is what computing takes beyond
     idling, `joules_per_byte` what moving a byte takes. `busy`, `busy_up` and `busy_down` are what other pipelines
-    use already: a share of the computing time, and bytes per second of the links. `held` are the slices of this
-    model whose files the node has, as sorted places of their operators.
+    use already: a share of the computing time, and bytes per second of the links; `planner.sharing` leaves every
+    pipeline a fair share of each. `held` are the slices of this model whose files the node has, as sorted operators
+    (places in the file). `corrections` are measured seconds over predicted ones, by operator, and `correction` the
+    same for the operators that were not measured here.
     """
 
     id: str
@@ -52,6 +54,30 @@ class NodeSpec:
     busy_up: float = 0.0
     busy_down: float = 0.0
     held: frozenset[tuple[int, ...]] = frozenset()
+    corrections: Mapping[int, float] = field(default_factory=dict)
+    correction: float = 1.0
+
+    def __post_init__(self) -> None:
+        factors = (self.correction, *self.corrections.values())
+        if not all(0.0 < factor < math.inf for factor in factors):
+            raise PlanError(f"node {self.id}: corrections: expected finite numbers above 0")
+        free = ((self.busy, 1.0), (self.busy_up, self.up), (self.busy_down, self.down))
+        if not all(0.0 <= busy < whole or busy == 0.0 for busy, whole in free):
+            raise PlanError(f"node {self.id}: busy: expected less than the whole of its computing and its links")
+
+    @property
+    def free_up(self) -> float:
+        """Bytes per second of the uplink that other pipelines leave."""
+        return self.up - self.busy_up
+
+    @property
+    def free_down(self) -> float:
+        """Bytes per second of the downlink that other pipelines leave."""
+        return self.down - self.busy_down
+
+    def slowdown(self, operator: int) -> float:
+        """How many times its seconds by class an operator takes here: as measured, and beside other pipelines."""
+        return self.corrections.get(operator, self.correction) / (1.0 - self.busy)
 
     @property
     def mean_speed(self) -> float:
@@ -82,6 +108,7 @@ class NodeSpec:
             tuple(sorted(self.operators.items())),
             (self.watts, self.joules_per_byte, self.busy, self.busy_up, self.busy_down),
             self.held,
+            (self.correction, tuple(sorted(self.corrections.items()))),
         )
 
 

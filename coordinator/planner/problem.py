@@ -81,12 +81,12 @@ class NodeType:
     @property
     def down(self) -> Table:
         """Seconds that an arc's inputs take on the downlink."""
-        return self.bytes_in / self.spec.down
+        return self.bytes_in / self.spec.free_down
 
     @property
     def up(self) -> Table:
         """Seconds that what an arc sends takes on the uplink."""
-        return self.bytes_out / self.spec.up
+        return self.bytes_out / self.spec.free_up
 
     @property
     def latency(self) -> Table:

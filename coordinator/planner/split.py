@@ -296,5 +296,5 @@ class _Search:
 
 
 def _latency(kind: NodeType, i: int, j: int) -> float:
-    links = kind.bytes_in[i, j] / kind.spec.down + kind.bytes_out[i, j] / kind.spec.up
+    links = kind.bytes_in[i, j] / kind.spec.free_down + kind.bytes_out[i, j] / kind.spec.free_up
     return float(kind.compute[i, j] + links + kind.spec.rtt)
