@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CLIENT = "client"
 # What encode can be asked for; a node that lacks one says so in its capacity.
-CODECS = ("raw", "f16", "lz4")
+CODECS = ("raw", "f16", "int8", "lz4")
 _HINT = "leave `bundles` out to have them made from the slices"
 
 

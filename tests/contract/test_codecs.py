@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import struct
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from slicemq import codecs
 from slicemq.errors import FrameError
@@ -89,4 +94,84 @@ def test_without_the_lz4_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FrameError, match="not installed"):
         codecs.decode("lz4", memoryview(b"\0"), np.dtype("int8"), (1,))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert codecs.available() == ("raw", "f16")
+    assert codecs.available() == ("raw", "f16", "int8")
+
+
+_FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-(2.0**125), max_value=2.0**125)
+
+
+@given(arrays.arrays(np.float32, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0), elements=_FLOATS))
+def test_int8_is_within_half_a_step_of_the_range_and_keeps_zeros(array: np.ndarray[Any, Any]) -> None:
+    used, found = through("int8", array)
+    span = max(float(array.max(initial=0.0)), 0.0) - min(float(array.min(initial=0.0)), 0.0)
+    assert (found.dtype, found.shape) == (np.float32, array.shape)
+    assert used == ("raw" if 0.0 < span < 1e-35 or span > 1e38 else "int8")
+    if used == "int8":
+        assert len(codecs.encode("int8", array)[1]) == codecs.AFFINE_BYTES + array.size
+    gap = np.abs(found.astype(np.float64) - array.astype(np.float64)).max(initial=0.0)
+    assert gap <= span / 255 * 0.5001
+    assert (found[array == 0] == 0).all()
+
+
+@pytest.mark.parametrize("value", [3.7, -2e-5, 1e30, 0.0])
+def test_int8_keeps_a_constant_tensor_nearly_exactly(value: float) -> None:
+    used, found = through("int8", np.full((4, 5), value, np.float32))
+    assert used == "int8"
+    np.testing.assert_allclose(found, np.float32(value), rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38])
+def test_int8_sends_raw_what_has_no_range(bad: float) -> None:
+    array = np.array([0.0, bad, 1.0], np.float32)
+    used, found = through("int8", array)
+    assert used == "raw"
+    assert found.tobytes() == array.tobytes()
+
+
+def test_int8_leaves_other_dtypes_as_they_are() -> None:
+    assert through("int8", np.array([1, 2], np.int16))[0] == "raw"
+    assert not codecs.is_lossless("int8")
+
+
+def test_int8_on_the_wire() -> None:
+    _, data = codecs.encode("int8", np.array([-1.0, 0.0, 1.55], np.float32))
+    assert struct.unpack("<fi", data[:8]) == (pytest.approx(0.01), -28)
+    assert list(np.frombuffer(data[8:], np.int8)) == [-128, -28, 127]
+
+
+@pytest.mark.parametrize(
+    ("header", "rest", "why"),
+    [
+        (b"", b"", "0 bytes, expected 8 of scale and zero first"),
+        (b"\0" * 7, b"", "7 bytes, expected 8"),
+        (struct.pack("<fi", math.nan, 0), b"\0\0", "scale nan"),
+        (struct.pack("<fi", math.inf, 0), b"\0\0", "scale inf"),
+        (struct.pack("<fi", -1.0, 0), b"\0\0", "scale -1.0"),
+        (struct.pack("<fi", 1e37, 0), b"\0\0", "scale 1e\\+37|scale 9.99"),
+        (struct.pack("<fi", 1.0, 128), b"\0\0", "zero 128, expected -128 to 127"),
+        (struct.pack("<fi", 1.0, -129), b"\0\0", "zero -129"),
+        (struct.pack("<fi", 1.0, 0), b"\0", "1 bytes for shape"),
+        (struct.pack("<fi", 1.0, 0), b"\0\0\0", "3 bytes for shape"),
+    ],
+)
+def test_int8_refuses_what_is_not_its_format(header: bytes, rest: bytes, why: str) -> None:
+    with pytest.raises(FrameError, match=why):
+        codecs.decode("int8", memoryview(header + rest), np.dtype(np.float32), (2,))
+
+
+def test_int8_refuses_other_dtypes_and_sizes_that_are_not_there() -> None:
+    data = memoryview(struct.pack("<fi", 1.0, 0))
+    with pytest.raises(FrameError, match="carries float32, not int8"):
+        codecs.decode("int8", data, np.dtype(np.int8), (0,))
+    with pytest.raises(FrameError, match="0 bytes for shape"):
+        codecs.decode("int8", data, np.dtype(np.float32), (1 << 20, 1 << 8))
+
+
+@given(st.binary(max_size=40), st.integers(0, 40))
+def test_int8_reads_any_bytes_or_refuses_them(data: bytes, size: int) -> None:
+    try:
+        found = codecs.decode("int8", memoryview(data), np.dtype(np.float32), (size,))
+    except FrameError:
+        return
+    assert len(data) == codecs.AFFINE_BYTES + size
+    assert np.isfinite(found).all()
