@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from converters.graph import Graph
     from converters.profile import Profile
     from converters.schema import Bytes
-    from coordinator.planner.model import Fleet
-    from coordinator.planner.plan import Plan
+    from coordinator.planner.model import Fleet, PlanOptions
+    from coordinator.planner.plan import CostsFile, Plan
+    from coordinator.planner.problem import Costs
     from slicemq.messages import Capacity
 
 logger = logging.getLogger("slicemq.plan")
@@ -50,6 +53,9 @@ def command(
     ),
     exclude: list[str] = typer.Option([], "--exclude", help="A node to leave out; may be given several times."),
     max_slices: int | None = typer.Option(None, "--max-slices", min=1, help="At most so many slices."),
+    costs_file: Path | None = typer.Option(
+        None, "--costs", help="Write every number that the plan was made of (JSON) here, for `slicemq plan check`."
+    ),
     input_shape: list[str] = INPUT_SHAPE,
 ) -> None:
     """Make a plan for a model: the slices, their nodes, what each costs, and how good the plan is."""
@@ -77,13 +83,11 @@ def command(
         except ModelError as error:
             raise type(error)(f"{file}: {error}") from error
         progress.update(task, description="planning")
-        plan = make_plan(
-            graph,
-            costs,
-            nodes,
-            options=PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=max_slices),
-            needs=needs(data, graph),
-        )
+        options = PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=max_slices)
+        used: list[Costs] = []
+        plan = make_plan(graph, costs, nodes, options=options, needs=needs(data, graph), record=used.append)
+    if costs_file is not None:
+        plan = replace(plan, costs=_write_costs(costs_file, graph, costs, used[-1], options))
     if output is not None:
         _write(output, plan)
     out.result(plan.to_plain(), lambda: describe(plan, graph, nodes, out, output))
@@ -253,8 +257,6 @@ def _live_fleet(net: Network) -> Fleet:
 
 
 def _free(capacity: Capacity, assignment: Any) -> Capacity:
-    from dataclasses import replace
-
     taken = sum(item.memory + capacity.worker_memory for item in assignment.slices) if assignment else 0
     return replace(capacity, memory=max(0, capacity.memory - taken))
 
@@ -264,3 +266,15 @@ def _write(output: Path, plan: Plan) -> None:
         output.write_text(plan.to_json(), encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{output}: {error.strerror}") from error
+
+
+def _write_costs(target: Path, graph: Graph, profile: Profile, costs: Costs, options: PlanOptions) -> CostsFile:
+    from coordinator.planner.books import books, text_of
+    from coordinator.planner.plan import CostsFile
+
+    data = text_of(books(graph, profile, costs, options)).encode()
+    try:
+        target.write_bytes(data)
+    except OSError as error:
+        raise StoreError(f"{target}: {error.strerror}") from error
+    return CostsFile(target.name, hashlib.sha256(data).hexdigest())
