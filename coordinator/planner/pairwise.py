@@ -8,6 +8,7 @@ close the gap between what is found and what is proved.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,15 +18,15 @@ from coordinator.planner.reach import Budget, Segments
 from coordinator.planner.routes import Tables, Verdict, decide
 from slicemq.errors import PlanError
 
-LABELS = 60_000_000
+LABELS = 200_000_000
 """How many (state, set) pairs one plan's label searches may look at."""
 KEPT = 8
 """How many critical nodes are kept from one question for the next."""
-FIRST_LABELS = 3_000_000
+QUESTION_LABELS = 20_000_000
 """How many of them one question may look at."""
 
 
-def solve(costs: Costs, *, labels: int = LABELS, question: int = FIRST_LABELS) -> Split:
+def solve(costs: Costs, *, labels: int = LABELS, question: int = QUESTION_LABELS) -> Split:
     """The plan of the least period of `costs`, which has `hops` and one node per type.
 
     `labels` bounds the label searches together, `question` one of them. Raises NoPlanError when there is no plan or
@@ -34,9 +35,7 @@ def solve(costs: Costs, *, labels: int = LABELS, question: int = FIRST_LABELS) -
     if costs.hops is None or any(kind.count != 1 for kind in costs.types):
         raise PlanError("links between pairs of nodes: expected a rate for each pair, and types of one node each")
     if costs.goal.objective != "throughput":
-        raise PlanError(
-            f"objective {costs.goal.objective}: with links between pairs of nodes only throughput can be the objective"
-        )
+        raise PlanError(f"objective {costs.goal.objective}: with links between pairs of nodes, expected throughput")
     if not costs.types or costs.n == 0:
         raise NoPlanError(proved=True)
     return _Search(costs, labels, question).run()
@@ -60,8 +59,7 @@ class _Search:
         self.critical: list[int] = []
 
     def run(self) -> Split:
-        costs, goal = self.costs, self.costs.goal
-        first = self._ask(goal.max_period)
+        first = self._ask(self.costs.goal.max_period)
         if first.plan is None:
             raise NoPlanError(first.proved)
         bracket = _Bracket(-np.inf, self.tables.period_of(first.plan), first.plan)
@@ -74,8 +72,7 @@ class _Search:
         critical = list(self.critical)
         verdict = decide(self.tables.network(period), share, critical)
         self.budget.left -= before - max(share.left, 0)
-        if len(critical) <= KEPT:
-            self.critical = critical
+        self.critical = critical[:KEPT]
         return verdict
 
     def _bisect(self, bracket: _Bracket) -> bool:
@@ -120,6 +117,6 @@ def latency_of(costs: Costs, plan: Segments) -> float:
     """Seconds that a frame takes through a plan: computing, the client's traffic, round trips, and the hops."""
     assert costs.hops is not None
     total = sum(float(costs.types[k].latency[i, j]) for i, j, k in plan)
-    for (_, s, a), (_, _, b) in zip(plan, plan[1:], strict=False):
+    for (_, s, a), (_, _, b) in pairwise(plan):
         total += float(costs.hops.seconds(a, b)[s])
     return total

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from coordinator.planner.reach import Budget, OutOfBudgetError, Segments, pack
 Bits = npt.NDArray[np.uint64]
 Flags = npt.NDArray[np.bool_]
 
-TABLE_BYTES = 1 << 26
+TABLE_BYTES = 1 << 27
 """How many bytes the labels of one search may take."""
 WALKS = 400
 """How many steps back from the end are tried for a walk without repeats, before nodes become critical."""
@@ -96,7 +97,7 @@ class Tables:
     def _inner_states(self) -> Flags:
         """Which states can be between two slices: reached by an arc, left by one, errors within the budget."""
         some = np.isfinite(self.distinct).any(axis=0)
-        inner = some.any(axis=0) & some.any(axis=1)
+        inner: Flags = some.any(axis=0) & some.any(axis=1)
         inner[0] = inner[-1] = False
         if self.costs.errors is not None:
             inner &= self.costs.errors <= self.costs.goal.error_budget
@@ -115,12 +116,13 @@ class Tables:
         """The values above `low` and up to `high` that a plan's period can have, in order."""
         arcs = self.distinct[(self.distinct > low) & (self.distinct <= high)]
         hops = self.hops[self.inner]
-        return np.unique(np.concatenate([arcs, hops[(hops > low) & (hops <= high)]]))
+        values: npt.NDArray[np.float64] = np.unique(np.concatenate([arcs, hops[(hops > low) & (hops <= high)]]))
+        return values
 
     def period_of(self, plan: Segments) -> float:
         """The slowest stage or hop of a plan."""
         stages = max(float(self.tables[k][i, j]) for i, j, k in plan)
-        hops = (float(self.hops[a[1], a[2], b[2]]) for a, b in zip(plan, plan[1:], strict=False))
+        hops = (float(self.hops[a[1], a[2], b[2]]) for a, b in pairwise(plan))
         return max([stages, *hops])
 
 
@@ -254,7 +256,8 @@ class _Search:
     def _arrive(self, level: int, s: int, sets: slice) -> Bits:
         """Where slices that end at state s are, per set."""
         before = self.before[s]
-        return np.bitwise_or.reduce(self.starts[level, before, sets] & self.arcs[before, s][:, None, :], axis=0)
+        moved: Bits = self.starts[level, before, sets] & self.arcs[before, s][:, None, :]
+        return np.asarray(np.bitwise_or.reduce(moved, axis=0))
 
     def _hop(self, s: int, ends: Bits) -> Bits:
         """The nodes that can be reached over links from each row of nodes."""
@@ -270,7 +273,7 @@ class _Search:
             self.spread[s] = table
         octets = np.ascontiguousarray(ends).view(np.uint8)
         used = -(-self.network.nodes // 8)
-        return np.bitwise_or.reduce(self.spread[s][np.arange(used), octets[:, :used]], axis=1)
+        return np.asarray(np.bitwise_or.reduce(self.spread[s][np.arange(used), octets[:, :used]], axis=1))
 
     def _enter(self, starts: Bits, level: int) -> None:
         """Move labels on critical nodes to the sets that contain them."""
