@@ -52,9 +52,16 @@ class MakePlan:
     client: str | None
 
 
+# Turns that a revision's probe frames go through at the same time.
+PROBES_AT_ONCE = 16
+
+
 @dataclass(frozen=True)
 class Probe:
-    """Send a frame through a revision, again until `StopProbe`; `Cluster.on_probed` when all parts came."""
+    """Send a frame through each turn of a revision, again until `StopProbe`.
+
+    `Cluster.on_probed` when for every turn all parts of one frame's result came.
+    """
 
     pipeline: str
     revision: str

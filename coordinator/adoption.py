@@ -87,6 +87,15 @@ def _stage_seconds(plan: Mapping[str, Any], topic: str) -> dict[str, float]:
     return seconds
 
 
+def _turns(entry: Mapping[str, Any], of: int) -> list[int] | None:
+    """The turns that the nodes of a planned slice serve together; None where they cannot be read."""
+    shares = entry.get("turns") or [range(of)]
+    if not isinstance(shares, list) or not all(isinstance(share, (list, range)) for share in shares):
+        return None
+    turns = [turn for share in shares for turn in share]
+    return sorted(turns) if all(isinstance(turn, int) for turn in turns) else None
+
+
 def _record(
     document: PipelineDocument,
     plan: PlanDocument,
@@ -102,7 +111,13 @@ def _record(
         for node, items in assignments.items()
     }
     slices = {node: items for node, items in slices.items() if items}
-    if not slices or {item.slice for items in slices.values() for item in items} != set(seconds):
+    served: dict[str, list[int]] = {}
+    for item in (item for items in slices.values() for item in items):
+        if item.of != active.turns:
+            return None
+        served[item.slice] = sorted([*served.get(item.slice, []), *item.turns])
+    # A replica whose assignment is not there would leave its turns without an answer.
+    if not slices or served != {entry["id"]: _turns(entry, active.turns) for entry in plan.plan["slices"]}:
         return None
     made = Blueprint(
         digest=active.revision.partition("-")[2],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from coordinator.intents import PipelineRecord
@@ -23,9 +24,9 @@ def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
     if not removed:
         for revision in record.revisions.values():
             if revision.phase in ("active", "draining", "lost"):
-                blueprint = revision.blueprint.route
                 weight = 1.0 if revision.phase == "active" else 0.0
-                routes.append(Route(revision.id, revision.phase, weight, blueprint.entry, blueprint.parts))
+                route = revision.blueprint.route
+                routes.append(replace(route, revision=revision.id, state=revision.phase, weight=weight))
     return PipelineDocument(
         name=record.name,
         stamp=UNSTAMPED,

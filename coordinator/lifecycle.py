@@ -4,7 +4,7 @@
 | --------- | ---------------------------------------------------------- | --------------------- |
 | preparing | every slice reports ready in its node's current life       | probing               |
 |           | a node is lost, a slice fails, the deadline passes         | (dropped), plan again |
-| probing   | a probe frame has left every output (rule 11)              | active                |
+| probing   | of each turn a probe frame has left every output (rule 11) | active                |
 |           | as above                                                   | (dropped), plan again |
 | active    | a newer revision becomes active                            | draining              |
 |           | a node is lost; a slice fails, hangs or stays not ready    | lost, plan again      |
@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from coordinator.actions import PROBES_AT_ONCE
 from coordinator.intents import PipelineRecord, Revision, Wish
 from coordinator.membership import Membership
 
@@ -79,7 +80,8 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 changed |= status != record.status
                 record.status = status
                 if not missing:
-                    _enter(revision, "probing", now, settings.probe_most)
+                    rounds = math.ceil(revision.blueprint.route.turns / PROBES_AT_ONCE)
+                    _enter(revision, "probing", now, rounds * settings.probe_most)
                     probe.append(revision)
                     record.status = f"{revision.id}: waiting for the probe frame"
         elif phase == "active":

@@ -89,10 +89,9 @@ def run(job: PlanningJob) -> Blueprint:
     if graph.sha256 != job.intent.model.sha256:
         raise ModelError(f"{path}: its SHA-256 is {graph.sha256}")
     plan = _plan(job, graph, str(path))
-    groups = [list(item.operators) for item in plan.slices]
     artifacts, takes, gives = [], [], []
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for piece in iter_slices(data, graph, groups):
+        for piece in (piece for lane in plan.lane_groups() for piece in iter_slices(data, graph, lane)):
             artifacts.append(store.put(piece.data))
             takes.append(piece.inputs)
             gives.append(piece.outputs)
@@ -105,6 +104,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
         plan = Plan.from_plain(job.intent.plan, graph=graph)
         present = {capacity.node for capacity in job.nodes}
         if all(node in present for item in plan.slices for node in item.nodes):
+            _check_turns(plan, job.nodes)
             _check_memory(plan, job.nodes)
             _check_operators(plan, graph, model_needs(path, job.tools, _shapes(job)), job.nodes)
             return plan
@@ -171,6 +171,16 @@ def plan_options(body: Mapping[str, Any]) -> PlanOptions:
     return PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=most, shapes=("one-node", "pipeline"))
 
 
+def _check_turns(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
+    known = {capacity.node: capacity for capacity in nodes}
+    for node in sorted({node for item in plan.slices for node in item.nodes}):
+        if plan.turns > 1 and not known[node].knows_turns:
+            raise PlanError(
+                f"the plan has {plan.turns} turns, and node {node} speaks version {known[node].protocol} of the "
+                "protocol: turns need 1.2"
+            )
+
+
 def _check_memory(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
     free = {capacity.node: capacity.memory for capacity in nodes}
     for item in plan.slices:
@@ -185,8 +195,9 @@ def _check_memory(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
 
 def _check_operators(plan: Plan, graph: Graph, needed: Needs, nodes: tuple[Capacity, ...]) -> None:
     known = {capacity.node: capacity for capacity in nodes}
+    ends = {lane.stop - 1 for lane in plan.lanes()}
     for number, item in enumerate(plan.slices):
-        handed_on = graph.outputs if number == len(plan.slices) - 1 else ()
+        handed_on = graph.outputs if number in ends else ()
         operators = graph.closure(item.operators, handed_on)
         for node in (known[name] for name in item.nodes):
             for index in operators:

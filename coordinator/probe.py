@@ -1,4 +1,4 @@
-"""Probe frames: zeros sent through a revision until all parts of a result come (protocol rule 11).
+"""Probe frames: zeros sent through each turn of a revision until all parts of a result come (protocol rule 11).
 
 They say that they are probes, so that a slice which keeps state forgets them (rule 6).
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coordinator.actions import Probe
+from coordinator.actions import PROBES_AT_ONCE, Probe
 from slicemq.datalink import DataLink
 from slicemq.errors import FrameError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
@@ -34,6 +34,9 @@ class _Running:
     next_at: float = 0.0
     wait: float = _FIRST_WAIT
     parts: dict[int, set[int]] = field(default_factory=dict)
+    # Turns through which no probe has come yet, and those of them that frames were sent to last.
+    left: list[int] = field(default_factory=list)
+    asked: set[int] = field(default_factory=set)
 
 
 class Prober:
@@ -54,7 +57,7 @@ class Prober:
     def start(self, probe: Probe) -> None:
         """Begin to probe a revision; `tick` sends."""
         with self._lock:
-            self._running[probe.pipeline, probe.revision] = _Running(probe)
+            self._running[probe.pipeline, probe.revision] = _Running(probe, left=list(range(probe.route.turns)))
 
     def stop(self, pipeline: str, revision: str) -> None:
         """Forget a revision."""
@@ -91,25 +94,44 @@ class Prober:
             if header.error:
                 logger.warning("probe of %s %s: %s %s", name, header.revision, header.error, header.message)
                 return
-            if header.parts != running.probe.route.parts:
+            turn = header.sequence % running.probe.route.turns
+            if turn not in running.left or header.parts != running.probe.route.lane(turn).parts:
                 return
             seen = running.parts.setdefault(header.sequence, set())
             seen.add(header.part)
-            passed = len(seen) == header.parts
+            if len(seen) < header.parts:
+                return
+            running.left.remove(turn)
+            running.asked.discard(turn)
+            if not running.asked:
+                running.next_at, running.wait = 0.0, _FIRST_WAIT
+            passed = not running.left
         if passed:
             self._on_passed(name, header.revision)
 
     def _send(self, running: _Running) -> None:
-        probe = running.probe
+        with self._lock:
+            turns = running.left[:PROBES_AT_ONCE]
+            running.asked = set(turns)
+        for turn in turns:
+            if not self._send_turn(running.probe, turn):
+                # What is left waits for its time: the coordinator must not stand before a full link.
+                return
+
+    def _send_turn(self, probe: Probe, turn: int) -> bool:
+        route = probe.route
         with self._lock:
             self._sequence += 1
+            self._sequence += (turn - self._sequence) % route.turns
             header = FrameHeader(
                 self._client, self._stream, self._sequence, time.time(), probe.revision, probe=True
             )
-        for bundle in probe.route.entry:
+        for bundle in route.lane(header.sequence).entry:
             tensors = [(spec, _zeros(spec)) for spec in bundle.tensors]
-            topic = self._topics.data(probe.pipeline, probe.revision, bundle.id)
-            self._link.send(topic, encode_frame(header, tensors, bundle.codec), timeout=_SEND_SECONDS)
+            topic = self._topics.data(probe.pipeline, probe.revision, bundle.id, route.turn(header.sequence))
+            if not self._link.send(topic, encode_frame(header, tensors, bundle.codec), timeout=_SEND_SECONDS):
+                return False
+        return True
 
 
 def _zeros(spec: TensorSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

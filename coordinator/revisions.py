@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from converters.graph import Graph
-from converters.slicing import edges, result_parts
 from coordinator.intents import Blueprint
+from coordinator.planner.lanes import shares, wirings
 from coordinator.planner.plan import Plan
-from slicemq.messages import Artifact, Bundle, ResultPart, Route, SliceAssignment, TensorSpec
+from slicemq.messages import Artifact, Bundle, Lane, ResultPart, Route, SliceAssignment, TensorSpec
 from slicemq.specs import spec_digest
 
 # Filled in when the blueprint becomes a revision.
@@ -28,18 +29,20 @@ def blueprint(
     `takes`, `gives` and `artifacts` are, for each slice of the plan, the whole-model tensor indices of its file's
     inputs and outputs, and the file itself.
     """
-    groups = [list(item.operators) for item in plan.slices]
     codec_of = {bundle.id: bundle.codec for bundle in plan.bundles}
+    lanes = plan.lanes()
+    wired = wirings(graph, plan.lane_groups())
     bundles = [
         (edge, Bundle(edge.id, specs(graph, edge.tensors), codec_of.get(edge.id, "raw")))
-        for edge in edges(graph, groups)
+        for lane in wired
+        for edge in lane.edges
     ]
-    results = result_parts(graph, groups)
-    stateful = [not graph.stateful_steps.isdisjoint(group) for group in groups]
+    stateful = [not graph.stateful_steps.isdisjoint(item.operators) for item in plan.slices]
     lending = _lending(stateful, [(edge.source, edge.targets) for edge, _ in bundles])
     part_of = {
-        number: ResultPart(part, len(results), specs(graph, tensors))
-        for part, (number, tensors) in enumerate(results)
+        number: ResultPart(part, len(lane.results), specs(graph, tensors))
+        for lane in wired
+        for part, (number, tensors) in enumerate(lane.results)
     }
     slices: dict[str, tuple[SliceAssignment, ...]] = {}
     for number, item in enumerate(plan.slices):
@@ -57,15 +60,27 @@ def blueprint(
             stateful=stateful[number],
             leases=number in lending,
         )
-        for node in item.nodes:
-            slices[node] = (*slices.get(node, ()), assignment)
+        for node, turns in zip(item.nodes, shares(item, plan.turns), strict=True):
+            mine = replace(assignment, turns=tuple(sorted(turns)), of=plan.turns)
+            slices[node] = (*slices.get(node, ()), mine)
     inputs, outputs = specs(graph, graph.inputs), specs(graph, graph.outputs)
-    entry = tuple(bundle for edge, bundle in bundles if edge.source is None)
+    ways = tuple(
+        Lane(
+            lane.turns,
+            tuple(
+                bundle
+                for edge, bundle in bundles
+                if edge.source is None and lane.first <= edge.targets[0] < lane.stop
+            ),
+            len(wiring.results),
+        )
+        for lane, wiring in zip(lanes, wired, strict=True)
+    )
     return Blueprint(
         digest=plan.digest(),
         plan=plan.to_plain(),
         slices=slices,
-        route=Route(_NO_REVISION, "active", 1.0, entry, len(results)),
+        route=_route(ways, plan.turns),
         inputs=inputs,
         outputs=outputs,
         spec=spec_digest(inputs, outputs),
@@ -73,6 +88,12 @@ def blueprint(
         stage_seconds={item.id: item.stage_ms / 1e3 for item in plan.slices},
         stateful=graph.stateful,
     )
+
+
+def _route(lanes: tuple[Lane, ...], turns: int) -> Route:
+    if turns == 1:
+        return Route(_NO_REVISION, "active", 1.0, lanes[0].entry, lanes[0].parts)
+    return Route(_NO_REVISION, "active", 1.0, (), 0, turns, lanes)
 
 
 def _lending(stateful: Sequence[bool], sent: Sequence[tuple[int | None, Sequence[int]]]) -> set[int]:

@@ -12,6 +12,7 @@ from slicemq import codecs
 from slicemq.frames import FrameHeader, encode_frame
 from slicemq.messages import SliceAssignment, TensorSpec
 from slicemq.topics import Topics
+from slicemq.turns import turn_of
 
 _SMALL_BYTES = 65_536
 
@@ -49,9 +50,6 @@ class Packer:
     def __init__(self, assignment: SliceAssignment, topics: Topics) -> None:
         self._assignment = assignment
         self._topics = topics
-        self._output_topics = [
-            topics.data(assignment.pipeline, assignment.revision, bundle.id) for bundle in assignment.outputs
-        ]
 
     def pack(self, header: FrameHeader, interpreter: Interpreter) -> list[Message]:
         """The messages of the frame just invoked, put together right from the interpreter's memory.
@@ -60,9 +58,15 @@ class Packer:
         """
         assignment = self._assignment
         positions = {index: position for position, index in enumerate(assignment.gives)}
+        turn = turn_of(header.sequence, assignment.of)
         plain = [
-            (topic, header, bundle.tensors, bundle.codec)
-            for topic, bundle in zip(self._output_topics, assignment.outputs, strict=True)
+            (
+                self._topics.data(assignment.pipeline, assignment.revision, bundle.id, turn),
+                header,
+                bundle.tensors,
+                bundle.codec,
+            )
+            for bundle in assignment.outputs
         ]
         if assignment.result is not None:
             part = assignment.result

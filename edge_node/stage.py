@@ -28,6 +28,7 @@ from slicemq.errors import FrameError, ModelError, SliceMQError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
 from slicemq.messages import Bundle, SliceAssignment, SliceBeat
 from slicemq.topics import Topics
+from slicemq.turns import topic_turns, turn_of
 
 logger = logging.getLogger("slicemq.node.slice")
 
@@ -74,7 +75,9 @@ class Stage:
         # The shapes that tensors are allocated for; None after a failure, when nothing is allocated.
         self._shapes: list[tuple[int, ...]] | None = [info.shape for info in interpreter.inputs]
         self._bundles = {
-            topics.data(assignment.pipeline, assignment.revision, bundle.id): bundle for bundle in assignment.inputs
+            topics.data(assignment.pipeline, assignment.revision, bundle.id, turn): (bundle, turn)
+            for bundle in assignment.inputs
+            for turn in topic_turns(assignment.turns, assignment.of)
         }
         self._stream = (
             StreamKeeper(leases=assignment.leases, lease_seconds=lease_seconds) if assignment.stateful else None
@@ -125,14 +128,14 @@ class Stage:
 
     def on_frame(self, topic: str, payload: bytes) -> None:
         """A message from the data link, on its thread. Bad frames are counted, dropped and logged."""
-        bundle = self._bundles.get(topic)
-        if bundle is None and topic != self._release_topic:
+        source = self._bundles.get(topic)
+        if source is None and topic != self._release_topic:
             return
         if self._network_cpu is not None:
             self._times["receive"].append(time.thread_time() - self._network_cpu)
         started = time.perf_counter()
         try:
-            self._take(bundle, payload) if bundle is not None else self._take_release(payload)
+            self._take(*source, payload) if source is not None else self._take_release(payload)
         except FrameError as error:
             self._refused += 1
             self._limiter.warn(topic, "%s: frame dropped: %s", topic, error)
@@ -162,12 +165,14 @@ class Stage:
             **{f"{name}_ms": _mean_ms(times) for name, times in self._times.items()},
         )
 
-    def _take(self, bundle: Bundle, payload: bytes) -> None:
+    def _take(self, bundle: Bundle, turn: int | None, payload: bytes) -> None:
         frame = decode_frame(payload)
         header = frame.header
         try:
             if header.revision != self._assignment.revision:
                 raise FrameError(f"field rev: {header.revision}, expected {self._assignment.revision}")
+            if turn != turn_of(header.sequence, self._assignment.of):
+                raise FrameError(f"field seq: {header.sequence} is not of turn {turn} of {self._assignment.of}")
             if header.error:
                 raise FrameError(f"field error: {header.error!r} on a data topic")
             arrays = frame.arrays()

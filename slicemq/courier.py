@@ -145,9 +145,10 @@ class Courier:
             self._client, self._stream, send.sequence, time.time(), send.route.revision, first=send.first
         )
         inputs: dict[int, npt.NDArray[Any]] = send.inputs
-        for bundle in send.route.entry:
+        route, turn = send.route, send.route.turn(send.sequence)
+        for bundle in route.lane(send.sequence).entry:
             tensors = [(spec, inputs[spec.index]) for spec in bundle.tensors]
-            topic = self._topics.data(self._pipeline, send.route.revision, bundle.id)
+            topic = self._topics.data(self._pipeline, route.revision, bundle.id, turn)
             try:
                 sent = self._link.send(topic, encode_frame(header, tensors, self._codec(bundle.codec)))
             except (FrameError, OversizeError) as error:

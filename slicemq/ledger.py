@@ -48,10 +48,12 @@ def document_fault(document: PipelineDocument) -> str:
     """What makes the document unusable for a client, or the empty text."""
     known = {spec.index for spec in document.inputs}
     for route in document.routes:
-        for bundle in route.entry:
+        for bundle in (bundle for lane in route.ways() for bundle in lane.entry):
             for spec in bundle.tensors:
                 if spec.index not in known:
                     return f"route {route.revision}: bundle {bundle.id}: tensor {spec.index} is not an input"
+        if document.stateful and route.turns > 1:
+            return f"route {route.revision}: {route.turns} turns, expected 1 of a stateful pipeline"
     if len({route.revision for route in document.routes}) != len(document.routes):
         return "routes: one revision stands twice"
     return ""
@@ -312,7 +314,7 @@ class Ledger:
     def _send(self, frame: _Frame, now: float, route: Route, first: int = 0) -> Send:
         if route.revision != frame.last:
             frame.misses = 0
-        frame.sendings.setdefault(route.revision, _Sending(now, route.parts))
+        frame.sendings.setdefault(route.revision, _Sending(now, route.lane(frame.sequence).parts))
         frame.last, frame.sent, frame.waits = route.revision, now, False
         frame.due = now + self._deadlines.interval(
             frame.misses, spread(self.stream, frame.sequence, frame.attempts + 32)

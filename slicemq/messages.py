@@ -20,9 +20,7 @@ from slicemq.jsondoc import encode as encode
 from slicemq.jsondoc import from_plain as from_plain
 from slicemq.jsondoc import to_plain as to_plain
 from slicemq.topics import RELEASE, is_id, is_revision, is_sha256
-
-# Turns of a revision: each is a topic for each bundle, and a probe frame before the revision is used.
-MAX_TURNS = 256
+from slicemq.turns import turn_of, turns_fault
 
 NodeStateWord = Literal["init", "ready", "draining", "disconnected", "lost"]
 SliceStateWord = Literal["fetching", "loading", "ready", "failed"]
@@ -100,7 +98,8 @@ class Capacity:
     `cores` counts the cgroup's quota (0.2 is a fifth of a core); `threads` is what its interpreters use.
     `memory` is bytes for slices, agent and idle workers already taken off. `speeds` is, per operator
     class, runs per second of the shipped calibration model of that class. `operators` is the highest version
-    of each operator that its runtime takes; empty: not known, every operator is assumed.
+    of each operator that its runtime takes; empty: not known, every operator is assumed. `protocol` is the
+    version that the node speaks.
     """
 
     node: str
@@ -118,6 +117,12 @@ class Capacity:
     artifacts: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     operators: dict[str, int] = field(default_factory=dict)
+    protocol: str = PROTOCOL
+
+    @property
+    def knows_turns(self) -> bool:
+        """Whether the node serves slices of revisions with several turns: it speaks 1.2 or later."""
+        return int(self.protocol.partition(".")[2]) >= 2
 
     def __post_init__(self) -> None:
         _expect(is_id(self.node), f"node: {self.node!r} is not an id")
@@ -222,7 +227,8 @@ class SliceAssignment:
     """One slice that a node shall run.
 
     `takes` and `gives` are whole-model tensor indices in the order of the slice's own inputs and outputs.
-    `stateful` slices keep state between frames; those with `leases` grant the stream's lease (rule 6).
+    `stateful` slices keep state between frames; those with `leases` grant the stream's lease (rule 6). The node
+    serves the turns `turns` of the revision's `of`.
     """
 
     pipeline: str
@@ -237,11 +243,16 @@ class SliceAssignment:
     result: ResultPart | None = None
     stateful: bool = False
     leases: bool = False
+    turns: tuple[int, ...] = (0,)
+    of: int = 1
 
     def __post_init__(self) -> None:
         _expect(is_id(self.pipeline), f"pipeline: {self.pipeline!r} is not an id")
         _expect(is_id(self.slice), f"slice: {self.slice!r} is not an id")
         _expect(is_revision(self.revision), f"revision: {self.revision!r} is not <n>-<8 hex>")
+        fault = turns_fault(self.turns, self.of)
+        _expect(not fault, f"turns, of: {fault}")
+        _expect(self.of == 1 or not self.stateful, "of: a stateful slice serves every frame")
 
 
 @dataclass(frozen=True)
@@ -276,10 +287,23 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Lane:
+    """A complete way through a revision, for these turns: what a client publishes, and a result's parts."""
+
+    turns: tuple[int, ...]
+    entry: tuple[Bundle, ...]
+    parts: int
+
+    def __post_init__(self) -> None:
+        _expect(1 <= self.parts <= 1024, "parts: expected 1 to 1024")
+
+
+@dataclass(frozen=True)
 class Route:
     """A revision that clients may send to, or must know the end of.
 
-    `entry` lists the bundles that a client publishes, `parts` how many parts a result has.
+    `entry` lists the bundles that a client publishes, `parts` how many parts a result has. With several `turns`
+    the `lanes` say both, and `entry` is empty and `parts` 0, which a client that knows no turns refuses.
     """
 
     revision: str
@@ -287,10 +311,36 @@ class Route:
     weight: float
     entry: tuple[Bundle, ...]
     parts: int
+    turns: int = 1
+    lanes: tuple[Lane, ...] = ()
 
     def __post_init__(self) -> None:
         _expect(is_revision(self.revision), f"revision: {self.revision!r} is not <n>-<8 hex>")
-        _expect(1 <= self.parts <= 1024, "parts: expected 1 to 1024")
+        if self.turns == 1:
+            _expect(1 <= self.parts <= 1024, "parts: expected 1 to 1024, or several turns")
+            _expect(not self.lanes, "lanes: expected none with one turn")
+            return
+        _expect(not self.entry and self.parts == 0, "entry, parts: expected none with several turns")
+        for lane in self.lanes:
+            fault = turns_fault(lane.turns, self.turns)
+            _expect(not fault, f"lanes: {fault}")
+        served = sorted(turn for lane in self.lanes for turn in lane.turns)
+        _expect(served == list(range(self.turns)), f"lanes: expected each of {self.turns} turns in one lane")
+
+    def turn(self, sequence: int) -> int | None:
+        """The turn of a frame, which its data topics carry; None where the revision has one only."""
+        return turn_of(sequence, self.turns)
+
+    def lane(self, sequence: int) -> Lane:
+        """What a frame of this sequence number consists of."""
+        if self.turns == 1:
+            return Lane((0,), self.entry, self.parts)
+        turn = sequence % self.turns
+        return next(lane for lane in self.lanes if turn in lane.turns)
+
+    def ways(self) -> tuple[Lane, ...]:
+        """All lanes; of a revision with one turn the one that it has."""
+        return self.lanes or (self.lane(0),)
 
 
 @dataclass(frozen=True)

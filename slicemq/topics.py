@@ -100,9 +100,10 @@ class Topics:
         """Where the chunks of an artifact go to one receiver."""
         return f"{self.prefix}/artifacts/{sha256}/{receiver}"
 
-    def data(self, name: str, revision: str, bundle: str) -> str:
-        """Where the frames of one bundle of one revision go."""
-        return f"{self.prefix}/data/{name}/{revision}/{bundle}"
+    def data(self, name: str, revision: str, bundle: str, turn: int | None = None) -> str:
+        """Where the frames of one bundle of one revision go; `turn` in a revision that has several (turns.py)."""
+        topic = f"{self.prefix}/data/{name}/{revision}/{bundle}"
+        return topic if turn is None else f"{topic}/{turn}"
 
     def release(self, name: str, revision: str) -> str:
         """Where a client says that its stream of a stateful revision has ended (protocol rule 6)."""

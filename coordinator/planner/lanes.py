@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from converters.slicing import Edge, edges, result_parts
 from slicemq.errors import PlanError
-from slicemq.messages import MAX_TURNS
+from slicemq.turns import MAX_TURNS
 
 if TYPE_CHECKING:
     from converters.graph import Graph

@@ -24,6 +24,7 @@ NESTED = {"Stamp", "RuntimeInfo", "Link", "SliceBeat", "Artifact", "TensorSpec",
     "SliceAssignment",
     "SliceReport",
     "Route",
+    "Lane",
 }
 KINDS = {
     name: kind
@@ -100,6 +101,7 @@ def test_every_topic_stands_in_the_table() -> None:
         topics.artifact_request("<sha256>"),
         topics.artifact_chunks("<sha256>", "<receiver>"),
         topics.data("<name>", "<revision>", "<bundle>"),
+        topics.data("<name>", "<revision>", "<bundle>/<turn>"),
         topics.release("<name>", "<revision>"),
         topics.results("<name>", "<client>"),
         topics.link_probe("<owner>"),
