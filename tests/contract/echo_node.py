@@ -40,7 +40,9 @@ def route(revision: str, state: RouteStateWord = "active", parts: int = 1, codec
 class EchoNode:
     """Answers on every revision that it was told to serve; `hold` keeps frames back, `answers` counts."""
 
-    def __init__(self, broker: Broker, cluster: str, revision: str, *, parts: int = 1) -> None:
+    def __init__(
+        self, broker: Broker, cluster: str, revision: str, *, parts: int = 1, turn: int | None = None
+    ) -> None:
         self.topics = Topics(cluster)
         self.revision = revision
         self.parts = parts
@@ -55,7 +57,7 @@ class EchoNode:
         self.link = open_link(broker.options, f"n-{secrets.token_hex(4)}", on_frame=self.on_frame)
         self.link.start()
         self.link.wait_up(10)
-        self.link.subscribe([self.topics.data(NAME, revision, "b0")])
+        self.link.subscribe([self.topics.data(NAME, revision, "b0", turn)])
 
     def on_frame(self, _topic: str, payload: bytes) -> None:
         frame = decode_frame(payload)

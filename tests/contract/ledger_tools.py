@@ -9,7 +9,16 @@ import numpy.typing as npt
 
 from slicemq.frames import FrameHeader
 from slicemq.ledger import Ledger
-from slicemq.messages import Bundle, PipelineDocument, PipelineStateWord, Route, RouteStateWord, Stamp, TensorSpec
+from slicemq.messages import (
+    Bundle,
+    Lane,
+    PipelineDocument,
+    PipelineStateWord,
+    Route,
+    RouteStateWord,
+    Stamp,
+    TensorSpec,
+)
 from slicemq.outcomes import Action, Deliver, Outcome, Send
 from slicemq.specs import spec_digest
 
@@ -22,6 +31,12 @@ R1, R2, R3 = "1-aaaaaaaa", "2-bbbbbbbb", "3-cccccccc"
 
 def route(revision: str, state: RouteStateWord = "active", weight: float = 1.0, parts: int = 1) -> Route:
     return Route(revision, state, weight, (Bundle("b0", INPUTS),), parts)
+
+
+def turning(revision: str, *parts: int, state: RouteStateWord = "active") -> Route:
+    """A route with a lane for each turn; `parts` are the parts of each one's results."""
+    lanes = tuple(Lane((turn,), (Bundle(f"b{turn}", INPUTS),), count) for turn, count in enumerate(parts))
+    return Route(revision, state, 1.0, (), 0, len(parts), lanes)
 
 
 def document(

@@ -17,7 +17,7 @@ from emulator.brokers import HOST, Broker, Mosquitto, free_port
 from slicemq import datalink
 from slicemq.client import Pipeline, Result
 from slicemq.errors import BrokerError, FrameFailedError, InputError, PipelineError, UsageError, VersionError
-from slicemq.messages import TensorSpec
+from slicemq.messages import Lane, TensorSpec
 from slicemq.session import Session
 from tests.contract.echo_node import NAME, R1, R2, R3, EchoNode, Master, route
 from tests.waiting import eventually, never
@@ -40,8 +40,8 @@ class Site:
         self.nodes: list[EchoNode] = []
         self.clients: list[Pipeline] = []
 
-    def node(self, revision: str, *, parts: int = 1) -> EchoNode:
-        self.nodes.append(EchoNode(self.broker, self.cluster, revision, parts=parts))
+    def node(self, revision: str, *, parts: int = 1, turn: int | None = None) -> EchoNode:
+        self.nodes.append(EchoNode(self.broker, self.cluster, revision, parts=parts, turn=turn))
         return self.nodes[-1]
 
     def client(self, **settings: Any) -> Pipeline:
@@ -96,6 +96,25 @@ def test_frames_are_answered_in_order_although_the_answers_come_backwards(site: 
         assert result.tensors[7] is result.outputs["twice"]
         assert (result.revision, result.attempts, result.error) == (R1, 1, None)
         assert 0 < result.latency < SECONDS
+
+
+def test_frames_go_in_turns_to_nodes_that_answer_at_different_times(site: Site) -> None:
+    even, odd = (site.node(R1, parts=parts, turn=turn) for turn, parts in enumerate((1, 2)))
+    (bundle,) = route(R1).entry
+    lanes = tuple(Lane((turn,), (bundle,), parts) for turn, parts in enumerate((1, 2)))
+    site.master.publish(replace(route(R1), entry=(), parts=0, turns=2, lanes=lanes), window=6)
+    even.holding = True
+    pipeline = site.client()
+    for number in range(6):
+        pipeline.submit(image(number))
+    eventually(lambda: (even.got, odd.got) == ([0, 2, 4], [1, 3, 5]))
+    even.release(backwards=True)
+    found = [(r.sequence, float(r.outputs["sum"])) for r in pipeline.results()]
+    assert found == [(n, 3.0 * n) for n in range(6)]
+    # Another revision has turns of its own.
+    site.node(R2)
+    site.master.publish(route(R2))
+    eventually(lambda: pipeline.infer(image(1), SECONDS).revision == R2)
 
 
 def test_map_keeps_the_window_full_and_infer_works_from_several_threads(site: Site) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from slicemq.frames import FrameHeader
 from slicemq.ledger import Ledger
-from slicemq.messages import Bundle, TensorSpec
+from slicemq.messages import Bundle, Lane, TensorSpec
 from slicemq.outcomes import Send
 from slicemq.specs import spec_digest
 from tests.contract.ledger_tools import (
@@ -29,6 +29,7 @@ from tests.contract.ledger_tools import (
     sends,
     submit,
     tensors,
+    turning,
 )
 
 OTHER = (TensorSpec(8, "boxes", "float32", (1, 5)),)
@@ -406,13 +407,56 @@ def test_closing_ends_everything_and_nothing_is_sent_afterwards() -> None:
     assert ledger.wake_at is None
 
 
-@pytest.mark.parametrize("kind", ["foreign tensor", "revision twice"])
+def test_the_parts_of_a_result_are_those_of_the_frames_turn() -> None:
+    ledger = running(turning(R1, 1, 2))
+    for _ in range(3):
+        submit(ledger)
+    # Frames 0 and 2 take the lane whose results are whole, frame 1 the other one.
+    for wrong in (header(1, R1, 0, 1), header(2, R1, 0, 2)):
+        assert ledger.result(1, wrong, tensors()) == []
+    assert dict(ledger.counters.dropped) == {"parts": 2}
+    assert ends(ledger.result(2, header(2, R1), tensors(2))) == []
+    assert ends(ledger.result(3, header(1, R1, 1, 2), tensors(1, 9))) == []
+    assert ends(ledger.result(4, header(0, R1), tensors(0))) == [(0, R1)]
+    found = outcomes(ledger.result(5, header(1, R1, 0, 2), tensors(1, 8)))
+    assert [(o.sequence, o.tensors[8][0, 0]) for o in found] == [(1, 1), (2, 2)]
+
+
+def test_what_is_sent_again_takes_the_turn_of_the_newer_revision() -> None:
+    ledger = running(turning(R1, 1, 1))
+    for _ in range(4):
+        submit(ledger)
+    again = ledger.document(1, document(2, turning(R1, 1, 1, state="lost"), turning(R2, 1, 1, 2)))
+    turns = [
+        (a.sequence, a.route.turn(a.sequence), a.route.lane(a.sequence).entry[0].id)
+        for a in again
+        if isinstance(a, Send)
+    ]
+    assert turns == [(0, 0, "b0"), (1, 1, "b1"), (2, 2, "b2"), (3, 0, "b0")]
+    # A late answer of the first revision still counts, and has its own parts.
+    assert ends(ledger.result(2, header(0, R1), tensors())) == [(0, R1)]
+    assert ends(ledger.result(3, header(1, R2), tensors())) == [(1, R2)]
+    assert ends(ledger.result(4, header(2, R2), tensors())) == []
+    assert ends(ledger.result(4, header(2, R1), tensors())) == [(2, R1)]
+
+
+@pytest.mark.parametrize("kind", ["foreign tensor", "foreign tensor of a turn", "revision twice"])
 def test_a_document_that_makes_no_sense_is_dropped(kind: str) -> None:
     ledger = running()
     routes = {
         "foreign tensor": [replace(route(R2), entry=(Bundle("b0", OUTPUTS),))],
+        "foreign tensor of a turn": [
+            replace(turning(R2, 1, 1), lanes=(turning(R2, 1, 1).lanes[0], Lane((1,), (Bundle("b1", OUTPUTS),), 1)))
+        ],
         "revision twice": [route(R2), route(R2)],
     }[kind]
     ledger.document(1, document(2, *routes))
+    assert dict(ledger.counters.dropped) == {"document": 1}
+    assert sends(submit(ledger, 2)) == [(0, R1)]
+
+
+def test_a_stateful_pipeline_has_one_turn_rule_6() -> None:
+    ledger = running()
+    ledger.document(1, document(2, turning(R2, 1, 1), stateful=True))
     assert dict(ledger.counters.dropped) == {"document": 1}
     assert sends(submit(ledger, 2)) == [(0, R1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from slicemq.ledger import Ledger
 from slicemq.messages import PipelineStateWord, Route, RouteStateWord
 from slicemq.outcomes import Action, Deliver, Send
-from tests.contract.ledger_tools import SPEC, STREAM, document, header, route
+from tests.contract.ledger_tools import SPEC, STREAM, document, header, route, turning
 
 MORE = 5  # revisions that the world may make
 
@@ -48,7 +49,7 @@ class World(RuleBasedStateMachine):
             assert {r.revision: r.state for r in self.routes}[action.route.revision] == "active"
             assert action.inputs == f"inputs {action.sequence}"
             self.sent_to.setdefault(action.sequence, set()).add(action.route.revision)
-            for part in range(action.route.parts):
+            for part in range(action.route.lane(action.sequence).parts):
                 self.wire.append((action.sequence, action.route, part))
 
     def publish(self) -> None:
@@ -66,8 +67,9 @@ class World(RuleBasedStateMachine):
             8: np.full((1, 4), sequence * 100 + mark, np.float32),
             9: np.array([mark], np.int8),
         }
-        mine: dict[int, Any] = both if which.parts == 1 else {8 + part: both[8 + part]}
-        return self.ledger.result(self.now, header(sequence, which.revision, part, which.parts), mine)
+        parts = which.lane(sequence).parts
+        mine: dict[int, Any] = both if parts == 1 else {8 + part: both[8 + part]}
+        return self.ledger.result(self.now, header(sequence, which.revision, part, parts), mine)
 
     # ---- what may happen
 
@@ -107,12 +109,18 @@ class World(RuleBasedStateMachine):
         self.routes.append(route(f"{len(self.routes) + 1}-aaaaaaaa", parts=parts))
         self.publish()
 
+    @rule(parts=st.lists(st.integers(1, 2), min_size=2, max_size=4))
+    @precondition(lambda self: len(self.routes) < MORE)
+    def new_route_of_several_turns(self, parts: list[int]) -> None:
+        self.routes.append(turning(f"{len(self.routes) + 1}-aaaaaaaa", *parts))
+        self.publish()
+
     @rule(data=st.data(), state=st.sampled_from(["draining", "lost", "active"]))
     def change_route(self, data: st.DataObject, state: RouteStateWord) -> None:
         place = data.draw(st.integers(0, len(self.routes) - 1))
         old = self.routes[place]
         if old.state != "lost":
-            self.routes[place] = route(old.revision, state, parts=old.parts)
+            self.routes[place] = replace(old, state=state)
             self.publish()
 
     @rule(state=st.sampled_from(["running", "paused"]))

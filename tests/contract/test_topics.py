@@ -73,6 +73,8 @@ def test_sha256(text: str, holds: bool) -> None:
         (TOPICS.artifact_request("ab"), ("artifacts", "ab", "request")),
         (TOPICS.artifact_chunks("ab", "n1"), ("artifacts", "ab", "n1")),
         (TOPICS.data("faces", "1-0123abcd", "b0"), ("data", "faces", "1-0123abcd", "b0")),
+        (TOPICS.data("faces", "1-0123abcd", "b0", 0), ("data", "faces", "1-0123abcd", "b0", "0")),
+        (TOPICS.data("faces", "1-0123abcd", "b0", 12), ("data", "faces", "1-0123abcd", "b0", "12")),
         (TOPICS.results("faces", "cam"), ("results", "faces", "cam")),
         (TOPICS.link_probe("n1"), ("probe", "n1")),
     ],

@@ -81,8 +81,8 @@ def run() -> Iterator[Run]:
         stage.stop()
 
 
-def topic(bundle: str = "b0") -> str:
-    return TOPICS.data("faces", REVISION, bundle)
+def topic(bundle: str = "b0", turn: int | None = None) -> str:
+    return TOPICS.data("faces", REVISION, bundle, turn)
 
 
 def test_a_frame_goes_through_and_its_result_names_it(run: Run) -> None:
@@ -112,6 +112,39 @@ def test_outputs_and_result_part_of_one_frame(run: Run) -> None:
     assert [where for where, _ in outside.sent] == [topic("b1"), topic("b2"), TOPICS.results("faces", "tester")]
     assert [sent.tensors[0].codec for _, sent in outside.sent] == ["raw", "f16", "raw"]
     assert [(sent.header.part, sent.header.parts) for _, sent in outside.sent] == [(0, 1), (0, 1), (1, 3)]
+
+
+def test_a_slice_hears_its_turns_and_sends_on_in_the_frames_turn(run: Run) -> None:
+    stage, outside = run(add_assignment(outputs=(Bundle("b1", (Y,)),), turns=(0, 2), of=3))
+    assert stage.topics == (topic("b0", 0), topic("b0", 2))
+    for number in (3, 5, 6):
+        stage.on_frame(topic("b0", number % 3), frame(number))
+    eventually(lambda: len(outside.sent) == 6)
+    between = [(where, sent.header.sequence) for where, sent in outside.sent[::2]]
+    assert between == [(topic("b1", 0), 3), (topic("b1", 2), 5), (topic("b1", 0), 6)]
+
+
+@pytest.mark.parametrize(("number", "turn"), [(4, 1), (3, None), (4, 0), (3, 2), (2, 0)])
+def test_a_frame_of_another_turn_is_not_computed(run: Run, number: int, turn: int | None) -> None:
+    """Turn 1 is another node's; a frame on the topic of a turn that is not its own is counted as bad."""
+    stage, outside = run(add_assignment(turns=(0, 2), of=3))
+    stage.on_frame(topic("b0", turn), frame(number))
+    stage.on_frame(topic("b0", 0), frame(9))
+    eventually(lambda: outside.sent)
+    assert [sent.header.sequence for _, sent in outside.sent] == [9]
+    assert stage.beat(True, 0).dropped == (1 if turn in (0, 2) else 0)
+
+
+def test_the_bundles_of_a_frame_are_joined_in_its_turn(run: Run) -> None:
+    inputs = (Bundle("b0", (X,)), Bundle("b1", (replace(X, index=8),)))
+    stage, outside = run(add_assignment(takes=(5, 8), inputs=inputs, turns=(0, 1), of=2), models.add_two_model())
+    assert stage.topics == tuple(topic(bundle, turn) for bundle in ("b0", "b1") for turn in (0, 1))
+    for number in (0, 1):
+        stage.on_frame(topic("b0", number), frame(number))
+    for number in (1, 0):
+        stage.on_frame(topic("b1", number), frame(number, ROW, replace(X, index=8)))
+    eventually(lambda: len(outside.sent) == 2)
+    assert [sent.header.sequence for _, sent in outside.sent] == [1, 0]
 
 
 def test_results_come_in_the_order_of_the_frames_and_are_those_of_each_frame(run: Run) -> None:
