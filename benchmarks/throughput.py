@@ -73,7 +73,7 @@ def _measure_model(name: str, path: Path, lengths: list[int], given: Any) -> lis
             words = [word for node in NODES[length:] for word in ("--exclude", node)]
             done = site.json("deploy", str(path), "--name", name, *words)
             print(f"{name}: {length} nodes, revision {done['revision']}", file=sys.stderr, flush=True)
-            runs = [_run(site, name, groups, given.seconds) for _ in range(given.repeats)]
+            runs = [drive(site, name, groups, given.seconds) for _ in range(given.repeats)]
             rate = statistics.median(run["rate"] for run in runs)
             base = rows[0]["rate"] if rows else rate
             plan = done["plan"]
@@ -97,7 +97,8 @@ def _measure_model(name: str, path: Path, lengths: list[int], given: Any) -> lis
     return rows
 
 
-def _run(site: Site, name: str, groups: dict[str, Group], seconds: float) -> dict[str, Any]:
+def drive(site: Site, name: str, groups: dict[str, Group], seconds: float) -> dict[str, Any]:
+    """Send frames as fast as results come for `seconds`: the rate, the median latency, CPU time for each node."""
     with Pipeline(name, site.options, cluster=site.cluster) as pipeline:
         rng = np.random.default_rng(1)
         shapes = [(spec.index, [max(1, size) for size in spec.shape], spec.dtype) for spec in pipeline.inputs]
