@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.intents import Intent
+from coordinator.known import Known
 from slicemq.messages import Capacity, Response, Route, TensorSpec
 
 
@@ -41,7 +42,8 @@ class Respond:
 class MakePlan:
     """Plan `intent` on `nodes` (each capacity's `memory` is what is free), cut and store its slices.
 
-    Nodes in `avoid` are used only when the others do not suffice. `client` has the model if the store has not.
+    `known` is what was learnt of the nodes. Nodes in `avoid` are used only when the others do not suffice. `client`
+    has the model if the store has not.
     The answer is `Cluster.on_planned` or `on_plan_failed` with the same job.
     """
 
@@ -50,6 +52,18 @@ class MakePlan:
     nodes: tuple[Capacity, ...]
     avoid: frozenset[str]
     client: str | None
+    known: Known = field(default_factory=Known)
+
+
+@dataclass(frozen=True)
+class PlanAhead:
+    """Make a plan, in idle time, that the loss of the node `lost` would need; any `MakePlan` ends it at once.
+
+    The answer is `Cluster.on_foreseen`, or `on_unforeseen` when it was ended, with the plan's job.
+    """
+
+    lost: str
+    plan: MakePlan
 
 
 # Turns that a revision's probe frames go through at the same time.
@@ -77,4 +91,4 @@ class StopProbe:
     revision: str
 
 
-Action = Publish | Clear | Persist | Respond | MakePlan | Probe | StopProbe
+Action = Publish | Clear | Persist | Respond | MakePlan | PlanAhead | Probe | StopProbe

@@ -12,11 +12,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from coordinator.actions import Action, Clear, MakePlan, Persist, Probe, Publish, Respond, StopProbe
+from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
+from coordinator.contingency import Contingencies
 from coordinator.documents import all_documents
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
 from coordinator.lifecycle import Settings, advance, flip, wants_plan
 from coordinator.membership import Membership
+from coordinator.situation import Inputs, Situation
 from slicemq.errors import InsufficientCapacityError, PipelineError, SliceMQError
 from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report, Response, Stamp
 from slicemq.topics import Topics, is_id
@@ -44,6 +46,8 @@ class Cluster:
         self.settings = settings or Settings()
         self.members = members or Membership()
         self.records = {record.name: record for record in records}
+        self.situation = Situation(self.records, self.members)
+        self.contingencies = Contingencies()
         self.term = term
         self.started = False
         self._counter = 0
@@ -95,6 +99,8 @@ class Cluster:
         if known is None or _placement_view(known) != _placement_view(document):
             self._nodes_changed()
             return self.tick(now)
+        # Which files a node has matters for the plans that are made ahead.
+        self.contingencies.disturb(now)
         return []
 
     def on_report(self, now: float, document: Report) -> list[Action]:
@@ -106,6 +112,9 @@ class Cluster:
         """A node's heartbeat; most change nothing, so only a new life is looked at at once."""
         if beat.seen is not None:
             self.saw_term(beat.seen.term)
+        if self.started and self.situation.heard(now, beat):
+            self.contingencies.disturb(now)
+            self._actions.append(Persist())
         if self.members.on_heartbeat(beat):
             self._address([beat.node])
             self._nodes_changed()
@@ -221,19 +230,18 @@ class Cluster:
             self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
             self._actions.append(Persist())
             return self.tick(now)
-        record.highest += 1
-        revision = Revision(f"{record.highest}-{blueprint.digest[:8]}", intent, blueprint, since=now)
-        revision.deadline = now + self.settings.prepare_most
-        record.revisions[revision.id] = revision
-        record.intent = record.intent or intent
-        record.draft = blueprint
-        record.status = f"{revision.id}: nodes fetch their slices"
-        record.needs_nodes = False
-        self._address(revision.nodes)
-        self._changed = True
-        self._actions.append(Persist())
-        self._answer(wish, body={"name": record.name, "revision": revision.id, "unchanged": False})
+        self._prepare(record, wish, intent, blueprint, now)
         return self.tick(now)
+
+    def on_foreseen(self, now: float, job: int, blueprint: Blueprint | None) -> list[Action]:
+        """A plan is made ahead; None: there is none, with these nodes."""
+        self.contingencies.made(now, job, blueprint)
+        return self.tick(now)
+
+    def on_unforeseen(self, now: float, job: int) -> list[Action]:
+        """Making a plan ahead was given up for something more urgent."""
+        self.contingencies.dropped(now, job)
+        return []
 
     def on_plan_failed(self, now: float, job: int, error: SliceMQError) -> list[Action]:
         """No plan can be made now."""
@@ -277,7 +285,14 @@ class Cluster:
             return self._take()
         for record in list(self.records.values()):
             self._advance(record, now)
+        for record in list(self.records.values()):
+            # One at a time: two plans made from the same free memory would both take it.
+            if wants_plan(record, now) and not any(other.job is not None for other in self.records.values()):
+                self._plan(record, now)
         self._clear_addresses(now)
+        if self._changed:
+            self.contingencies.disturb(now)
+        self._plan_ahead(now)
         if self._changed:
             self._changed = False
             self._flush(now)
@@ -300,23 +315,60 @@ class Cluster:
             self._actions.append(Persist())
         self._actions += [StopProbe(record.name, revision.id) for revision in change.unprobe]
         self._actions += [Probe(record.name, r.id, r.blueprint.route, r.blueprint.inputs) for r in change.probe]
-        # One at a time: two plans made from the same free memory would both take it.
-        if wants_plan(record, now) and not any(other.job is not None for other in self.records.values()):
-            self._plan(record)
 
-    def _plan(self, record: PipelineRecord) -> None:
-        self._jobs += 1
-        record.job, record.job_wish, record.wish = self._jobs, record.wish, None
-        intent = record.job_wish.intent if record.job_wish is not None else record.intent
+    def _prepare(
+        self,
+        record: PipelineRecord,
+        wish: Wish | None,
+        intent: Intent,
+        blueprint: Blueprint,
+        now: float,
+        prepared_for: str = "",
+    ) -> None:
+        """Begin a revision of a made plan."""
+        record.highest += 1
+        revision = Revision(f"{record.highest}-{blueprint.digest[:8]}", intent, blueprint, since=now)
+        revision.prepared_for = prepared_for
+        self.situation.cuts.learn(intent.model.sha256, blueprint)
+        revision.deadline = now + self.settings.prepare_most
+        record.revisions[revision.id] = revision
+        record.intent = record.intent or intent
+        record.draft = blueprint
+        record.status = f"{revision.id}: nodes fetch their slices"
+        record.needs_nodes = False
+        self._address(revision.nodes)
+        self._changed = True
+        self._actions.append(Persist())
+        self._answer(wish, body={"name": record.name, "revision": revision.id, "unchanged": False})
+
+    def _plan(self, record: PipelineRecord, now: float) -> None:
+        wish = record.wish
+        intent = wish.intent if wish is not None else record.intent
         assert intent is not None
-        requester = record.job_wish.requester if record.job_wish is not None else None
-        nodes = tuple(
-            dataclasses.replace(capacity, memory=max(0, capacity.memory - self._assigned_memory(capacity)))
-            for node in sorted(self.members.nodes.values(), key=lambda node: node.id)
-            if node.usable and (capacity := node.current_capacity) is not None
-        )
-        avoid = frozenset(node.node for node in nodes if self.members.is_shunned(node.node))
-        self._actions.append(MakePlan(self._jobs, intent, nodes, avoid, requester[0] if requester else None))
+        requester = wish.requester if wish is not None else None
+        inputs = self.situation.inputs(record.name, intent)
+        ready = self.contingencies.take(record.name, inputs) if wish is None else None
+        if ready is not None:
+            lost, blueprint = ready
+            self._prepare(record, None, intent, blueprint, now, prepared_for=lost)
+            return
+        job = self._next_job()
+        record.job, record.job_wish, record.wish = job, wish, None
+        self._actions.append(_make_plan(job, inputs, requester[0] if requester else None))
+
+    def _next_job(self) -> int:
+        self._jobs += 1
+        return self._jobs
+
+    def _plan_ahead(self, now: float) -> None:
+        wanted = self.contingencies.look(now, self.situation)
+        if wanted is not None:
+            job = self._next_job()
+            self.contingencies.begin(job, wanted)
+            self._actions.append(PlanAhead(wanted.lost, _make_plan(job, wanted.inputs, None)))
+        for name, foreseen in self.contingencies.news(self.situation).items():
+            self._changed |= self.records[name].foreseen != foreseen
+            self.records[name].foreseen = foreseen
 
     def _forget(self, record: PipelineRecord, now: float) -> None:
         """Keep nothing of a pipeline but the number that its next revision must exceed (rule 1)."""
@@ -331,17 +383,6 @@ class Cluster:
         if coming is None or record.removed_at is not None or record.wish is not None or record.job is not None:
             return None
         return coming.id if coming.intent == intent else None
-
-    def _assigned_memory(self, capacity: Capacity) -> int:
-        """Bytes that assigned slices take; the capacity leaves room for one worker, each slice has its own."""
-        return sum(
-            item.memory + capacity.worker_memory
-            for record in self.records.values()
-            if record.removed_at is None
-            for revision in record.revisions.values()
-            if revision.phase != "lost"
-            for item in revision.blueprint.slices.get(capacity.node, ())
-        )
 
     # -- documents and answers -----------------------------------------------------------------------------
 
@@ -432,6 +473,10 @@ class Cluster:
         persist = any(isinstance(action, Persist) for action in actions)
         rest: list[Action] = [action for action in actions if not isinstance(action, Persist)]
         return [Persist(), *rest] if persist else rest
+
+
+def _make_plan(job: int, inputs: Inputs, client: str | None) -> MakePlan:
+    return MakePlan(job, inputs.intent, inputs.capacities(), inputs.avoid, client, inputs.known)
 
 
 def _placement_view(capacity: Capacity) -> Capacity:

@@ -32,6 +32,8 @@ class Blueprint:
 
     `slices` gives each node's assignments, whose revision is put in later.
     `stage_seconds` is the predicted time of each slice, by slice id. A `stateful` one has a window of 1 (rule 6).
+    `computing` is slice -> node -> predicted seconds of one call of the interpreter, by the profile and the node's
+    speeds alone; empty where nothing was predicted.
     """
 
     digest: str
@@ -44,6 +46,7 @@ class Blueprint:
     window: int
     stage_seconds: dict[str, float]
     stateful: bool = False
+    computing: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Revision:
 
     `since` is when its phase began and `deadline` when the phase must end, both on the caller's clock;
     `unready` and `quiet` are since when a slice is not ready, and since when no frame moves (None: not so).
+    `prepared_for` is the node for whose loss its plan had been made ahead (empty: it was made when it was needed).
     """
 
     id: str
@@ -63,6 +67,7 @@ class Revision:
     unready: float | None = None
     quiet: float | None = None
     frames: int = -1
+    prepared_for: str = ""
 
     @property
     def nodes(self) -> set[str]:
@@ -92,7 +97,8 @@ class PipelineRecord:
 
     `intent` is None until the first plan succeeded; `highest` is the highest revision number ever used for
     this name (rule 1); `face` is the blueprint whose specs clients see, once one was active, and `draft` the newest
-    one before that; `job` is the planning under way.
+    one before that; `job` is the planning under way; `foreseen` is for how many losses of a node a plan is ready,
+    and for how many there shall be one.
     """
 
     name: str
@@ -111,6 +117,7 @@ class PipelineRecord:
     resend: int = 0
     clients: dict[str, float] = field(default_factory=dict)
     removed_at: float | None = None
+    foreseen: tuple[int, int] = (0, 0)
 
     def in_phase(self, *phases: Phase) -> list[Revision]:
         """The revisions in any of `phases`, oldest first."""

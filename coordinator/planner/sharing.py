@@ -7,7 +7,7 @@ share 1 / (k + 1) of what it computes and of each link, however much the others 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,22 +28,30 @@ class Usage:
     pipelines: int = 0
 
 
+def planned_rates(plan: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """(slice, node) -> frames per second that it computes there when the pipeline runs as planned; 0: not known."""
+    period = _number(plan.get("period_ms")) / 1e3
+    turns = _number(plan.get("turns")) or 1.0
+    found: dict[tuple[str, str], float] = {}
+    for row in _rows(plan.get("slices")):
+        nodes, served = _list(row.get("nodes")), _list(row.get("turns"))
+        for place, node in enumerate(nodes):
+            share = len(_list(served[place])) / turns if place < len(served) else 1.0
+            found[str(row.get("id")), str(node)] = share / period if period > 0 else 0.0
+    return found
+
+
 def usage_of_plan(plan: Mapping[str, Any], level: float = 1.0) -> dict[str, Usage]:
     """Node -> what the pipeline of a plan file's content uses there, at `level` (0 to 1) of its planned rate.
 
     A plan without times (or one that is not a plan) uses nothing that is known: its nodes count as shared only.
     """
-    period = _number(plan.get("period_ms")) / 1e3
-    rate = level / period if period > 0 else 0.0
-    turns = _number(plan.get("turns")) or 1.0
-    found: dict[str, Usage] = {}
+    rates, found = planned_rates(plan), dict[str, Usage]()
     for row in _rows(plan.get("slices")):
-        nodes, served = row.get("nodes", ()), row.get("turns") or ()
-        for place, node in enumerate(nodes if isinstance(nodes, (list, tuple)) else ()):
-            mine = served[place] if place < len(served) else None
-            frames = rate * (len(mine) / turns if isinstance(mine, (list, tuple)) else 1.0)
-            before = found.get(str(node), Usage(pipelines=1))
-            found[str(node)] = Usage(
+        for node in map(str, _list(row.get("nodes"))):
+            frames = level * rates[str(row.get("id")), node]
+            before = found.get(node, Usage())
+            found[node] = Usage(
                 before.computing + frames * _number(row.get("compute_ms")) / 1e3,
                 before.sent + frames * _number(row.get("bytes_out")),
                 before.received + frames * _number(row.get("bytes_in")),
@@ -85,7 +93,11 @@ def shared(fleet: Fleet, usage: Mapping[str, Usage]) -> Fleet:
 
 
 def _rows(value: Any) -> list[Mapping[str, Any]]:
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []
+    return [row for row in _list(value) if isinstance(row, Mapping)]
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
 
 
 def _number(value: Any) -> float:

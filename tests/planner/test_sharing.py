@@ -20,7 +20,7 @@ SPEC = NodeSpec("a", 10**9, {"all": 1.0}, 1e6, 2e6)
 
 
 def row(nodes: list[str], **more: Any) -> dict[str, Any]:
-    return {"nodes": nodes, "compute_ms": 20.0, "bytes_in": 1000, "bytes_out": 500, **more}
+    return {"id": "s" + "".join(nodes), "nodes": nodes, "compute_ms": 20.0, "bytes_in": 1000, "bytes_out": 500, **more}
 
 
 def test_a_plan_uses_its_stages_times_at_its_rate() -> None:

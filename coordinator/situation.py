@@ -1,0 +1,181 @@
+"""What a plan is made from: the nodes, what is free of them, and what is known of them. PURE.
+
+One function gives it for a plan that is needed now and for one that a loss would need, so that both are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from coordinator.feedback import Feedback, Subject
+from coordinator.intents import Blueprint, Intent, PipelineRecord
+from coordinator.known import Cuts, Known, operators_by_slice
+from coordinator.membership import Membership
+from coordinator.planner.sharing import Usage, planned_rates, together, usage_of_plan
+from coordinator.rates import Rates
+from slicemq.messages import Capacity, Heartbeat
+
+_NO_BLUEPRINTS: Mapping[str, Blueprint] = {}
+_FACTS = 256
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a plan depends on. Equal inputs have equal plans.
+
+    `nodes` are the capacities of the nodes that slices may be placed on, without what changes from life to life;
+    `free` is the memory for slices on each.
+    """
+
+    intent: Intent
+    nodes: tuple[Capacity, ...]
+    free: tuple[int, ...]
+    avoid: frozenset[str]
+    known: Known
+
+    def capacities(self) -> tuple[Capacity, ...]:
+        """The nodes' capacities with what is free as their memory."""
+        return tuple(replace(capacity, memory=free) for capacity, free in zip(self.nodes, self.free, strict=True))
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What heartbeats of a revision are compared with: (slice, node) -> rate, and slice -> ranges of operators."""
+
+    blueprint: Blueprint
+    rates: Mapping[tuple[str, str], float]
+    operators: Mapping[str, str]
+
+
+@dataclass
+class Situation:
+    """The facts, and what was learnt. `records` is the caller's own mapping, looked at when asked."""
+
+    records: Mapping[str, PipelineRecord]
+    members: Membership
+    feedback: Feedback = field(default_factory=Feedback)
+    rates: Rates = field(default_factory=Rates)
+    cuts: Cuts = field(default_factory=Cuts)
+    _stripped: dict[str, tuple[Capacity, Capacity]] = field(default_factory=dict)
+    _known_facts: dict[tuple[str, str], _Facts] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """What was learnt, in JSON's terms, for the store."""
+        return {"corrections": self.feedback.plain(), "cuts": self.cuts.plain()}
+
+    def load(self, body: Mapping[str, Any]) -> None:
+        """Take over what `plain` gave. Raises ValueError for anything else; what is missing was not learnt yet."""
+        self.feedback.load(body.get("corrections", []))
+        self.cuts.load(body.get("cuts", {}))
+
+    def inputs(
+        self,
+        name: str,
+        intent: Intent,
+        *,
+        lost: str | None = None,
+        placed: Mapping[str, Blueprint] = _NO_BLUEPRINTS,
+    ) -> Inputs:
+        """What a plan of `intent` for the pipeline `name` is made from.
+
+        With `lost`: as it would be without this node, whose revisions would be lost with it, when the pipelines
+        of `placed` had new plans already.
+        """
+        usable = [
+            (node, capacity)
+            for node in sorted(self.members.nodes.values(), key=lambda node: node.id)
+            if node.id != lost and node.usable and (capacity := node.current_capacity) is not None
+        ]
+        taken: dict[str, list[int]] = {}
+        usages: list[dict[str, Usage]] = []
+        for owner, blueprint, level in self._placements(lost, placed):
+            for node_id, items in blueprint.slices.items():
+                taken.setdefault(node_id, []).extend(item.memory for item in items)
+            if owner != name and level > 0.0:
+                usages.append(usage_of_plan(blueprint.plan, level))
+        model = intent.model.sha256
+        runtimes = {node.id: _runtime(capacity) for node, capacity in usable}
+        held = {node.id: self.cuts.held(model, capacity.artifacts) for node, capacity in usable}
+        usage = together(usages)
+        return Inputs(
+            intent,
+            tuple(self._strip(capacity) for _, capacity in usable),
+            tuple(_free(capacity, taken.get(node.id, [])) for node, capacity in usable),
+            frozenset(node.id for node, _ in usable if self.members.is_shunned(node.id)),
+            Known(
+                self.feedback.corrections(model, runtimes),
+                {node: slices for node, slices in held.items() if slices},
+                {node: usage[node] for node in runtimes if node in usage},
+            ),
+        )
+
+    def heard(self, now: float, beat: Heartbeat) -> bool:
+        """Learn from a heartbeat, before the members take it in; whether something that plans depend on changed."""
+        node = self.members.nodes.get(beat.node)
+        capacity = node.current_capacity if node is not None else None
+        if node is None or capacity is None or node.epoch != beat.epoch:
+            return False
+        before = {(e.pipeline, e.revision, e.slice): e.frames for e in (node.beat.slices if node.beat else ())}
+        keys = {(e.pipeline, e.revision, e.slice): e for e in beat.slices}
+        moved = {key for key, entry in keys.items() if entry.frames != before.get(key, 0)}
+        changed = False
+        for key, entry in keys.items():
+            record = self.records.get(entry.pipeline)
+            revision = record.revisions.get(entry.revision) if record is not None else None
+            if revision is None or revision.phase != "active":
+                continue
+            facts = self._facts_of(key[:2], revision.blueprint)
+            planned = facts.rates.get((key[2], beat.node), 0.0)
+            changed |= self.rates.note(now, beat.node, key, entry.frames, planned)
+            predicted = revision.blueprint.computing.get(key[2], {}).get(beat.node, 0.0)
+            operators = facts.operators.get(key[2])
+            if predicted > 0.0 and operators:
+                subject = Subject(revision.intent.model.sha256, beat.node, _runtime(capacity), operators)
+                alone = not moved - {key}
+                changed |= self.feedback.note(now, entry, subject, predicted, alone=alone, epoch=beat.epoch)
+        return changed
+
+    def _placements(
+        self, lost: str | None, placed: Mapping[str, Blueprint]
+    ) -> Iterator[tuple[str, Blueprint, float]]:
+        """(pipeline, what is assigned of it, the share of its planned rate: 0 for what ends)."""
+        for record in self.records.values():
+            if record.removed_at is not None:
+                continue
+            for revision in record.revisions.values():
+                if revision.phase != "lost" and lost not in revision.nodes:
+                    level = 1.0
+                    if revision.phase == "active":
+                        level = max(
+                            self.rates.level(node, key) for node in revision.nodes for key in revision.keys(node)
+                        )
+                    yield record.name, revision.blueprint, 0.0 if revision.phase == "draining" else level
+            if record.name in placed:
+                yield record.name, placed[record.name], 1.0
+
+    def _facts_of(self, key: tuple[str, str], blueprint: Blueprint) -> _Facts:
+        known = self._known_facts.get(key)
+        if known is None or known.blueprint is not blueprint:
+            if len(self._known_facts) >= _FACTS:
+                self._known_facts.clear()
+            known = _Facts(blueprint, planned_rates(blueprint.plan), operators_by_slice(blueprint.plan))
+            self._known_facts[key] = known
+        return known
+
+    def _strip(self, capacity: Capacity) -> Capacity:
+        kept = self._stripped.get(capacity.node)
+        if kept is None or kept[0] is not capacity:
+            kept = (capacity, replace(capacity, epoch="", artifacts=()))
+            self._stripped[capacity.node] = kept
+        return kept[1]
+
+
+def _free(capacity: Capacity, taken: list[int]) -> int:
+    """Bytes for slices; the capacity leaves room for one idle worker, each slice has its own."""
+    return max(0, capacity.memory - sum(taken) - len(taken) * capacity.worker_memory)
+
+
+def _runtime(capacity: Capacity) -> str:
+    return f"{capacity.runtime.name} {capacity.runtime.version}"
