@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import logging
 import mmap
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from converters.classes import class_of
 from converters.graph import Graph, read_graph
 from converters.memory import slice_memory
 from converters.needs import needs
@@ -24,9 +25,10 @@ from converters.shapes import named_shapes, resolve_shapes
 from converters.slicing import iter_slices
 from coordinator.artifacts import ArtifactStore
 from coordinator.intents import Blueprint, Intent
+from coordinator.known import Known, informed
 from coordinator.planner import make_plan
 from coordinator.planner.fleet import fleet_from_capacities
-from coordinator.planner.model import PlanOptions
+from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.operators import Needs, lacking
 from coordinator.planner.plan import Plan
 from coordinator.profiles import profile_of
@@ -42,6 +44,11 @@ from slicemq.messages import Capacity
 
 logger = logging.getLogger("slicemq.coordinator.planning")
 
+REPLACEMENT_WITHIN = 0.05
+"""A plan that replaces a lost one may be worse than the best by this share if fewer bytes are shipped for it."""
+
+Computing = dict[str, dict[str, float]]
+"""Slice -> node -> seconds."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Sizes of inputs by name."""
 
@@ -70,7 +77,7 @@ class PlanningJob:
     """All that a child needs. `folder` holds `artifacts/` and `profiles/`.
 
     `asked`: an operator waits for the answer, so a pin to a node that is not here is an error; when the plan
-    replaces a lost one, such pins are left out.
+    replaces a lost one, such pins are left out. `known` is what was learnt of the nodes.
     """
 
     intent: Intent
@@ -79,6 +86,7 @@ class PlanningJob:
     folder: Path
     tools: Tools
     asked: bool = True
+    known: Known = field(default_factory=Known)
 
 
 def run(job: PlanningJob) -> Blueprint:
@@ -88,17 +96,18 @@ def run(job: PlanningJob) -> Blueprint:
     graph = model_graph(str(path), job.tools, _shapes(job))
     if graph.sha256 != job.intent.model.sha256:
         raise ModelError(f"{path}: its SHA-256 is {graph.sha256}")
-    plan = _plan(job, graph, str(path))
+    plan, computing = _plan(job, graph, str(path))
     artifacts, takes, gives = [], [], []
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for piece in (piece for lane in plan.lane_groups() for piece in iter_slices(data, graph, lane)):
             artifacts.append(store.put(piece.data))
             takes.append(piece.inputs)
             gives.append(piece.outputs)
-    return blueprint(job.intent.name, graph, plan, takes, gives, artifacts)
+    return replace(blueprint(job.intent.name, graph, plan, takes, gives, artifacts), computing=computing)
 
 
-def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
+def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
+    """The plan, and what its slices' calls are predicted to take by the profile and the nodes' speeds alone."""
     options = _for_present(plan_options(job.intent.options), job)
     if job.intent.plan is not None:
         plan = Plan.from_plain(job.intent.plan, graph=graph)
@@ -107,7 +116,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
             _check_turns(plan, job.nodes)
             _check_memory(plan, job.nodes)
             _check_operators(plan, graph, model_needs(path, job.tools, _shapes(job)), job.nodes)
-            return plan
+            return plan, {}
         missing = sorted({node for item in plan.slices for node in item.nodes} - present)
         logger.warning("the operator's plan names nodes that are not here (%s): making another", ", ".join(missing))
     if not job.nodes:
@@ -116,15 +125,21 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
     profile = model_profile(path, source, str(job.folder / "profiles"), job.tools, _shapes(job))
     reference = reference_speeds(job.tools, job.folder)
 
-    def attempt(nodes: list[Capacity]) -> Plan:
-        return make_plan(
+    # What an operator asks for is placed as well as possible; what replaces a lost plan moves little.
+    known = replace(job.known, held={}) if job.asked else job.known
+
+    def attempt(nodes: list[Capacity]) -> tuple[Plan, Computing]:
+        fleet = informed(fleet_from_capacities(nodes, reference), known)
+        plan = make_plan(
             graph,
             profile,
-            fleet_from_capacities(nodes, reference),
+            fleet,
             memory=slice_memory,
             options=options,
             needs=model_needs(path, job.tools, _shapes(job)),
         )
+        # An estimate is no measurement that another could correct.
+        return plan, computing_of(plan, graph, profile, fleet) if profile.measured else {}
 
     preferred = [capacity for capacity in job.nodes if capacity.node not in job.avoid]
     if preferred and len(preferred) < len(job.nodes):
@@ -135,13 +150,30 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> Plan:
     return attempt(list(job.nodes))
 
 
+def computing_of(plan: Plan, graph: Graph, profile: Profile, fleet: Fleet) -> Computing:
+    """Predicted seconds of one call of the interpreter for each slice on each of its nodes, uncorrected."""
+    specs = {spec.id: spec for spec in fleet.nodes}
+
+    def seconds(operators: Iterable[int], spec: NodeSpec) -> float:
+        own = (profile.seconds.get(k, 0.0) / spec.speed(class_of(graph, graph.operators[k])) for k in operators)
+        return profile.overhead / spec.mean_speed + sum(own)
+
+    return {
+        item.id: {node: round(seconds(item.operators, specs[node]), 9) for node in item.nodes}
+        for item in plan.slices
+    }
+
+
 def _for_present(options: PlanOptions, job: PlanningJob) -> PlanOptions:
     """The options without nodes that are not here: an absent one is excluded anyway, a lost one holds no slice."""
     present = {capacity.node for capacity in job.nodes}
     pins = {key: node for key, node in options.pins.items() if job.asked or node in present}
     for key in options.pins.keys() - pins.keys():
         logger.warning("pin %s=%s: the node is not here, the pin is left out", key, options.pins[key])
-    return replace(options, pins=pins, exclude=options.exclude & present)
+    goal = options.goal
+    if not job.asked:
+        goal = replace(goal, within=max(goal.within, REPLACEMENT_WITHIN))
+    return replace(options, pins=pins, exclude=options.exclude & present, goal=goal)
 
 
 def _shapes(job: PlanningJob) -> Shapes:

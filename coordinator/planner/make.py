@@ -14,6 +14,7 @@ from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.cost import build_costs, permitted
 from coordinator.planner.memory import memory_by_runtime
 from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
+from coordinator.planner.moves import with_moves
 from coordinator.planner.operators import Needs, check_somewhere, supports_of, who_lacks
 from coordinator.planner.plan import (
     FAMILY,
@@ -69,7 +70,7 @@ def make_plan(
         check_somewhere(graph, permitted(fleet, options), needs)
     supports = None if needs is None else supports_of(needs)
     table = memory_by_runtime(graph, permitted(fleet, options), memory)
-    costs = build_costs(graph, profile, fleet, table, options, supports)
+    costs = with_moves(build_costs(graph, profile, fleet, table, options, supports), graph)
     try:
         fewest = graph.stateful and options.max_slices is None and not options.pins
         costs, found = _found(costs, fewest, planner)
