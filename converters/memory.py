@@ -35,16 +35,16 @@ from converters.kernels import im2col_bytes, indirection_bytes
 from converters.workspace import offsets
 
 # By runtime: pages of the library, and what an operator costs in it.
-_RUNTIME_BYTES = {"ai_edge_litert": 3_700_000, "tflite_runtime": 3_150_000}
+RUNTIME_BYTES = {"ai_edge_litert": 3_700_000, "tflite_runtime": 3_150_000}
 _OPERATOR_BYTES = {"ai_edge_litert": 4_600, "tflite_runtime": 2_400}
 # One read of a mapped file brings up to so many bytes around it.
-_READ_BYTES = 2 << 20
+READ_BYTES = 2 << 20
 # What a tensor and an operator take in a file besides data; names are long.
 _TENSOR_FILE_BYTES, _OPERATOR_FILE_BYTES = 200, 100
 # Places from which tflite_runtime's plan of tensors is made: piles grow along a model, and slices begin anew.
-_PLANS = 16
+PLANS = 16
 # Frames that a worker holds besides the interpreter's own inputs and outputs.
-_FRAMES = 2
+FRAMES = 2
 # Built-in kernels that write over their input when nobody else reads it (kTfLiteInplaceOp...).
 _IN_PLACE = frozenset({"ADD", "DIV", "EXPAND_DIMS", "MUL", "RESHAPE", "SQUEEZE", "SUB"})
 _COPIES_SHAPES = frozenset({"EXPAND_DIMS", "GATHER", "RESHAPE", "SQUEEZE", "STRIDED_SLICE"})
@@ -58,7 +58,7 @@ Grid = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class _Step:
+class Share:
     """One step's share.
 
     `shared`: bytes by what they are of, since steps may share them. `largest`: memory that all steps of a slice use
@@ -86,7 +86,7 @@ def slice_memory(graph: Graph, group: Iterable[int], runtime: str = "ai_edge_lit
     chosen = set(group)
     steps = [step for step in graph.steps if step in chosen]
     runtimes = (runtime,) if runtime in RUNTIMES else RUNTIMES
-    return max(int(_Model(graph, one).rows(steps, 1)[0, len(steps)]) for one in runtimes)
+    return max(int(MemoryModel(graph, one).rows(steps, 1)[0, len(steps)]) for one in runtimes)
 
 
 def memory_table(graph: Graph, runtime: str = "ai_edge_litert") -> Grid:
@@ -95,7 +95,7 @@ def memory_table(graph: Graph, runtime: str = "ai_edge_litert") -> Grid:
     """
     if runtime not in RUNTIMES:
         return np.maximum(*(memory_table(graph, one) for one in RUNTIMES))
-    return _Model(graph, runtime).rows(graph.steps, len(graph.steps) + 1)
+    return MemoryModel(graph, runtime).rows(graph.steps, len(graph.steps) + 1)
 
 
 class _Sums:
@@ -133,7 +133,7 @@ def _from(row: Sequence[int], rows: int) -> Grid:
     return np.triu(np.broadcast_to(np.array(row, dtype=np.int64), (max(rows, 1), len(row))))
 
 
-class _Model:
+class MemoryModel:
     """A graph in a runtime: what each step adds, and where its tensors lie."""
 
     def __init__(self, graph: Graph, runtime: str) -> None:
@@ -146,7 +146,7 @@ class _Model:
             inside = delegated(graph, graph.operators[index], runtime)
             part += 0 if inside else 1
             self._part[index] = part if inside else -1
-        self._internal = {
+        self.internal = {
             t
             for index in graph.steps
             for t in graph.operators[index].outputs
@@ -160,7 +160,7 @@ class _Model:
     def rows(self, steps: Sequence[int], rows: int) -> Grid:
         """The memory of steps[i:j] at [i, j] for each i below `rows`."""
         n = len(steps)
-        shares = [self._make(self.graph.operators[index]) for index in steps]
+        shares = [self.share(self.graph.operators[index]) for index in steps]
         fixed, file, builtin_file = _Sums(rows, n + 1), _Sums(rows, n + 1), _Sums(rows, n + 1)
         users: dict[tuple[str, int], list[int]] = {}
         sizes: dict[tuple[str, int], int] = {}
@@ -178,13 +178,13 @@ class _Model:
             _once(builtin_file, sizes[key], places)
         whole_file = file.table()
         any_read = _most(_from([int(share.reads_file) for share in shares], rows))
-        total = fixed.table() + np.minimum(whole_file, builtin_file.table() + _READ_BYTES * any_read)
+        total = fixed.table() + np.minimum(whole_file, builtin_file.table() + READ_BYTES * any_read)
         total += _most(_from([share.largest for share in shares], rows))
         total += _most(_from([share.heap for share in shares], rows))
-        total += self._tensors(steps, shares, rows) + _RUNTIME_BYTES[self.runtime]
+        total += self._tensors(steps, shares, rows) + RUNTIME_BYTES[self.runtime]
         return np.where(np.arange(n + 1)[None, :] > np.arange(rows)[:, None], total, 0)
 
-    def _tensors(self, steps: Sequence[int], shares: Sequence[_Step], rows: int) -> Grid:
+    def _tensors(self, steps: Sequence[int], shares: Sequence[Share], rows: int) -> Grid:
         """Arena, workspace and frames."""
         n, nbytes = len(steps), [tensor.nbytes for tensor in self.graph.tensors]
         inside = set(steps)
@@ -200,7 +200,7 @@ class _Model:
         for tensor, places in used.items():
             _once(inputs, nbytes[tensor], places, made.get(tensor, -1))
         for tensor, place in made.items():
-            internal = tensor in self._internal
+            internal = tensor in self.internal
             (workspace if internal else arena).add(nbytes[tensor], 0, place, place, last[tensor])
             for sums in (outputs, inner) if internal else (outputs,):
                 sums.add(nbytes[tensor], 0, place, place + 1, last[tensor])
@@ -222,7 +222,7 @@ class _Model:
         if self.runtime == "tflite_runtime":
             most_inner = np.maximum(most_inner, self._planned(steps, made, last, rows, n))
         entering, leaving = inputs.table(), outputs.table()
-        together: Grid = most + most_inner + (1 + _FRAMES) * entering + _FRAMES * leaving
+        together: Grid = most + most_inner + (1 + FRAMES) * entering + FRAMES * leaving
         return together
 
     def _last(self, tensor: int, place: int, places: Sequence[int], inside: set[int], n: int) -> int:
@@ -235,15 +235,15 @@ class _Model:
     def _planned(self, steps: Sequence[int], made: dict[int, int], last: dict[int, int], rows: int, n: int) -> Grid:
         """[i, j] -> what the tensors that live inside steps[i:j] span in XNNPACK's plan.
 
-        The plan is one for the model's rest from one of _PLANS places on, the last before the slice.
+        The plan is one for the model's rest from one of PLANS places on, the last before the slice.
         """
         found = np.zeros((rows, n + 1), dtype=np.int64)
-        every = max(1, -(-len(self.graph.steps) // _PLANS))
+        every = max(1, -(-len(self.graph.steps) // PLANS))
         first = self.graph.steps.index(steps[0]) if steps else 0
         for since in range(first // every * every, first + rows, every):
             low, high = max(since, first) - first, min(since + every - first, rows)
             if low < high and since < len(self.graph.steps):
-                found[low:high] = self._spans(offsets(self.graph, self._internal, since), made, last, n, low, high)
+                found[low:high] = self._spans(offsets(self.graph, self.internal, since), made, last, n, low, high)
         return found
 
     def _spans(
@@ -271,7 +271,8 @@ class _Model:
         spans: Grid = np.minimum(np.where(starts < nothing, ends - starts, 0), together.table())
         return spans
 
-    def _make(self, operator: Operator) -> _Step:
+    def share(self, operator: Operator) -> Share:
+        """What a step adds to any slice that has it."""
         graph, builtin = self.graph, self._part[operator.index] < 0
         helpers = [graph.operators[i] for i in graph.constant_operators(operator.inputs)]
         shared: dict[tuple[str, int], int] = {}
@@ -303,7 +304,7 @@ class _Model:
         heap = 0
         if operator.name in _COPIES_SHAPES:
             heap = _HEAP * max((t.nbytes for t in made if -1 in t.signature[1:]), default=0) // 2
-        return _Step(
+        return Share(
             shared=shared,
             other=_OPERATOR_BYTES[self.runtime] * (1 + len(helpers))
             + (0 if builtin else min(indirection_bytes(graph, operator), _MOST)),

@@ -1,8 +1,18 @@
-"""What every contiguous segment costs on every node: the numbers that any planning method works on (PURE).
+"""What every arc costs on every node: the numbers that any planning method works on (PURE).
 
-With a broker the links are a star: a segment's bytes go up and down its own node's link whatever the other
-nodes are, and one row bounds the broker. A worker receives, computes and sends at the same time, so a stage
-takes the longest of the three, the period is the slowest stage's time and the latency the sum of all.
+An arc is a slice between two states (`problem`): contiguous segments of the model's order by default, parts between
+down-sets of its dataflow, with codecs, when states are given (`states`, `state_tables`).
+
+With a broker the links are a star: an arc's bytes go up and down its own node's link whatever the other nodes are,
+and one row bounds the broker.
+
+Overlapped or summed: a worker receives, computes and sends in three threads (`edge_node.stage`). All that they do
+on the processor goes into one sum, `compute`: reading, decoding, running the operators, encoding, writing, and what
+each message costs. The three share what the node has of a processor, so that with at most one core nothing of it
+overlaps; with more cores a part could, and the sum is an upper bound. The links work beside the processor: while a
+message is on its way the thread that waits takes no time. So a stage takes the longest of computing, receiving and
+sending, the period is the slowest stage's, and the latency, in which a frame waits for each in turn, is the sum of
+all. Slices that run beside each other count in the latency as if one came after the other.
 """
 
 from __future__ import annotations
@@ -14,13 +24,15 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.classes import class_of
-from converters.slicing import legal_positions
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions, Supports
-from coordinator.planner.problem import Costs, NodeType
-from coordinator.planner.segments import Table, Traffic, any_of, traffic, work
+from coordinator.planner.problem import Costs, NodeType, State
+from coordinator.planner.segments import Table
+from coordinator.planner.state_tables import ArcTables, prefix_tables, state_tables
+from slicemq.codecs import is_lossless
 from slicemq.errors import PlanError
 
 if TYPE_CHECKING:
+    from converters.codec_errors import CodecMeasures
     from converters.graph import Graph
     from converters.profile import Profile
 
@@ -32,62 +44,86 @@ def build_costs(
     memory: Table | Mapping[str, Table],
     options: PlanOptions,
     supports: Supports | None = None,
+    states: Sequence[State] = (),
+    measures: CodecMeasures | None = None,
 ) -> Costs:
-    """The costs of all segments of `graph` on the nodes of `fleet` that are not excluded.
+    """The costs of all arcs of `graph` on the nodes of `fleet` that may be used.
 
-    `memory[i, j]` is the bytes of segment (i, j], or a table of them for each runtime that a node has
-    (`memory_by_runtime`). Raises PlanError for pins and exclusions that do not fit.
+    `states` are those of `states_of` (none: prefixes), `measures` what their codecs do. `memory[i, j]` is the bytes
+    of arc (i, j), or a table of them for each runtime that a node has (`memory_by_runtime` for the same states). An
+    arc is possible on nodes that have the codecs of both its states. Raises PlanError for pins, exclusions and
+    labels that do not fit.
     """
-    n = len(graph.steps)
     nodes = permitted(fleet, options)
-    bytes_ = traffic(graph)
+    arcs = state_tables(graph, states, measures.ratios if measures else None) if states else prefix_tables(graph)
     slice_pins, range_pins = options.slice_pins(), _position_pins(graph, options)
     pinned = set(slice_pins.values()) | {node for _, node in range_pins}
     for node in sorted(pinned - {spec.id for spec in nodes}):
         known = {spec.id for spec in fleet.nodes}
         there = f"no node has this id; there are: {', '.join(sorted(known)) or 'none'}"
-        raise PlanError(f"pin to node {node}: {'it is excluded' if node in known else there}")
+        out = "it is excluded" if node in options.exclude else "it lacks a label that is required"
+        raise PlanError(f"pin to node {node}: {out if node in known else there}")
 
     groups: dict[tuple[object, ...], list[NodeSpec]] = {}
     for spec in nodes:
         groups.setdefault((spec.kind(), spec.id if spec.id in pinned else None), []).append(spec)
-    legal = np.zeros(n + 1, dtype=bool)
-    legal[[0, *legal_positions(graph), n]] = True
-    upper = np.triu(legal[:, None] & legal[None, :], k=1)
     runs = [] if supports is None else _what_runs(graph)
     types = []
     for members in groups.values():
         spec = members[0]
         table = memory if isinstance(memory, np.ndarray) else memory[spec.runtime]
-        fits = upper & (table <= spec.memory * (1.0 - options.headroom))
+        fits = arcs.possible & (table <= spec.memory * (1.0 - options.headroom))
+        if states:
+            has = np.array([codec == "raw" or codec in spec.codecs for codec in arcs.codecs])
+            fits &= has[:, None] & has[None, :]
         if supports is not None:
-            fits &= ~_unsupported(graph, spec, supports, runs)
+            fits &= ~arcs.any_of(_unsupported(graph, spec, supports, runs))
         allowed = fits.copy()
         for positions, node in range_pins:
             if node != spec.id:
-                allowed &= ~any_of(n, positions)
+                allowed &= ~arcs.any_of(positions)
         ids = tuple(member.id for member in members)
-        types.append(_node_type(graph, profile, spec, ids, bytes_, table, fits, allowed, options.overheads))
+        types.append(_node_type(graph, profile, spec, ids, arcs, table, fits, allowed, options.overheads))
     by_id = {node: number for number, kind in enumerate(types) for node in kind.ids}
     return Costs(
-        n=n,
+        n=len(arcs.codecs) - 1,
         types=tuple(types),
-        bytes_in=bytes_.bytes_in,
-        bytes_out=bytes_.bytes_out,
-        relayed=bytes_.bytes_in + bytes_.results,
+        bytes_in=arcs.bytes_in,
+        bytes_out=arcs.bytes_out,
+        relayed=arcs.bytes_in + arcs.results,
         memory=np.minimum.reduce([kind.memory for kind in types]),
         broker_rate=fleet.broker_rate,
         slice_pins={number: by_id[node] for number, node in slice_pins.items()},
-        max_slices=min(n, len(nodes), options.max_slices or n),
+        max_slices=min(len(graph.steps), len(nodes), options.max_slices or len(nodes)),
+        states=tuple(states),
+        errors=_errors(states, measures),
+        goal=options.goal,
+    )
+
+
+def _errors(states: Sequence[State], measures: CodecMeasures | None) -> npt.NDArray[np.float64] | None:
+    """What a cut at each state adds to the error of the results; None when no codec loses anything."""
+    if all(is_lossless(state.codec) for state in states):
+        return None
+    known = measures.errors if measures is not None else {}
+    return np.array(
+        [
+            0.0 if is_lossless(state.codec) else known.get(state.codec, {}).get(state.done, np.inf)
+            for state in states
+        ]
     )
 
 
 def permitted(fleet: Fleet, options: PlanOptions) -> list[NodeSpec]:
-    """The nodes that may be used; raises PlanError when an excluded node is unknown."""
+    """The nodes that may be used; raises PlanError for an excluded node that is unknown and a label of no node."""
     known = {spec.id for spec in fleet.nodes}
     for node in sorted(options.exclude - known):
         raise PlanError(f"exclude {node}: the fleet has no such node")
-    return [spec for spec in fleet.nodes if spec.id not in options.exclude]
+    for key, value in options.require.items():
+        if fleet.nodes and not any(spec.labels.get(key) == value for spec in fleet.nodes):
+            raise PlanError(f"require {key}={value}: no node has this label")
+    wanted = options.require.items()
+    return [spec for spec in fleet.nodes if spec.id not in options.exclude and wanted <= spec.labels.items()]
 
 
 def _node_type(
@@ -95,7 +131,7 @@ def _node_type(
     profile: Profile,
     spec: NodeSpec,
     ids: tuple[str, ...],
-    bytes_: Traffic,
+    arcs: ArcTables,
     memory: Table,
     fits: npt.NDArray[np.bool_],
     allowed: npt.NDArray[np.bool_],
@@ -109,14 +145,15 @@ def _node_type(
             speeds[name] = spec.speed(name)
         return profile.seconds.get(index, 0.0) / speeds[name] * spec.slowdown(index)
 
-    into, out, mean = bytes_.bytes_in, bytes_.bytes_out, spec.mean_speed * (1.0 - spec.busy)
+    into, out, mean = arcs.bytes_in, arcs.bytes_out, spec.mean_speed * (1.0 - spec.busy)
     moving = (
         overheads.message * ((into > 0).astype(float) + (out > 0))
         + overheads.receive_per_byte * into
         + overheads.send_per_byte * out
+        + arcs.codec_seconds
     )
     steps = np.array([seconds(index) for index in graph.steps])
-    compute = work(steps) + (profile.overhead + moving) / mean
+    compute = arcs.total(steps) + (profile.overhead + moving) / mean
     down, up = into / spec.free_down, out / spec.free_up
     period = np.where(allowed, np.maximum(compute, np.maximum(down, up)), np.inf)
     return NodeType(
@@ -142,12 +179,10 @@ def _what_runs(graph: Graph) -> list[frozenset[int]]:
     ]
 
 
-def _unsupported(
-    graph: Graph, spec: NodeSpec, supports: Supports, runs: Sequence[frozenset[int]]
-) -> npt.NDArray[np.bool_]:
+def _unsupported(graph: Graph, spec: NodeSpec, supports: Supports, runs: Sequence[frozenset[int]]) -> list[int]:
+    """The places of the steps that a node cannot run."""
     refused = {operator.index for operator in graph.operators if not supports(spec, operator)}
-    marked = [position for position, operators in enumerate(runs) if not refused.isdisjoint(operators)]
-    return any_of(len(graph.steps), marked)
+    return [position for position, operators in enumerate(runs) if not refused.isdisjoint(operators)]
 
 
 def _position_pins(graph: Graph, options: PlanOptions) -> list[tuple[Sequence[int], str]]:

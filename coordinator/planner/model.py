@@ -143,10 +143,10 @@ class Overheads:
 class PlanOptions:
     """What the user wants of a plan.
 
-    `pins` maps a slice (`0` or `s0`: counted from the model's inputs) or a range of operators
-    (`10-20`, both ends included, places in the file) to a node's id. `headroom` is the share of each
-    node's free memory that must stay free. `codecs` are those that a plan may use between slices; `shapes` the
-    shapes of plans that may win (None: all that `planner.shapes` knows).
+    `require`: only nodes that have each of these labels may be used. `pins` maps a slice (`0` or `s0`: counted from
+    the model's inputs) or a range of operators (`10-20`, both ends included, places in the file) to a node's id.
+    `headroom` is the share of each node's free memory that must stay free. `codecs` are those that a plan may use
+    between slices; `shapes` the shapes of plans that may win (None: all that `planner.shapes` knows).
     """
 
     pins: Mapping[str, str] = field(default_factory=dict)
@@ -157,6 +157,7 @@ class PlanOptions:
     goal: Goal = field(default_factory=Goal)
     codecs: tuple[str, ...] = ("raw",)
     shapes: tuple[str, ...] | None = None
+    require: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.max_slices is not None and self.max_slices < 1:
