@@ -1,13 +1,15 @@
 """What follows from a model's steps and tensors for every arc between two states: the books' arithmetic (PURE).
 
-A state is a set of steps that are done; an arc (i, j) is the steps of j that are not in i. Tables have shape
-(N, N) for N states, indexed [i, j], and mean something where `Primitives.arcs` says so.
+A state is a set of steps that are done and a codec; an arc (i, j) is the steps of j that are not in i. What an arc
+sends to other slices has the codec of state j, what it gets from them that of state i; what comes from the client
+or goes to it is raw. Tables have shape (N, N) for N states, indexed [i, j], and mean something where
+`Primitives.arcs` says so.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,10 +23,31 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Primitives:
-    """Sets of done steps (bits) by state, the legal states, and which tensors each step reads and makes.
+class Coded:
+    """A tensor in a codec: bytes on the wire, seconds of encoding and of decoding."""
 
-    `sizes` are bytes on the wire by tensor; `inputs` and `outputs` are the model's tensors.
+    bytes: int
+    encode: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True)
+class Arcs:
+    """What each arc moves: bytes in, bytes out, bytes that the broker delivers, seconds of codecs."""
+
+    into: Table
+    out: Table
+    relayed: Table
+    codec_seconds: Table
+
+
+@dataclass(frozen=True)
+class Primitives:
+    """Sets of done steps (bits) and codecs by state, the legal states, and which tensors each step reads and makes.
+
+    `sizes` are bytes on the wire by tensor, `coded` by codec and tensor (those that it changes) its bytes, and the
+    seconds of encoding and decoding on the profile's machine. `inputs` and `outputs` are the model's tensors.
+    `prefixes`: whether state s is the first s steps, raw.
     """
 
     sets: tuple[int, ...]
@@ -34,6 +57,9 @@ class Primitives:
     sizes: dict[int, int]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    codecs: tuple[str, ...]
+    coded: Mapping[str, Mapping[int, Coded]]
+    prefixes: bool
 
     @property
     def steps(self) -> int:
@@ -56,21 +82,34 @@ class Primitives:
 
     @cached_property
     def arcs(self) -> Mask:
-        """Where an arc is one: both states are legal and it has at least one step."""
+        """Where an arc is one: both states are legal, and it has at least one step. Between states with codecs,
+        nothing that the two codecs treat differently skips it, and it receives something.
+        """
         count = len(self.sets)
         inside = np.zeros((count, count), dtype=bool)
         legal = list(self.legal)
-        if all(done == (1 << number) - 1 for number, done in enumerate(self.sets)):
+        if self.prefixes:
             inside[np.ix_(legal, legal)] = True
             return np.asarray(np.triu(inside, k=1))
         for a in legal:
             first = self.sets[a]
             inside[a, [b for b in legal if b > a and self.sets[b] != first and first & ~self.sets[b] == 0]] = True
-        return inside
+        at = np.array(self.codecs)
+        for t, users in self.users.items():
+            changing = np.array([t in self.coded.get(codec, {}) for codec in self.codecs])
+            if t in self.maker and changing.any():
+                skips = (self.done([self.maker[t]]) > 0)[:, None] & (self.done(users) < len(users))[None, :]
+                inside &= ~(skips & (at[:, None] != at[None, :]) & (changing[:, None] | changing[None, :]))
+        return inside & (self.traffic(0).into > 0)
 
-    def done(self, steps: Sequence[int] | Collection[int]) -> npt.NDArray[np.intp]:
+    def done(self, steps: Collection[int]) -> npt.NDArray[np.intp]:
         """How many of `steps` are done in each state."""
         return np.array([sum(done >> step & 1 for step in steps) for done in self.sets], dtype=np.intp)
+
+    def coding(self, codecs: Collection[str]) -> Mask:
+        """Which arcs need no other codecs than these and raw."""
+        has = np.array([codec == "raw" or codec in codecs for codec in self.codecs])
+        return np.asarray(has[:, None] & has[None, :])
 
     def touching(self, steps: Collection[int]) -> Mask:
         """Which arcs have at least one of `steps`."""
@@ -87,37 +126,39 @@ class Primitives:
             )
         )
 
-    def traffic(self, frame_bytes: int) -> tuple[Table, Table, Table]:
-        """Bytes in, bytes out and bytes that the broker delivers because of each arc, all tensors as they are.
+    def traffic(self, frame_bytes: int) -> Arcs:
+        """What each arc moves.
 
         In: every tensor that an arc reads and does not make, once. Out: every tensor that it makes and other steps
         read, once, and in a message of its own its part of the results. A message has `frame_bytes` besides.
         """
         count = len(self.sets)
-        into, out, answer = (np.zeros((count, count)) for _ in range(3))
+        into, out, answer, seconds = (np.zeros((count, count)) for _ in range(4))
         for t, size in self.sizes.items():
             users = self.users.get(t, ())
             used = self.touching(users)
-            made = self.touching([self.maker[t]]) if t in self.maker else np.zeros_like(used)
-            into += size * (used & ~made)
-            later = self.done(users) < len(users)
-            out += size * (made & later[None, :])
+            if t not in self.maker:
+                into += size * used
+                continue
+            coded = [self.coded.get(codec, {}).get(t) or Coded(size) for codec in self.codecs]
+            sizes, encode, decode = (
+                np.array([float(getattr(one, name)) for one in coded]) for name in ("bytes", "encode", "decode")
+            )
+            made = self.touching([self.maker[t]])
+            sent, got = made & (self.done(users) < len(users))[None, :], used & ~made
+            into += sizes[:, None] * got
+            out += sizes[None, :] * sent
+            seconds += encode[None, :] * sent + decode[:, None] * got
             if t in self.outputs:
                 answer += size * made
         into, out, answer = (np.where(table > 0, table + frame_bytes, 0.0) for table in (into, out, answer))
-        return into, out + answer, into + answer
+        return Arcs(into, out + answer, into + answer, seconds)
 
-
-def follows(primitives: Primitives, seconds: npt.NDArray[np.float64]) -> Table:
-    """The sum of `seconds` (one number a step) over each arc."""
-    sums = np.zeros(len(primitives.sets))
-    for number, done in enumerate(primitives.sets):
-        total = 0.0
-        for step, value in enumerate(seconds.tolist()):
-            if done >> step & 1:
-                total += value
-        sums[number] = total
-    return np.ascontiguousarray(sums[None, :] - sums[:, None])
+    def work(self, seconds: npt.NDArray[np.float64]) -> Table:
+        """The sum of `seconds` (one number a step) over each arc."""
+        inside = np.array([[done >> step & 1 for step in range(self.steps)] for done in self.sets], dtype=bool)
+        sums = inside @ seconds
+        return np.asarray(sums[None, :] - sums[:, None])
 
 
 def rows_of(table: npt.NDArray[Any], arcs: Mask) -> list[list[float | int | None]]:

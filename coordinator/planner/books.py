@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converters.slicing import legal_positions
-from coordinator.planner.arcs import Primitives, follows, plain_number, rows_of
+from coordinator.planner.arcs import Arcs, Coded, Primitives, plain_number, rows_of
+from coordinator.planner.codec_costs import changes, packed_bytes, seconds
 from coordinator.planner.model import PlanOptions
 from coordinator.planner.problem import Costs, NodeType
 from coordinator.planner.segments import FRAME_BYTES, wire_bytes
@@ -29,9 +31,16 @@ MAX_BYTES = 256 << 20
 """No larger file is written or read; 80 steps take about 0.1 MB, 700 steps about 4 MB (both runtimes)."""
 
 
-def books(graph: Graph, profile: Profile, costs: Costs, options: PlanOptions) -> dict[str, Any]:
-    """The document of `costs`, made for `graph` with `profile` and `options`."""
-    primitives = _primitives(graph, costs)
+def books(
+    graph: Graph,
+    profile: Profile,
+    costs: Costs,
+    options: PlanOptions,
+    ratios: Mapping[int, float] | None = None,
+) -> dict[str, Any]:
+    """The document of `costs`, made for `graph` with `profile`, `options` and lz4's `ratios` (`packed_bytes`)."""
+    primitives = _primitives(graph, costs, ratios)
+    arcs = primitives.traffic(FRAME_BYTES)
     memories: list[dict[str, Any]] = []
     body: dict[str, Any] = {
         "format": FORMAT,
@@ -47,7 +56,18 @@ def books(graph: Graph, profile: Profile, costs: Costs, options: PlanOptions) ->
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
         "tensors": [
-            [t, graph.tensors[t].name, graph.tensors[t].dtype, size] for t, size in sorted(primitives.sizes.items())
+            [
+                t,
+                graph.tensors[t].name,
+                graph.tensors[t].dtype,
+                size,
+                {
+                    codec: [coded[t].bytes, coded[t].encode, coded[t].decode]
+                    for codec, coded in sorted(primitives.coded.items())
+                    if t in coded
+                },
+            ]
+            for t, size in sorted(primitives.sizes.items())
         ],
         "operators": [
             [
@@ -60,12 +80,14 @@ def books(graph: Graph, profile: Profile, costs: Costs, options: PlanOptions) ->
             for place, index in enumerate(graph.steps)
         ],
         "together": [[graph.steps.index(step) for step in steps] for steps in graph.together],
+        "prefixes": primitives.prefixes,
         "states": _states(graph, costs, primitives),
         "goal": _goal(costs),
         "max_slices": costs.max_slices,
         "slice_pins": [[number, costs.types[kind].ids[0]] for number, kind in sorted(costs.slice_pins.items())],
         "step_pins": _step_pins(graph, options),
         "excluded": sorted(options.exclude),
+        "required": dict(sorted(options.require.items())),
         "headroom": options.headroom,
         "broker_rate": costs.broker_rate,
         "links": None,
@@ -73,8 +95,8 @@ def books(graph: Graph, profile: Profile, costs: Costs, options: PlanOptions) ->
     }
     if costs.hops is not None:
         body["links"] = {"bytes": _plain(costs.hops.bytes), "rates": [_plain(row) for row in costs.hops.rates]}
-    body["traffic"] = _traffic(costs, primitives)
-    body["nodes"] = [_node(kind, costs, body, primitives, memories) for kind in costs.types]
+    body["traffic"] = _traffic(costs, primitives, arcs)
+    body["nodes"] = [_node(kind, costs, body, primitives, arcs, memories) for kind in costs.types]
     return body
 
 
@@ -86,20 +108,34 @@ def text_of(body: dict[str, Any]) -> str:
     return text
 
 
-def _primitives(graph: Graph, costs: Costs) -> Primitives:
+def _primitives(graph: Graph, costs: Costs, ratios: Mapping[int, float] | None) -> Primitives:
     made = {t for index in graph.steps for t in graph.operators[index].outputs if t >= 0}
     travels = made | set(graph.inputs)
     reads = [tuple(t for t in graph.reads[index] if t in travels) for index in graph.steps]
     wanted = {t for row in reads for t in row} | set(graph.outputs)
     makes = [tuple(t for t in graph.operators[index].outputs if t in wanted) for index in graph.steps]
     sizes = {t: wire_bytes(graph.tensors[t]) for t in sorted(wanted & travels)}
-    if costs.states:
-        sets = tuple(state.done for state in costs.states)
-        legal = tuple(range(costs.n + 1))
-    else:
-        sets = tuple((1 << done) - 1 for done in range(costs.n + 1))
-        legal = tuple(sorted({0, costs.n, *legal_positions(graph)}))
-    return Primitives(sets, legal, tuple(reads), tuple(makes), sizes, graph.inputs, graph.outputs)
+    codecs = tuple(state.codec for state in costs.states) or ("raw",) * (costs.n + 1)
+    return Primitives(
+        sets=tuple(state.done for state in costs.states) or tuple((1 << done) - 1 for done in range(costs.n + 1)),
+        legal=tuple(range(costs.n + 1)) if costs.states else tuple(sorted({0, costs.n, *legal_positions(graph)})),
+        reads=tuple(reads),
+        makes=tuple(makes),
+        sizes=sizes,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        codecs=codecs,
+        coded={
+            codec: {
+                t: Coded(packed_bytes(graph.tensors[t], codec, ratios), *seconds(graph.tensors[t], codec))
+                for t in sizes
+                if t in made and changes(graph.tensors[t], codec)
+            }
+            for codec in dict.fromkeys(codecs)
+            if codec != "raw"
+        },
+        prefixes=not costs.states,
+    )
 
 
 def _states(graph: Graph, costs: Costs, primitives: Primitives) -> list[list[Any]]:
@@ -111,9 +147,9 @@ def _states(graph: Graph, costs: Costs, primitives: Primitives) -> list[list[Any
         rows.append(
             [
                 _runs(done),
-                costs.states[number].codec if costs.states else "raw",
+                primitives.codecs[number],
                 number in legal,
-                0.0 if costs.errors is None else float(costs.errors[number]),
+                0.0 if costs.errors is None else _finite(float(costs.errors[number])),
                 list(tensors),
                 sum(primitives.sizes[t] for t in tensors) + (FRAME_BYTES if tensors else 0),
             ]
@@ -156,24 +192,23 @@ def _step_pins(graph: Graph, options: PlanOptions) -> list[list[Any]]:
     return found
 
 
-def _traffic(costs: Costs, primitives: Primitives) -> dict[str, Any] | None:
+def _traffic(costs: Costs, primitives: Primitives, moved: Arcs) -> dict[str, Any] | None:
     """The bytes of every arc, where they are not simply those of its tensors."""
-    into, out, relayed = primitives.traffic(FRAME_BYTES)
     arcs = primitives.arcs
-    same = all(
-        np.array_equal(made[arcs], given[arcs])
-        for made, given in ((into, costs.bytes_in), (out, costs.bytes_out), (relayed, costs.relayed))
-    )
-    if same:
+    tables = {"in": (moved.into, costs.bytes_in), "out": (moved.out, costs.bytes_out)}
+    tables["relayed"] = moved.relayed, costs.relayed
+    if all(np.array_equal(made[arcs], given[arcs]) for made, given in tables.values()):
         return None
-    return {
-        name: rows_of(table, arcs)
-        for name, table in (("in", costs.bytes_in), ("out", costs.bytes_out), ("relayed", costs.relayed))
-    }
+    return {name: rows_of(given, arcs) for name, (_, given) in tables.items()}
 
 
 def _node(
-    kind: NodeType, costs: Costs, body: dict[str, Any], primitives: Primitives, memories: list[dict[str, Any]]
+    kind: NodeType,
+    costs: Costs,
+    body: dict[str, Any],
+    primitives: Primitives,
+    moved: Arcs,
+    memories: list[dict[str, Any]],
 ) -> dict[str, Any]:
     spec, arcs = kind.spec, primitives.arcs
     allowed = np.isfinite(kind.period) & arcs
@@ -183,14 +218,17 @@ def _node(
     pinned = {
         step for first, last, node in body["step_pins"] if node not in kind.ids for step in range(first, last + 1)
     }
-    fits = arcs & (kind.memory <= limit)
+    fits = arcs & (kind.memory <= limit) & primitives.coding(spec.codecs)
     refused = _refused(primitives, fits, allowed)
     possible = fits & ~primitives.touching(refused)
-    work, moving = follows(primitives, kind.steps), _moving(body, kind)
+    work, moving = primitives.work(kind.steps), overheads(body, kind, moved)
     speed = _speed(kind, arcs, work, moving)
     compute = work + moving / speed
     formula = np.allclose(compute[arcs], kind.compute[arcs], rtol=1e-12, atol=0.0)
-    rates = [_rate(kind.bytes_in, kind.down, spec.down, arcs), _rate(kind.bytes_out, kind.up, spec.up, arcs)]
+    rates = [
+        _rate(kind.bytes_in, kind.down, spec.free_down, arcs),
+        _rate(kind.bytes_out, kind.up, spec.free_up, arcs),
+    ]
     period = stage(kind, costs)
     row: dict[str, Any] = {
         "ids": list(kind.ids),
@@ -249,19 +287,20 @@ def _refused(primitives: Primitives, fits: Any, allowed: Any) -> set[int]:
     return found
 
 
-def _moving(body: dict[str, Any], kind: NodeType) -> Any:
+def overheads(body: dict[str, Any], kind: NodeType, moved: Arcs) -> Any:
+    """Seconds besides the steps' own, on the machine of speed 1: a call, messages, bytes and codecs."""
     costs, into, out = body["overheads"], kind.bytes_in, kind.bytes_out
     moving = (
         costs["message"] * ((into > 0).astype(float) + (out > 0))
         + costs["receive_per_byte"] * into
         + costs["send_per_byte"] * out
     )
-    return body["profile"]["call"] + moving
+    return body["profile"]["call"] + (moving + moved.codec_seconds)
 
 
 def _speed(kind: NodeType, arcs: Any, work: Any, moving: Any) -> float:
     """By what the overheads are divided on this node."""
-    mean = kind.spec.mean_speed
+    mean = kind.spec.mean_speed * (1.0 - kind.spec.busy)
     if not arcs.any():
         return mean
     where = np.unravel_index(int(np.argmax(np.where(arcs, moving, -1.0))), moving.shape)

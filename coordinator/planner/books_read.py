@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from coordinator.planner.arcs import Primitives, follows, table_of
-from coordinator.planner.books import FORMAT, MAX_BYTES, stage
+from coordinator.planner.arcs import Arcs, Coded, Primitives, table_of
+from coordinator.planner.books import FORMAT, MAX_BYTES, overheads, stage
 from coordinator.planner.goal import Goal
 from coordinator.planner.model import NodeSpec
 from coordinator.planner.problem import Costs, Hops, NodeType, State
@@ -51,16 +52,16 @@ def _costs(body: dict[str, Any]) -> Costs:
         sizes={row[0]: row[3] for row in body["tensors"]},
         inputs=tuple(body["inputs"]),
         outputs=tuple(body["outputs"]),
+        codecs=tuple(row[1] for row in rows),
+        coded=_coded(body["tensors"]),
+        prefixes=bool(body["prefixes"]),
     )
     arcs = primitives.arcs
-    if body["traffic"] is None:
-        into, out, relayed = primitives.traffic(body["frame_bytes"])
-    else:
+    moved = primitives.traffic(body["frame_bytes"])
+    into, out, relayed = moved.into, moved.out, moved.relayed
+    if body["traffic"] is not None:
         into, out, relayed = (table_of(body["traffic"][name], arcs) for name in ("in", "out", "relayed"))
     n = len(rows) - 1
-    plain = all(done == (1 << number) - 1 for number, done in enumerate(primitives.sets)) and all(
-        row[1] == "raw" for row in rows
-    )
     links = body["links"]
     shell = Costs(
         n=n,
@@ -72,57 +73,59 @@ def _costs(body: dict[str, Any]) -> Costs:
         broker_rate=body["broker_rate"],
         slice_pins={},
         max_slices=body["max_slices"],
-        states=() if plain else tuple(State(done, row[1]) for done, row in zip(primitives.sets, rows, strict=True)),
+        states=()
+        if primitives.prefixes
+        else tuple(State(done, row[1]) for done, row in zip(primitives.sets, rows, strict=True)),
         hops=None if links is None else Hops(_array(links["bytes"]), np.stack([_array(r) for r in links["rates"]])),
-        errors=_array([row[3] for row in rows]) if any(row[3] for row in rows) else None,
+        errors=_array([row[3] for row in rows]) if any(row[3] != 0 for row in rows) else None,
         goal=_goal(body["goal"]),
     )
     memories = [table_of(table["rows"], arcs) for table in body["memory"]]
-    types = tuple(_type(row, body, primitives, shell, memories[row["memory_table"]]) for row in body["nodes"])
+    types = tuple(_type(row, body, primitives, shell, moved, memories) for row in body["nodes"])
     by_id = {node: number for number, kind in enumerate(types) for node in kind.ids}
-    return Costs(
-        **{
-            **vars(shell),
-            "types": types,
-            "memory": np.minimum.reduce([kind.memory for kind in types]),
-            "slice_pins": {number: by_id[node] for number, node in body["slice_pins"]},
-        }
+    return replace(
+        shell,
+        types=types,
+        memory=np.minimum.reduce([kind.memory for kind in types]),
+        slice_pins={number: by_id[node] for number, node in body["slice_pins"]},
     )
 
 
-def _type(row: dict[str, Any], body: dict[str, Any], primitives: Primitives, shell: Costs, memory: Any) -> NodeType:
-    arcs, own = primitives.arcs, row["traffic"]
+def _type(
+    row: dict[str, Any],
+    body: dict[str, Any],
+    primitives: Primitives,
+    shell: Costs,
+    moved: Arcs,
+    memories: list[Any],
+) -> NodeType:
+    arcs, own, memory = primitives.arcs, row["traffic"], memories[row["memory_table"]]
     into = shell.bytes_in if own is None else table_of(own["in"], arcs)
     out = shell.bytes_out if own is None else table_of(own["out"], arcs)
-    steps, costs = _array(row["steps"]), body["overheads"]
-    if row["compute"] is None:
-        moving = (
-            costs["message"] * ((into > 0).astype(float) + (out > 0))
-            + costs["receive_per_byte"] * into
-            + costs["send_per_byte"] * out
-        )
-        compute = follows(primitives, steps) + (body["profile"]["call"] + moving) / row["speed"]
-    else:
-        compute = table_of(row["compute"], arcs)
     kind = NodeType(
         spec=_spec(row),
         ids=tuple(row["ids"]),
-        compute=compute,
-        period=compute,
+        compute=into,
+        period=into,
         bytes_in=into,
         bytes_out=out,
         memory=memory,
-        steps=steps,
+        steps=_array(row["steps"]),
         whole=row["whole"],
         useful=row["useful"],
         moves=None if row["moves"] is None else table_of(row["moves"], arcs),
     )
+    compute = primitives.work(kind.steps) + overheads(body, kind, moved) / row["speed"]
+    if row["compute"] is not None:
+        compute = table_of(row["compute"], arcs)
+    kind = replace(kind, compute=compute)
     refused = {*row["cannot_run"], *row["pinned_elsewhere"]}
     allowed = arcs & (memory <= row["memory_limit"]) & ~primitives.touching(refused)
+    allowed &= primitives.coding(row["codecs"])
     if row["allowed"] is not None:
         allowed = table_of(row["allowed"], arcs) > 0
     seconds = stage(kind, shell) if row["stage"] is None else table_of(row["stage"], arcs, np.inf)
-    return NodeType(**{**vars(kind), "period": np.where(allowed, seconds, np.inf)})
+    return replace(kind, period=np.where(allowed, seconds, np.inf))
 
 
 def _spec(row: dict[str, Any]) -> NodeSpec:
@@ -154,6 +157,14 @@ def _goal(row: dict[str, Any]) -> Goal:
         within=row["within"],
         **most,
     )
+
+
+def _coded(rows: Any) -> dict[str, dict[int, Coded]]:
+    found: dict[str, dict[int, Coded]] = {}
+    for row in rows:
+        for codec, (size, encode, decode) in row[4].items():
+            found.setdefault(codec, {})[row[0]] = Coded(size, encode, decode)
+    return found
 
 
 def _bits(runs: Any, steps: int) -> int:
