@@ -45,7 +45,8 @@ class ArtifactStore:
         if self.size(artifact.sha256) == artifact.size:
             os.utime(path)
             return artifact
-        temporary = path.with_suffix(".new")
+        # Two processes may cut the same slice at once.
+        temporary = path.with_suffix(f".{os.getpid()}.new")
         try:
             with open(temporary, "wb") as file:
                 file.write(data)

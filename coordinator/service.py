@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.actions import Action, Clear, MakePlan, Persist, Probe, Publish, Respond, StopProbe
+from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
 from coordinator.adoption import adopt_running
 from coordinator.artifacts import ArtifactStore
 from coordinator.cluster import Cluster
@@ -61,6 +62,10 @@ class CoordinatorService:
         stored = self._store.load(time.monotonic())
         self._cluster = Cluster(self._topics, instance=self.instance, records=stored.records, term=stored.term)
         self._cluster.members.deadline = options.heartbeat_deadline
+        try:
+            self._cluster.situation.load(stored.learnt)
+        except ValueError as error:
+            logger.warning("what was learnt of the nodes is not used: %s", error)
         self._artifacts = ArtifactStore(options.folder / "artifacts")
         self._events: queue.Queue[Callable[[float], Iterable[Action]]] = queue.Queue(_QUEUE)
         self._dropped = 0
@@ -92,11 +97,10 @@ class CoordinatorService:
             options.folder,
             options.tools,
             self._exchange,
-            lambda nbytes: probe_message_size(
-                options.broker, f"{name}-size", self._topics.link_probe(name), nbytes
-            ),
+            self._carries,
             self._planned,
             self._plan_failed,
+            self._foreseen,
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -207,6 +211,17 @@ class CoordinatorService:
     def _plan_failed(self, job: int, error: SliceMQError) -> None:
         self._put(lambda now: self._cluster.on_plan_failed(now, job, error))
 
+    def _foreseen(self, job: int, made: Blueprint | None, given_up: bool) -> None:
+        if given_up:
+            self._put(lambda now: self._cluster.on_unforeseen(now, job))
+        else:
+            self._put(lambda now: self._cluster.on_foreseen(now, job, made))
+
+    def _carries(self, nbytes: int) -> bool:
+        """Whether the broker carries a message of so many bytes; two threads may ask at once."""
+        name = f"coordinator-{self.instance[:8]}-size-{secrets.token_hex(2)}"
+        return probe_message_size(self._options.broker, name, self._topics.link_probe(name), nbytes)
+
     # -- what goes out -------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
@@ -255,7 +270,8 @@ class CoordinatorService:
     def _do(self, action: Action) -> None:
         match action:
             case Persist():
-                self._store.save(self._cluster.term, self._cluster.records.values())
+                situation = self._cluster.situation
+                self._store.save(self._cluster.term, self._cluster.records.values(), situation.plain())
             case Publish(topic, document):
                 self._session.own(topic, encode(document))
             case Clear(topic):
@@ -265,13 +281,15 @@ class CoordinatorService:
             case MakePlan():
                 self._prune()
                 self._workshop.make(action)
+            case PlanAhead():
+                self._workshop.make_ahead(action)
             case Probe():
                 self._prober.start(action)
             case StopProbe(pipeline, revision):
                 self._prober.stop(pipeline, revision)
 
     def _prune(self) -> None:
-        keep: set[str] = set()
+        keep = self._cluster.contingencies.artifacts()
         for record in self._cluster.records.values():
             intents: list[Any] = [record.intent, *(r.intent for r in record.revisions.values())]
             intents += [wish.intent for wish in (record.wish, record.job_wish) if wish is not None]

@@ -6,8 +6,8 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +22,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stored:
-    """What a coordinator starts from: the highest term that it used, and its pipelines."""
+    """What a coordinator starts from: the highest term that it used, its pipelines, and what it learnt of nodes."""
 
     term: int
     records: tuple[PipelineRecord, ...]
+    learnt: dict[str, Any] = field(default_factory=dict)
 
 
 class Store:
@@ -50,16 +51,18 @@ class Store:
             records = tuple(_record(plain, now, f"pipelines[{i}]") for i, plain in enumerate(pipelines))
             if len({record.name for record in records}) < len(records):
                 raise ProtocolError("pipelines: a name stands there twice")
-            return Stored(_count(body, "term", ""), records)
+            learnt = body.get("learnt")
+            return Stored(_count(body, "term", ""), records, learnt if isinstance(learnt, dict) else {})
         except (ValueError, RecursionError, ProtocolError) as error:
             raise StoreError(
                 f"{self._path}: not a coordinator's store: {error}. Move the file away to start without it; "
                 "running pipelines are then taken over from their retained topics"
             ) from error
 
-    def save(self, term: int, records: Iterable[PipelineRecord]) -> None:
+    def save(self, term: int, records: Iterable[PipelineRecord], learnt: Mapping[str, Any] | None = None) -> None:
         """Write the store and force it to the disk. Raises StoreError; the old file then stays."""
-        body = {"format": _FORMAT, "term": term, "pipelines": [_plain(r) for r in records if _matters(r)]}
+        pipelines = [_plain(record) for record in records if _matters(record)]
+        body = {"format": _FORMAT, "term": term, "pipelines": pipelines, "learnt": dict(learnt or {})}
         temporary = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +101,13 @@ def _plain(record: PipelineRecord) -> dict[str, Any]:
         "wish": asdict(wished) if wished is not None else None,
         "face": asdict(record.face) if record.face is not None else None,
         "revisions": [
-            {"id": r.id, "phase": r.phase, "intent": asdict(r.intent), "blueprint": asdict(r.blueprint)}
+            {
+                "id": r.id,
+                "phase": r.phase,
+                "intent": asdict(r.intent),
+                "blueprint": asdict(r.blueprint),
+                "prepared_for": r.prepared_for,
+            }
             for r in kept
         ],
     }
@@ -148,6 +157,7 @@ def _revision(entry: Any, name: str, where: str, now: float) -> Revision:
         phase=phase,  # type: ignore[arg-type]
         since=now,
         deadline=now + 30.0 if phase == "draining" else math.inf,
+        prepared_for=str(entry.get("prepared_for", "")),
     )
 
 

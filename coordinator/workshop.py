@@ -1,24 +1,19 @@
-"""The shell around planning jobs: fetches the model, runs the job in a child process, probes the broker's limit."""
+"""The shell around planning jobs: fetches the model, runs the job in a child, probes the broker's limit."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import multiprocessing
-import os
-import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 from coordinator import planning
-from coordinator.actions import MakePlan
+from coordinator.actions import MakePlan, PlanAhead
+from coordinator.children import Child
 from coordinator.downloads import Exchange
 from coordinator.intents import Blueprint
-from coordinator.parent import die_with
 from coordinator.planning import PlanningJob, Tools
 from slicemq.errors import ArtifactError, CoordinatorError, ModelError, OversizeError, SliceMQError
 
@@ -26,12 +21,21 @@ logger = logging.getLogger("slicemq.coordinator.planning")
 
 Planned = Callable[[int, Blueprint], None]
 Failed = Callable[[int, SliceMQError], None]
+Foreseen = Callable[[int, Blueprint | None, bool], None]
+"""A plan made ahead (None: there is none), and whether it was given up for a more urgent job."""
 ProbeSize = Callable[[int], bool]
 """Whether the broker carries a message of so many bytes."""
 
+_NICE = 19
+# Its memory is free again then, and starting it anew takes no time that anybody waits for.
+_REST_SECONDS = 15.0
+
 
 class Workshop:
-    """Runs one planning job at a time and tells the outcome by a callback, from its own thread."""
+    """Runs one planning job at a time and tells the outcome by a callback, from its own thread.
+
+    Beside it, in idle time, one job at a time that makes a plan ahead.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Workshop:
         probe_size: ProbeSize,
         planned: Planned,
         failed: Failed,
+        foreseen: Foreseen,
     ) -> None:
         self._folder = folder
         self._tools = tools
@@ -48,9 +53,16 @@ class Workshop:
         self._probe_size = probe_size
         self._planned = planned
         self._failed = failed
+        self._foreseen = foreseen
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="planning")
-        self._pool: ProcessPoolExecutor | None = None
+        # The kernel ends a child with the thread that started it, so this one lives as long as its child may.
+        self._ahead_thread = ThreadPoolExecutor(1, thread_name_prefix="planning-ahead")
+        self._child = Child()
+        self._ahead = Child(nice=_NICE)
         self._lock = threading.Lock()
+        self._urgent = 0
+        self._made = 0
+        self._rest: threading.Timer | None = None
         self._carried = 0
         self._stopped = False
 
@@ -59,28 +71,31 @@ class Workshop:
         self._thread.submit(self._warm_up)
 
     def make(self, action: MakePlan) -> None:
-        """Begin a job."""
+        """Begin a job. A plan that is being made ahead is given up: its process ends."""
+        with self._lock:
+            self._urgent += 1
+            self._made += 1
+            self._ahead.end()
         self._thread.submit(self._run, action)
 
+    def make_ahead(self, action: PlanAhead) -> None:
+        """Begin a job that nobody waits for, in a process of its own that gives way to all others."""
+        self._ahead_thread.submit(self._run_ahead, action)
+
     def stop(self) -> None:
-        """Drop what waits and end the child."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Drop what waits and end the children."""
+        self._stopped = True
+        for thread in (self._thread, self._ahead_thread):
+            thread.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            self._stopped = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            children = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
-            for child in children:
-                # Its group too: what it started to measure this machine would go on for seconds.
-                if child.pid is not None:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.killpg(child.pid, signal.SIGKILL)
-                child.kill()
+            if self._rest is not None:
+                self._rest.cancel()
+        for child in (self._child, self._ahead):
+            child.end(for_good=True)
 
     def _warm_up(self) -> None:
         try:
-            self._child(planning.reference_speeds, self._tools, self._folder).result()
+            self._child.submit(planning.reference_speeds, self._tools, self._folder).result()
         except Exception as error:  # noqa: BLE001 - planning itself will say what is wrong
             if not self._stopped:
                 logger.warning("measuring this machine failed: %s", error)
@@ -96,6 +111,50 @@ class Workshop:
         except Exception as error:
             logger.exception("%s: planning failed", action.intent.name)
             self._failed(action.job, SliceMQError(f"planning failed: {error}"))
+        finally:
+            with self._lock:
+                self._urgent -= 1
+
+    def _run_ahead(self, action: PlanAhead) -> None:
+        plan = action.plan
+        with self._lock:
+            begun = self._made
+            future = self._ahead.submit(planning.run, self._job(plan)) if not self._urgent else None
+        if future is None:
+            self._foreseen(plan.job, None, True)
+            return
+        made: Blueprint | None = None
+        try:
+            made = future.result()
+            self._check_size(made)
+            logger.info("%s: a plan for the loss of node %s is ready", plan.intent.name, action.lost)
+        except Exception as error:  # noqa: BLE001 - a real loss will say it again, to those who wait
+            given_up = self._made != begun or self._stopped
+            if isinstance(error, BrokenProcessPool) and not given_up:
+                self._ahead.forget()
+            if not given_up:
+                logger.info("%s: no plan for the loss of node %s: %s", plan.intent.name, action.lost, error)
+            self._foreseen(plan.job, None, given_up)
+            return
+        self._foreseen(plan.job, made, False)
+        self._rest_later()
+
+    def _rest_later(self) -> None:
+        """Let the process end that makes plans ahead when there was nothing to make for a while."""
+        with self._lock:
+            if self._rest is not None:
+                self._rest.cancel()
+            if self._stopped:
+                return
+            self._rest = threading.Timer(_REST_SECONDS, self._ahead.end)
+            self._rest.daemon = True
+            self._rest.start()
+
+    def _job(self, action: MakePlan) -> PlanningJob:
+        asked = action.client is not None
+        return PlanningJob(
+            action.intent, action.nodes, action.avoid, self._folder, self._tools, asked, action.known
+        )
 
     def _make(self, action: MakePlan) -> Blueprint:
         model = action.intent.model
@@ -107,14 +166,10 @@ class Workshop:
                 f"the model {model.sha256[:12]} is not in the coordinator's store and nobody sent it ({error}); "
                 "deploy it again"
             ) from error
-        job = PlanningJob(
-            action.intent, action.nodes, action.avoid, self._folder, self._tools, action.client is not None
-        )
         try:
-            made: Blueprint = self._child(planning.run, job).result()
+            made: Blueprint = self._child.submit(planning.run, self._job(action)).result()
         except BrokenProcessPool as error:
-            with self._lock:
-                self._pool = None
+            self._child.forget()
             raise ModelError(
                 f"the process that read, measured and cut the model {model.sha256[:12]} died; "
                 "try --profile estimate, and 'slicemq model verify' on the file"
@@ -135,26 +190,3 @@ class Workshop:
                 "(message_size_limit of mosquitto, see docs/reference/broker-settings.md)"
             )
         self._carried = nbytes
-
-    def _child(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        with self._lock:
-            if self._stopped:
-                raise CoordinatorError("the coordinator stops")
-            if self._pool is None:
-                self._pool = self._new_pool()
-            try:
-                return self._pool.submit(function, *arguments)
-            except BrokenProcessPool:
-                # The child died while it was idle or measured this machine: no fault of this job.
-                self._pool = self._new_pool()
-                return self._pool.submit(function, *arguments)
-
-    def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _obey_parent, (os.getpid(),))
-
-
-def _obey_parent(parent: int) -> None:
-    """Leave Ctrl-C to the coordinator, do not outlive it, and lead the group of all that is started from here."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.setpgid(0, 0)
-    die_with(parent)

@@ -56,6 +56,7 @@ class Bench:
 
     def __init__(self, folder: Path, *, calibrate: str = "speeds") -> None:
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        self.ahead: queue.Queue[tuple[int, Blueprint | None, bool]] = queue.Queue()
         self.store = ArtifactStore(folder / "artifacts")
         self.exchange = Exchange(self.store, Topics("lab"), "coordinator-1", lambda topic, payload: True)
         self.workshop = Workshop(
@@ -65,6 +66,7 @@ class Bench:
             lambda nbytes: True,
             lambda job, made: self.outcomes.put((job, made)),
             lambda job, error: self.outcomes.put((job, error)),
+            lambda job, made, given_up: self.ahead.put((job, made, given_up)),
         )
 
     def make(self, job: int, model: bytes, *nodes: str) -> Blueprint | SliceMQError:
@@ -76,8 +78,7 @@ class Bench:
         return outcome
 
     def child(self) -> int | None:
-        pool = self.workshop._pool
-        return next(iter(pool._processes), None) if pool is not None and pool._processes else None
+        return self.workshop._child.pid
 
     def stop(self) -> None:
         self.workshop.stop()
@@ -96,7 +97,7 @@ def test_a_child_that_died_while_idle_is_no_fault_of_the_next_job(bench: Bench) 
     child = bench.child()
     assert child is not None
     os.kill(child, signal.SIGKILL)
-    eventually(lambda: bench.workshop._pool is not None and bench.workshop._pool._broken)
+    eventually(lambda: bench.workshop._child.broken)
     outcome = bench.make(2, b"no model either")
     assert isinstance(outcome, ModelError)
     assert "died" not in str(outcome)
