@@ -92,10 +92,45 @@ def test_documents_of_another_owner_or_content_are_left_out() -> None:
     assert adopt_running(TOPICS, {**retained(), "other/topic": b"x"}, 0.0) != []
 
 
+def replicated() -> dict[str, bytes]:
+    """The same, the second slice on two nodes in turns."""
+    documents = {topic: json.loads(payload) for topic, payload in retained().items()}
+    pipeline, plan = documents[TOPICS.pipeline("faces")], documents[TOPICS.plan("faces")]
+    (route,) = pipeline["routes"]
+    lane = {"turns": [0, 1, 2], "entry": route["entry"], "parts": 1}
+    route.update(entry=[], parts=0, turns=3, lanes=[lane])
+    plan["plan"]["slices"][1]["turns"] = [[0, 2], [1]]
+    (one,) = documents[TOPICS.node("pi-1", "assignment")]["slices"]
+    one.update(turns=[0, 1, 2], of=3)
+    second = documents[TOPICS.node("pi-2", "assignment")]
+    second["slices"][0].update(turns=[0, 2], of=3)
+    replica = {**second["slices"][0], "turns": [1]}
+    documents[TOPICS.node("pi-3", "assignment")] = {**second, "node": "pi-3", "slices": [replica]}
+    return {topic: json.dumps(body).encode() for topic, body in documents.items()}
+
+
+def test_replicas_are_taken_over_when_all_of_them_are_there() -> None:
+    (record,) = adopt_running(TOPICS, replicated(), 0.0)
+    assert record.active is not None
+    assert record.active.nodes == {"pi-1", "pi-2", "pi-3"}
+    assert record.active.blueprint.route.turns == 3
+    for topic in replicated():
+        documents = replicated()
+        del documents[topic]
+        assert adopt_running(TOPICS, documents, 0.0) == [], topic
+    wrong: Any
+    for wrong in (5, [5], [[0], [1]], [[0, 1], [1, 2]], [["0", 2], [1]], [None]):
+        documents = replicated()
+        plan = json.loads(documents[TOPICS.plan("faces")])
+        plan["plan"]["slices"][1]["turns"] = wrong
+        documents[TOPICS.plan("faces")] = json.dumps(plan).encode()
+        assert adopt_running(TOPICS, documents, 0.0) == [], wrong
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_nothing_retained_raises(data: st.DataObject) -> None:
-    documents = retained()
+    documents = data.draw(st.sampled_from([retained, replicated]))()
     topic = data.draw(st.sampled_from(sorted(documents)))
     body = json.loads(documents[topic])
     container, key = data.draw(st.sampled_from(places(body)))

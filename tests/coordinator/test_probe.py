@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coordinator.actions import Probe
+from coordinator.actions import PROBES_AT_ONCE, Probe
 from coordinator.probe import Prober
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
-from slicemq.messages import Bundle, Route, TensorSpec
+from slicemq.messages import Bundle, Lane, Route, TensorSpec
 from tests.coordinator.site import SPEC_IN, SPEC_OUT, TOPICS
 
 REVISION = "1-0123abcd"
@@ -26,6 +26,7 @@ class Link:
     def __init__(self) -> None:
         self.topics: set[str] = set()
         self.sent: list[tuple[str, bytes]] = []
+        self.takes: int | None = None
 
     def start(self) -> None: ...
 
@@ -40,6 +41,8 @@ class Link:
         self.topics -= set(topics)
 
     def send(self, topic: str, parts: Sequence[bytes | memoryview], *, timeout: float = 10.0) -> bool:
+        if self.takes is not None and len(self.sent) >= self.takes:
+            return False
         self.sent.append((topic, b"".join(bytes(part) for part in parts)))
         return True
 
@@ -143,3 +146,60 @@ def test_a_revision_that_cannot_be_probed_does_not_stop_the_others(bench: Bench)
     bench.prober.start(probe(SPEC_IN, revision="3-0123abcd"))
     bench.prober.tick(0.5)
     assert bench.sent().revision == "3-0123abcd"
+
+
+def turning(*parts: int) -> Probe:
+    """A probe of a revision with a lane for each turn, whose results have so many parts."""
+    lanes = tuple(Lane((turn,), (Bundle(f"b{turn}", (SPEC_IN,)),), count) for turn, count in enumerate(parts))
+    return Probe("faces", REVISION, Route(REVISION, "active", 1.0, (), 0, len(parts), lanes), (SPEC_IN,))
+
+
+def test_each_turn_must_be_passed() -> None:
+    bench = Bench()
+    bench.prober.start(turning(1, 2, 1))
+    bench.prober.tick(0.0)
+    headers = [decode_frame(payload).header for _, payload in bench.link.sent]
+    assert [topic for topic, _ in bench.link.sent] == [TOPICS.data("faces", REVISION, f"b{t}", t) for t in range(3)]
+    assert [header.sequence % 3 for header in headers] == [0, 1, 2]
+    bench.answer(headers[2], parts=1)
+    bench.answer(headers[1], parts=1)  # a lane's results have parts of their own
+    bench.answer(headers[1], 0)
+    bench.answer(headers[0], parts=1)
+    # Only what is missing is sent again.
+    bench.prober.tick(1.0)
+    (again,) = [decode_frame(payload).header for _, payload in bench.link.sent[3:]]
+    assert again.sequence % 3 == 1
+    assert again.sequence > headers[2].sequence
+    assert bench.passed == []
+    bench.answer(headers[1], 1)
+    bench.answer(again, 1)
+    assert bench.passed == [("faces", REVISION)]
+
+
+def test_many_turns_are_passed_in_rounds() -> None:
+    bench = Bench()
+    turns = 2 * PROBES_AT_ONCE + 3
+    bench.prober.start(turning(*[1] * turns))
+    rounds = []
+    for tick in range(4):
+        before = len(bench.link.sent)
+        bench.prober.tick(tick / 100)
+        sent = bench.link.sent[before:]
+        rounds.append(len(sent))
+        for _, payload in sent:
+            bench.answer(decode_frame(payload).header, parts=1)
+    assert rounds == [PROBES_AT_ONCE, PROBES_AT_ONCE, 3, 0]
+    assert bench.passed == [("faces", REVISION)]
+
+
+def test_a_full_link_ends_a_round() -> None:
+    bench = Bench()
+    bench.link.takes = 2
+    bench.prober.start(turning(1, 1, 1, 1))
+    bench.prober.tick(0.0)
+    assert len(bench.link.sent) == 2
+    for _, payload in tuple(bench.link.sent):
+        bench.answer(decode_frame(payload).header, parts=1)
+    bench.link.takes = None
+    bench.prober.tick(1.0)
+    assert [decode_frame(payload).header.sequence % 4 for _, payload in bench.link.sent] == [0, 1, 2, 3]
