@@ -113,7 +113,7 @@ class Cluster:
         if beat.seen is not None:
             self.saw_term(beat.seen.term)
         if self.started and self.situation.heard(now, beat):
-            self.contingencies.disturb(now)
+            self._changed = True
             self._actions.append(Persist())
         if self.members.on_heartbeat(beat):
             self._address([beat.node])
@@ -387,7 +387,7 @@ class Cluster:
     # -- documents and answers -----------------------------------------------------------------------------
 
     def _flush(self, now: float) -> None:
-        wanted = all_documents(self.topics, self.records, sorted(self._addressed))
+        wanted = all_documents(self.topics, self.records, sorted(self._addressed), self.situation.factors)
         for topic in [topic for topic in self._published if topic not in wanted]:
             del self._published[topic]
             self._sent.pop(topic, None)

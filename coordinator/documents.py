@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -44,12 +44,20 @@ def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
     )
 
 
-def plan_document(record: PipelineRecord) -> PlanDocument | None:
-    """The plan of the active revision, or of the one that prepares."""
+def plan_document(record: PipelineRecord, corrections: dict[str, dict[str, float]]) -> PlanDocument | None:
+    """The plan of the active revision, or of the one that prepares, and what later plans would count in."""
     revision = record.active or record.coming
     if revision is None or record.removed_at is not None:
         return None
-    return PlanDocument(record.name, UNSTAMPED, revision.id, revision.intent.model, revision.blueprint.plan)
+    ready, wanted = record.foreseen
+    planning = {
+        "contingencies": {"ready": ready, "wanted": wanted},
+        "prepared_for": revision.prepared_for,
+        "corrections": corrections,
+    }
+    return PlanDocument(
+        record.name, UNSTAMPED, revision.id, revision.intent.model, revision.blueprint.plan, planning
+    )
 
 
 def assignment(node: str, records: Iterable[PipelineRecord]) -> Assignment:
@@ -65,13 +73,21 @@ def assignment(node: str, records: Iterable[PipelineRecord]) -> Assignment:
     return Assignment(node, UNSTAMPED, slices)
 
 
-def all_documents(topics: Topics, records: dict[str, PipelineRecord], nodes: Iterable[str]) -> dict[str, Any]:
-    """Every document of the coordinator except its own state, by topic."""
+def all_documents(
+    topics: Topics,
+    records: dict[str, PipelineRecord],
+    nodes: Iterable[str],
+    corrections: Callable[[PipelineRecord], dict[str, dict[str, float]]] = lambda record: {},
+) -> dict[str, Any]:
+    """Every document of the coordinator except its own state, by topic.
+
+    `corrections` gives those of a pipeline's running slices: slice -> node -> factor.
+    """
     documents: dict[str, Any] = {}
     for record in records.values():
         for topic, document in (
             (topics.pipeline(record.name), pipeline_document(record)),
-            (topics.plan(record.name), plan_document(record)),
+            (topics.plan(record.name), plan_document(record, corrections(record))),
         ):
             if document is not None:
                 documents[topic] = document

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,8 @@ ADOPT = 0.15
 """A correction is adopted when it differs by more than this share from the one in use."""
 LEAST, MOST = 0.25, 4.0
 _PER_NODE = 16
-_SUBJECTS = 4096
+_PLACES = 1024
+_NOTHING: Mapping[tuple[str, str], float] = {}
 _TRACKS = 8192
 
 
@@ -67,7 +68,8 @@ class Feedback:
 
     def __init__(self) -> None:
         self._tracks: OrderedDict[tuple[str, SliceKey], _Track] = OrderedDict()
-        self._factors: OrderedDict[Subject, float] = OrderedDict()
+        # (model, node) -> (runtime, operators) -> factor; the latest last in both.
+        self._factors: OrderedDict[tuple[str, str], OrderedDict[tuple[str, str], float]] = OrderedDict()
 
     def note(
         self, now: float, beat: SliceBeat, subject: Subject, predicted: float, *, alone: bool, epoch: str
@@ -101,20 +103,24 @@ class Feedback:
     def corrections(self, model: str, runtimes: dict[str, str]) -> tuple[Correction, ...]:
         """The corrections in use for a model on some nodes (node -> its runtime), the latest last."""
         return tuple(
-            Correction(subject.node, subject.runtime, subject.operators, factor)
-            for subject, factor in self._factors.items()
-            if subject.model == model and runtimes.get(subject.node) == subject.runtime
+            Correction(node, runtime, operators, factor)
+            for node, runtime in sorted(runtimes.items())
+            for (version, operators), factor in self._known(model, node).items()
+            if version == runtime
         )
 
     def in_use(self, subject: Subject) -> float:
         """What plans correct these operators by on this node now."""
-        if subject in self._factors:
-            return self._factors[subject]
+        own = self._known(subject.model, subject.node).get((subject.runtime, subject.operators))
+        if own is not None:
+            return own
         return mean_factor(self.corrections(subject.model, {subject.node: subject.runtime}))
 
     def plain(self) -> list[Any]:
         """The corrections in JSON's terms, for the store."""
-        return [[s.model, s.node, s.runtime, s.operators, factor] for s, factor in self._factors.items()]
+        return [
+            [*place, *what, factor] for place, factors in self._factors.items() for what, factor in factors.items()
+        ]
 
     def load(self, body: Any) -> None:
         """Take over what `plain` gave. Raises ValueError for anything else."""
@@ -126,6 +132,9 @@ class Feedback:
                 raise ValueError("corrections: expected rows of model, node, runtime, operators and a factor")
             operators_of(row[3])
             self._put(Subject(*row[:4]), row[4])
+
+    def _known(self, model: str, node: str) -> Mapping[tuple[str, str], float]:
+        return self._factors.get((model, node)) or _NOTHING
 
     def _consider(self, subject: Subject, track: _Track, predicted: float) -> bool:
         samples = sorted(track.samples)
@@ -142,17 +151,12 @@ class Feedback:
         return True
 
     def _put(self, subject: Subject, factor: float) -> None:
-        self._factors[subject] = factor
-        self._factors.move_to_end(subject)
-        _drop_oldest(self._factors, (s for s in self._factors if _place(s) == _place(subject)), _PER_NODE)
-        _drop_oldest(self._factors, self._factors, _SUBJECTS)
-
-
-def _place(subject: Subject) -> tuple[str, str]:
-    return subject.model, subject.node
-
-
-def _drop_oldest(factors: OrderedDict[Subject, float], among: Iterable[Subject], most: int) -> None:
-    found = list(among)
-    for subject in found[: max(0, len(found) - most)]:
-        del factors[subject]
+        place, what = (subject.model, subject.node), (subject.runtime, subject.operators)
+        factors = self._factors.setdefault(place, OrderedDict())
+        factors[what] = factor
+        factors.move_to_end(what)
+        self._factors.move_to_end(place)
+        while len(factors) > _PER_NODE:
+            factors.popitem(last=False)
+        while len(self._factors) > _PLACES:
+            self._factors.popitem(last=False)

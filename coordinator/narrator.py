@@ -29,7 +29,10 @@ class Narrator:
         }
         for (pipeline, revision_id), phase in revisions.items():
             if self._revisions.get((pipeline, revision_id)) != phase:
-                told.append(f"pipeline {pipeline}: revision {revision_id} {phase}")
+                lost = cluster.records[pipeline].revisions[revision_id].prepared_for
+                is_new = (pipeline, revision_id) not in self._revisions
+                origin = f", by the plan made ahead for the loss of node {lost}" if lost and is_new else ""
+                told.append(f"pipeline {pipeline}: revision {revision_id} {phase}{origin}")
         told += [
             f"pipeline {name}: revision {revision_id} ended"
             for name, revision_id in self._revisions.keys() - revisions.keys()

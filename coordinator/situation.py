@@ -137,6 +137,25 @@ class Situation:
                 changed |= self.feedback.note(now, entry, subject, predicted, alone=alone, epoch=beat.epoch)
         return changed
 
+    def factors(self, record: PipelineRecord) -> dict[str, dict[str, float]]:
+        """Slice -> node -> the correction that plans would use now, for the running slices that have one."""
+        revision = record.active
+        if revision is None:
+            return {}
+        operators = self._facts_of((record.name, revision.id), revision.blueprint).operators
+        found: dict[str, dict[str, float]] = {}
+        for node in sorted(revision.nodes):
+            known = self.members.nodes.get(node)
+            capacity = known.current_capacity if known is not None else None
+            for _, _, slice_id in revision.keys(node):
+                if capacity is None or slice_id not in operators:
+                    continue
+                subject = Subject(revision.intent.model.sha256, node, _runtime(capacity), operators[slice_id])
+                factor = self.feedback.in_use(subject)
+                if factor != 1.0:
+                    found.setdefault(slice_id, {})[node] = factor
+        return found
+
     def _placements(
         self, lost: str | None, placed: Mapping[str, Blueprint]
     ) -> Iterator[tuple[str, Blueprint, float]]:

@@ -373,13 +373,19 @@ class PipelineDocument:
 
 @dataclass(frozen=True)
 class PlanDocument:
-    """`pipelines/<name>/plan`: the plan file's content, for people and tools, and the whole model's artifact."""
+    """`pipelines/<name>/plan`: the plan file's content, for people and tools, and the whole model's artifact.
+
+    `planning` is what the coordinator says of plans to come: `contingencies` (for how many losses of a node a plan
+    is `ready`, and how many are `wanted`), `prepared_for` (the node for whose loss this plan had been made ahead,
+    or empty) and `corrections` (slice -> node -> measured over predicted seconds).
+    """
 
     name: str
     stamp: Stamp
     revision: str
     model: Artifact
     plan: dict[str, Any]
+    planning: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

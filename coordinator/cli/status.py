@@ -8,6 +8,7 @@ from coordinator.cli.common import Network, Output, verb
 
 if TYPE_CHECKING:
     from coordinator.cli.view import View
+    from slicemq.messages import SliceBeat
 
 
 @verb
@@ -49,6 +50,8 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
         for item in beat.slices
         if item.pipeline == name
     }
+    planning = plan.planning if plan is not None else {}
+    corrections = planning.get("corrections", {})
     slices = []
     for entry in plan.plan.get("slices", []) if plan is not None else []:
         for node in entry["nodes"]:
@@ -58,6 +61,8 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
                     "slice": entry["id"],
                     "node": node,
                     "planned_ms": round(entry["compute_ms"], 3),
+                    **_measured(entry["compute_ms"], beat),
+                    "correction": corrections.get(entry["id"], {}).get(node, 1.0),
                     "frames": beat.frames if beat is not None else None,
                     "invoke_ms": round(beat.invoke_ms, 3) if beat is not None else None,
                     "queued": beat.queued if beat is not None else None,
@@ -75,7 +80,23 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
         "clients": document.clients,
         "stateful": document.stateful,
         "period_ms": plan.plan.get("period_ms") if plan is not None else None,
+        "contingencies": planning.get("contingencies", {"ready": 0, "wanted": 0}),
+        "prepared_for": planning.get("prepared_for") or None,
         "slices": slices,
+    }
+
+
+def _measured(planned_ms: float, beat: SliceBeat | None) -> dict[str, float | None]:
+    """What the plan counts as computing, as the worker measured it in its last frames, and their ratio.
+
+    Sending is left out: its time is mostly that of the link, which works beside the computing.
+    """
+    if beat is None or not beat.frames:
+        return {"measured_ms": None, "ratio": None}
+    measured = beat.receive_ms + beat.decode_ms + beat.invoke_ms + beat.encode_ms
+    return {
+        "measured_ms": round(measured, 3),
+        "ratio": round(measured / planned_ms, 3) if planned_ms > 0 else None,
     }
 
 
@@ -97,8 +118,13 @@ def _text(body: dict[str, Any], out: Output) -> str:
         lines += ["", f"pipeline {pipeline['name']}: {pipeline['state']} ({routes}){kind}"]
         if pipeline["reason"]:
             lines.append(f"  {pipeline['reason']}")
+        ahead = pipeline["contingencies"]
+        if ahead["wanted"]:
+            lines.append(f"  plans for the loss of a node: {ahead['ready']} of {ahead['wanted']} ready")
+        if pipeline["prepared_for"]:
+            lines.append(f"  runs by the plan made ahead for the loss of node {pipeline['prepared_for']}")
         if pipeline["slices"]:
-            columns = ["slice", "node", "planned_ms", "invoke_ms", "frames", "queued", "dropped"]
+            columns = ["slice", "node", "planned_ms", "measured_ms", "ratio", "frames", "queued", "dropped"]
             rows = [["" if item[key] is None else str(item[key]) for key in columns] for item in pipeline["slices"]]
             lines.append(out.table(columns, rows))
     return "\n".join(lines)
