@@ -49,6 +49,8 @@ REPLACEMENT_WITHIN = 0.05
 
 Computing = dict[str, dict[str, float]]
 """Slice -> node -> seconds."""
+ONE_TURN = ("one-node", "pipeline")
+"""The shapes of plans in which every frame goes the same way."""
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 """Sizes of inputs by name."""
 
@@ -135,7 +137,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
             profile,
             fleet,
             memory=slice_memory,
-            options=options,
+            options=_with_turns_known(options, nodes),
             needs=model_needs(path, job.tools, _shapes(job)),
         )
         # An estimate is no measurement that another could correct.
@@ -176,6 +178,20 @@ def _for_present(options: PlanOptions, job: PlanningJob) -> PlanOptions:
     return replace(options, pins=pins, exclude=options.exclude & present, goal=goal)
 
 
+def _with_turns_known(options: PlanOptions, nodes: list[Capacity]) -> PlanOptions:
+    """The options, with shapes of one turn only while a node that may be used does not know turns."""
+    old = sorted(one.node for one in nodes if not one.knows_turns and one.node not in options.exclude)
+    if not old:
+        return options
+    allowed = tuple(shape for shape in ONE_TURN if options.shapes is None or shape in options.shapes)
+    if not allowed:
+        raise PlanError(
+            f"field shape: {', '.join(options.shapes or ())}: these need turns, and node {old[0]} speaks a version "
+            "of the protocol below 1.2"
+        )
+    return replace(options, shapes=allowed)
+
+
 def _shapes(job: PlanningJob) -> Shapes:
     """The sizes that the operator chose for inputs, in a form that serves as a key. Raises PlanError."""
     body = job.intent.options.get("shapes", {})
@@ -200,7 +216,7 @@ def plan_options(body: Mapping[str, Any]) -> PlanOptions:
     if body.get("profile", "measure") not in ("measure", "estimate"):
         raise PlanError("field profile: expected measure or estimate")
     # One turn: what is deployed has one node for each slice.
-    return PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=most, shapes=("one-node", "pipeline"))
+    return PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=most, shapes=ONE_TURN)
 
 
 def _check_turns(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
