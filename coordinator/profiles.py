@@ -9,24 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
-import os
 import platform
-import tempfile
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from converters.graph import Graph
 from converters.profile import PROFILE_FORMAT, SECONDS, Profile, from_plain, measure
 from converters.runtime import Load
 from converters.schema import Bytes
+from coordinator.kept import file_of, keep, read
 
-logger = logging.getLogger("slicemq.coordinator.profiles")
-
-# A profile takes some 30 bytes an operator, and a file of 2 GB has no more than some million.
-_MAX_FILE_BYTES = 64_000_000
 # What /proc/cpuinfo says of a processor that decides how fast it computes; names differ with the architecture.
 _CPU_FIELDS = (
     "model name",
@@ -69,13 +62,12 @@ def profile_of(
         "runtime": runtime,
         "machine": machine(),
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    kept = folder / f"{graph.sha256}-{digest[:16]}.json"
-    found = None if fresh else _kept(kept, key, graph)
-    if found is not None:
+    kept = file_of(folder, graph.sha256, key)
+    found = None if fresh else read(kept, key, "profile", from_plain)
+    if found is not None and set(found.seconds) == set(graph.steps):
         return found
     profile = measure(data, graph, load, runtime=runtime, budget=budget)
-    _keep(kept, {"key": key, "profile": asdict(profile)})
+    keep(kept, {"key": key, "profile": asdict(profile)})
     return profile
 
 
@@ -97,37 +89,3 @@ def machine(root: Path = Path("/")) -> str:
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
     name = found.get("model name") or found.get("Model") or found.get("Hardware") or "unknown CPU"
     return f"{platform.machine()}, {name}, {digest[:12]}"
-
-
-def _kept(path: Path, key: dict[str, Any], graph: Graph) -> Profile | None:
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-        if len(content) > _MAX_FILE_BYTES:
-            return None
-        body = json.loads(content)
-        if body["key"] != key:
-            return None
-        profile = from_plain(body["profile"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        logger.warning("%s: not used: %s", path, error)
-        return None
-    return profile if set(profile.seconds) == set(graph.steps) else None
-
-
-def _keep(path: Path, body: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".profile-")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump(body, file)
-            os.replace(name, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-    except OSError as error:
-        logger.warning("%s: not kept: %s", path, error.strerror)

@@ -11,7 +11,7 @@ from converters.graph import Graph, read_graph
 from converters.profile import PROFILE_FORMAT, Profile
 from converters.runtime import Load
 from converters.schema import Bytes
-from coordinator import profiles
+from coordinator import kept, profiles
 from coordinator.profiles import machine, profile_of
 from tests.converters.machine import load
 from tests.converters.tiny import chain, diamond
@@ -126,7 +126,7 @@ def test_a_file_that_is_too_large_is_not_read(
     tmp_path: Path, measuring: Measuring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _profile(tmp_path)
-    monkeypatch.setattr(profiles, "_MAX_FILE_BYTES", 10)
+    monkeypatch.setattr(kept, "_MAX_FILE_BYTES", 10)
     _profile(tmp_path)
     assert measuring.times == 2
 

@@ -1,0 +1,175 @@
+"""Errors of codecs: measured at cuts and along chains, and written down."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.models import real_models
+from converters.codec_errors import (
+    CodecMeasures,
+    chain_error,
+    from_plain,
+    measure_codecs,
+    relative,
+    through,
+    to_plain,
+)
+from converters.graph import Graph, read_graph
+from converters.runtime import random_inputs
+from converters.schema import Bytes
+from converters.slicing import groups_at
+from coordinator.planner.codec_costs import candidates, crossing
+from coordinator.planner.states import bits, down_sets
+from tests.converters.machine import load
+from tests.converters.tiny import chain, diamond
+
+CODECS = ("raw", "lz4", "f16", "int8")
+
+
+def test_errors_of_cuts_are_those_of_chains_cut_there() -> None:
+    data = diamond()
+    graph = read_graph(data)
+    sets = down_sets(graph).done[1:-1]
+    found = measure_codecs(data, graph, load, sets, CODECS)
+    assert set(found.errors) == {"f16", "int8"}
+    assert set(found.errors["f16"]) == set(sets)
+    for name, done in itertools.product(found.errors, sets):
+        groups = [[s for p, s in enumerate(graph.steps) if bool(done >> p & 1) == side] for side in (True, False)]
+        error = chain_error(data, graph, load, groups, [name, "raw"])
+        assert error == pytest.approx(found.errors[name][done], rel=1e-6)
+        assert 0 < error < {"f16": 1e-3, "int8": 1e-2}[name]
+    assert set(found.ratios) == {t for done in sets for t in crossing(graph, done)}
+
+
+def test_branches_on_nodes_of_their_own_give_what_the_whole_gives() -> None:
+    data, graph = _real("face-short-range")
+    sets = down_sets(graph).done
+    branch = next(done for done in sets if done & (done + 1))
+    before = max((done for done in sets if done & ~branch == 0 and done != branch), key=int.bit_count)
+    after = min((d for d in sets if branch & ~d == 0 and d & (d + 1) == 0 and d != branch), key=int.bit_count)
+    bounds = (0, before, branch, after, sets[-1])
+    groups = [[graph.steps[place] for place in bits(b & ~a)] for a, b in itertools.pairwise(bounds)]
+    assert chain_error(data, graph, load, groups, ["raw"] * 4) == 0.0
+    assert chain_error(data, graph, load, groups, ["lz4"] * 4) == 0.0
+    inner = bounds[1:-1]
+    measured = measure_codecs(data, graph, load, inner, CODECS)
+    for name, rows in measured.errors.items():
+        error = chain_error(data, graph, load, groups, [name] * 4)
+        assert 0 < error <= 2 * sum(rows.values()), "the sum is an estimate"
+
+
+def test_a_codec_that_changes_nothing_has_no_error() -> None:
+    data = real_models()["wake-alexa"].path.read_bytes()
+    graph = read_graph(data)
+    assert graph.stateful
+    done = down_sets(graph).done[1]
+    found = measure_codecs(data, graph, load, [done], CODECS)
+    assert found.errors == {}, "errors would depend on the frames before"
+    assert found.ratios
+    # All its tensors are int8, which the lossy codecs leave as they are.
+    groups = [[s for p, s in enumerate(graph.steps) if bool(done >> p & 1) == side] for side in (True, False)]
+    frames = [random_inputs(graph, seed) for seed in range(3)]
+    assert chain_error(data, graph, load, groups, ["int8", "raw"], frames) == 0.0
+
+
+def test_what_does_not_fit_into_the_time_is_left_out() -> None:
+    data = chain(8)
+    graph = read_graph(data)
+    sets = [(1 << k) - 1 for k in range(1, 8)]
+    ticks = itertools.count()
+    found = measure_codecs(data, graph, load, sets, ["f16"], seconds=3.5, clock=lambda: float(next(ticks)))
+    assert list(found.errors["f16"]) == [sets[0], sets[4], sets[2]], "spread over the model"
+    assert found.ratios == {}
+    nothing = measure_codecs(data, graph, load, [], ["f16"])
+    assert nothing == CodecMeasures()
+
+
+def test_given_samples_are_used() -> None:
+    data = diamond()
+    graph = read_graph(data)
+    zeros = {0: np.zeros((1, 4), np.float32)}
+    sets = [0b1]
+    # tanh(0) = 0 is a constant tensor, of which no codec loses anything.
+    assert measure_codecs(data, graph, load, sets, ["int8"], samples=[zeros]).errors == {"int8": {0b1: 0.0}}
+    assert measure_codecs(data, graph, load, sets, ["int8"]).errors["int8"][0b1] > 0
+    assert chain_error(data, graph, load, groups_at(graph, [1]), ["int8", "raw"], [zeros]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "error"),
+    [
+        ([1.0, -2.0], [1.0, -2.0], 0.0),
+        ([1.0, -2.0], [1.5, -2.0], 0.25),
+        ([np.nan, np.inf, 4.0], [np.nan, np.inf, 3.0], 0.25),
+        ([np.nan, 4.0], [1.0, 4.0], math.inf),
+        ([np.inf, 4.0], [1.0, 4.0], math.inf),
+        ([0.0], [1e-9], math.inf),
+        ([0.0], [-0.0], 0.0),
+        ([], [], 0.0),
+    ],
+)
+def test_relative(expected: list[float], found: list[float], error: float) -> None:
+    assert relative(np.array(expected, np.float32), np.array(found, np.float32)) == error
+
+
+def test_relative_of_other_kinds() -> None:
+    one = np.array([1, 200], np.uint8)
+    assert relative(one, np.array([1, 100], np.uint8)) == 0.5
+    assert relative(one, one.astype(np.int16)) == math.inf
+    assert relative(one, one.reshape(2, 1)) == math.inf
+    assert relative(np.array([1 + 1j]), np.array([1 - 1j])) == pytest.approx(math.sqrt(2))
+    words = np.array([b"a"], object)
+    assert relative(words, words.copy()) == 0.0
+    assert relative(words, np.array([b"b"], object)) == math.inf
+
+
+def test_through_keeps_what_is_not_float32() -> None:
+    for dtype in (np.int32, np.int8, object):
+        array = np.array([1, 2, 3]).astype(dtype)
+        assert through("int8", array).tolist() == [1, 2, 3]
+
+
+def test_measures_are_written_and_read() -> None:
+    measures = CodecMeasures({3: 0.5}, {"f16": {1 << 400: 1e-4}, "int8": {5: math.inf}})
+    found = from_plain(json.loads(json.dumps(to_plain(measures), allow_nan=False)))
+    assert found == CodecMeasures({3: 0.5}, {"f16": {1 << 400: 1e-4}, "int8": {}})
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (None, "expected an object with errors, ratios"),
+        ({"ratios": {}}, "expected an object with errors, ratios"),
+        ({"ratios": [], "errors": {}}, "ratios: expected an object"),
+        ({"ratios": {"1": -1}, "errors": {}}, "ratios 1: expected a number, at least 0, got -1"),
+        ({"ratios": {"x": 1}, "errors": {}}, "invalid literal"),
+        ({"ratios": {}, "errors": {"zip": {}}}, "errors: expected an object, lossy codec"),
+        ({"ratios": {}, "errors": {"int8": {"1": True}}}, "errors int8 1: expected a number"),
+    ],
+)
+def test_damaged_measures_are_refused(body: object, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        from_plain(body)
+
+
+def test_candidates_are_spread_and_have_the_fewest_bytes() -> None:
+    _, graph = _real("face-short-range")
+    down = down_sets(graph)
+    found = candidates(graph, down, 10)
+    assert len(found) <= 10
+    assert set(found) <= set(down.done[1:-1])
+    every = -(-len(down.done[1:-1]) // 10)
+    for number, done in enumerate(found):
+        stretch = down.done[1:-1][number * every : (number + 1) * every]
+        sizes = [sum(graph.tensors[t].nbytes for t in crossing(graph, one)) for one in stretch]
+        assert sizes[stretch.index(done)] == min(sizes)
+
+
+def _real(name: str) -> tuple[Bytes, Graph]:
+    data = real_models()[name].path.read_bytes()
+    return data, read_graph(data)
