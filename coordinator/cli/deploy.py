@@ -282,7 +282,7 @@ def _text(result: dict[str, Any], out: Output) -> str:
         rows = [
             [
                 str(item["id"]),
-                "+".join(item["nodes"]),
+                _nodes(item, plan.get("turns", 1)),
                 str(len(item["operators"])),
                 f"{item['compute_ms']:.1f}",
                 f"{item['bytes_in'] / 1e6:.3f}",
@@ -294,3 +294,11 @@ def _text(result: dict[str, Any], out: Output) -> str:
         lines.append(out.table(["slice", "node", "operators", "compute ms", "MB in", "MB out", "memory MB"], rows))
         lines.append(f"planned period {plan['period_ms']:.1f} ms ({plan['method']}, gap {100 * plan['gap']:.1f} %)")
     return "\n".join(lines)
+
+
+def _nodes(item: dict[str, Any], turns: int) -> str:
+    """`pi-1`, or with several turns `pi-1 2/3, pi-2 1/3`: each node's share of the frames."""
+    if turns == 1:
+        return "+".join(item["nodes"])
+    served = [len(own) for own in item.get("turns", [])] or [turns]
+    return ", ".join(f"{node} {count}/{turns}" for node, count in zip(item["nodes"], served, strict=True))

@@ -52,14 +52,16 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
     }
     planning = plan.planning if plan is not None else {}
     corrections = planning.get("corrections", {})
+    turns = plan.plan.get("turns", 1) if plan is not None else 1
     slices = []
     for entry in plan.plan.get("slices", []) if plan is not None else []:
-        for node in entry["nodes"]:
+        for place, node in enumerate(entry["nodes"]):
             beat = beats.get((plan.revision if plan is not None else "", entry["id"], node))
             slices.append(
                 {
                     "slice": entry["id"],
                     "node": node,
+                    "turns": entry["turns"][place] if entry.get("turns") else list(range(turns)),
                     "planned_ms": round(entry["compute_ms"], 3),
                     **_measured(entry["compute_ms"], beat),
                     "correction": corrections.get(entry["id"], {}).get(node, 1.0),
@@ -82,6 +84,7 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
         "period_ms": plan.plan.get("period_ms") if plan is not None else None,
         "contingencies": planning.get("contingencies", {"ready": 0, "wanted": 0}),
         "prepared_for": planning.get("prepared_for") or None,
+        "turns": turns,
         "slices": slices,
     }
 
@@ -126,5 +129,9 @@ def _text(body: dict[str, Any], out: Output) -> str:
         if pipeline["slices"]:
             columns = ["slice", "node", "planned_ms", "measured_ms", "ratio", "frames", "queued", "dropped"]
             rows = [["" if item[key] is None else str(item[key]) for key in columns] for item in pipeline["slices"]]
+            if (turns := pipeline["turns"]) > 1:
+                columns.insert(2, "turns")
+                for row, item in zip(rows, pipeline["slices"], strict=True):
+                    row.insert(2, f"{len(item['turns'])} of {turns}")
             lines.append(out.table(columns, rows))
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -152,9 +153,11 @@ def test_replicas_answer_as_one_device_and_a_lost_one_is_replaced(site: Site) ->
                     assert flow.revisions[-1] == revision
             shares_are_kept(site, wire, file, revision, turns, slices)
         rows = site.json("status")["pipelines"][0]["slices"]
-        assert [(row["slice"], row["node"]) for row in rows] == [
-            (f"s{n}", node) for n, (_, share) in enumerate(plans[-1][1]) for node in share
+        assert [(row["slice"], row["node"], row["turns"]) for row in rows] == [
+            (f"s{n}", node, own) for n, (_, share) in enumerate(plans[-1][1]) for node, own in share.items()
         ]
+        table = site.command("status").stdout
+        assert re.search(r"\bs1\b.*\bn2\b.*\b1 of 3\b", table), table
         with Flow(site, file) as flow:
             flow.passes()
             site.nodes["n3"].signal(signal.SIGKILL)
