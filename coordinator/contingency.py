@@ -49,6 +49,7 @@ class Contingencies:
     def disturb(self, now: float) -> None:
         """Something changed that plans may depend on."""
         self.due = min(self.due, now + IDLE_SECONDS)
+        self._told = False
 
     def look(self, now: float, situation: Situation) -> Wanted | None:
         """The next plan to make, if it is time and there is one."""

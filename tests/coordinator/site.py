@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from coordinator.actions import Action, Clear, MakePlan, Persist, Probe, Publish, Respond, StopProbe
+from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
 from coordinator.cluster import Cluster
 from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.lifecycle import Settings
@@ -88,7 +88,7 @@ def blueprint(wanted: Intent, nodes: Iterable[str], memory: int = 20 * MB, stage
         )
     return Blueprint(
         digest=digest,
-        plan={"slices": []},
+        plan={"slices": [{"id": f"s{k}", "nodes": [node], "operators": [k]} for k, node in enumerate(nodes)]},
         slices=slices,
         route=Route("1-00000000", "active", 1.0, (Bundle("b0", (SPEC_IN,)),), 1),
         inputs=(SPEC_IN,),
@@ -150,6 +150,7 @@ class Site:
         self.log: list[Action] = []
         self.answers: list[Response] = []
         self.jobs: list[MakePlan] = []
+        self.ahead: list[PlanAhead] = []
         self.probing: set[tuple[str, str]] = set()
         self.stored: dict[str, PipelineRecord] = {}
         self.stored_term = 0
@@ -256,6 +257,19 @@ class Site:
         job = self.jobs[-1]
         self.do(self.cluster.on_planned(self.now, job.job, blueprint(job.intent, nodes, **options)))
 
+    def plan_ahead(self, *nodes: str) -> PlanAhead:
+        """Answer the latest plan ahead with a chain on `nodes` (none: there is no plan)."""
+        action = self.ahead[-1]
+        made = blueprint(action.plan.intent, nodes) if nodes else None
+        self.do(self.cluster.on_foreseen(self.now, action.plan.job, made))
+        return action
+
+    def foresee(self, count: int = 2) -> None:
+        """Let time pass, and make every plan ahead a chain on the first `count` of its nodes."""
+        self.wait(1.5)
+        while self.cluster.contingencies.under_way:
+            self.plan_ahead(*[node.node for node in self.ahead[-1].plan.nodes][:count])
+
     def pass_probes(self) -> None:
         """Every probe frame comes out."""
         for name, revision in sorted(self.probing):
@@ -313,6 +327,7 @@ class Site:
             settings=self.settings,
         )
         self.jobs.clear()
+        self.ahead.clear()
         self.probing.clear()
         self.do(self.cluster.on_own_beat(self.now))
 
@@ -334,6 +349,8 @@ class Site:
                     self.answers.append(response)
                 case MakePlan():
                     self.jobs.append(action)
+                case PlanAhead():
+                    self.ahead.append(action)
                 case Probe(name, revision, _, _):
                     assert (name, revision) not in self.probing
                     self.probing.add((name, revision))

@@ -125,6 +125,16 @@ class ClusterLife(RuleBasedStateMachine):
         error = InsufficientCapacityError("need more") if short else ModelError("damaged")
         self.site.do(self.site.cluster.on_plan_failed(self.site.now, self.site.jobs[-1].job, error))
 
+    @precondition(lambda self: self.site.ahead)
+    @rule(nodes=st.one_of(chains, st.none()), given_up=st.booleans(), which=st.integers(-3, -1))
+    def a_plan_ahead_ends(self, nodes: list[str] | None, given_up: bool, which: int) -> None:
+        plan = self.site.ahead[max(which, -len(self.site.ahead))].plan
+        if given_up:
+            self.site.do(self.site.cluster.on_unforeseen(self.site.now, plan.job))
+        else:
+            made = blueprint(plan.intent, nodes) if nodes else None
+            self.site.do(self.site.cluster.on_foreseen(self.site.now, plan.job, made))
+
     @rule()
     def probes_pass(self) -> None:
         self.site.pass_probes()
