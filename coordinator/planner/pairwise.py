@@ -1,36 +1,60 @@
 """The least period over links between pairs of nodes: threshold search over stage and hop times (PURE).
 
-The period of a plan is one of its stage times or hop times, so only these values are candidates; `routes.py`
-decides each of them as far as its budget goes. Where it does not go far enough, `pairflow.py` and a beam search
-close the gap between what is found and what is proved.
+The period of a plan is one of its stage times or hop times, so only these values are candidates. Each question
+"is there a plan of period P?" is asked three ways, the cheapest first: by a label search that remembers only the
+nodes that come twice (`routes.py`); by the flow program, whose "no" has a proof in integers (`pairflow.py`); and by
+a label search over exact sets of nodes within the program's prices (`pairlabels.py`). What none of them decides
+within its budget is left as the gap between what is found and what is proved.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.planner.answer import Bound, Method, NoPlanError, Split
+from coordinator.planner.pairflow import Columns, Flow, Walks, certificate, flow
+from coordinator.planner.pairlabels import MOST_NODES, search
 from coordinator.planner.problem import Costs
 from coordinator.planner.reach import Budget, Segments
-from coordinator.planner.routes import Tables, Verdict, decide
+from coordinator.planner.routes import Network, Tables, Verdict, decide
 from slicemq.errors import PlanError
 
-LABELS = 200_000_000
-"""How many (state, set) pairs one plan's label searches may look at."""
+LABELS = 150_000_000
+"""How many (state, set) pairs one plan's searches with critical nodes may look at."""
+QUESTION_LABELS = 12_000_000
+"""How many of them one question may look at."""
 KEPT = 8
 """How many critical nodes are kept from one question for the next."""
-QUESTION_LABELS = 20_000_000
-"""How many of them one question may look at."""
+UNSURE = 3
+"""After so many questions without an answer the search with critical nodes is given up."""
+EXACT_LABELS = 1_500_000
+"""How many labels the search within prices may look at for one question."""
+QUICK_LABELS = 100_000
+"""The same with the prices of another question."""
+BEAM_WIDTH = 3_000
+"""How many labels per state the beam search keeps."""
+ROUNDS = 60
+"""How many rounds of the flow program one question of the search within prices may take."""
+DECIDING_ROUNDS = 300
+"""How many rounds of the flow program one question about its bound may take."""
+QUESTIONS = 16
+"""How many questions the search within prices may ask."""
+STEPS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+"""Shares above the flow program's bound at which plans are looked for first."""
+FEWER_LABELS = 200_000
+"""How many labels the search for a plan with fewer slices may look at."""
 
 
-def solve(costs: Costs, *, labels: int = LABELS, question: int = QUESTION_LABELS) -> Split:
+def solve(costs: Costs, *, labels: int = LABELS, questions: int = QUESTIONS, certify: bool | None = None) -> Split:
     """The plan of the least period of `costs`, which has `hops` and one node per type.
 
-    `labels` bounds the label searches together, `question` one of them. Raises NoPlanError when there is no plan or
-    none was found, PlanError for an objective other than throughput.
+    `labels` and `questions` bound the work. `certify` asks for a bound that carries its proof beside the best one
+    (None: unless all nodes have the same tables, where the flow program says little). Raises NoPlanError when there
+    is no plan or none was found, PlanError for an objective other than throughput.
     """
     if costs.hops is None or any(kind.count != 1 for kind in costs.types):
         raise PlanError("links between pairs of nodes: expected a rate for each pair, and types of one node each")
@@ -38,36 +62,51 @@ def solve(costs: Costs, *, labels: int = LABELS, question: int = QUESTION_LABELS
         raise PlanError(f"objective {costs.goal.objective}: with links between pairs of nodes, expected throughput")
     if not costs.types or costs.n == 0:
         raise NoPlanError(proved=True)
-    return _Search(costs, labels, question).run()
+    return _Search(costs, labels, questions, certify).run()
 
 
 @dataclass
 class _Bracket:
-    """No plan is within `proved`; `plan` has the period `high`."""
+    """No plan has a period below `proved`; `plan` has the period `high`."""
 
     proved: float
     high: float
     plan: Segments
+    bounds: list[Bound] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is left between the two."""
+        return self.high <= self.proved
 
 
 class _Search:
-    def __init__(self, costs: Costs, labels: int, question: int) -> None:
+    def __init__(self, costs: Costs, labels: int, questions: int, certify: bool | None) -> None:
         self.costs = costs
         self.tables = Tables(costs)
+        self.certify = len(self.tables.distinct) > 1 if certify is None else certify
         self.budget = Budget(labels)
-        self.question = question
+        self.questions = questions
         self.critical: list[int] = []
+        self.columns = Columns()
+        nodes = len(costs.types)
+        self.prices = np.full(nodes, 1.0 / nodes)
 
     def run(self) -> Split:
-        first = self._ask(self.costs.goal.max_period)
+        most = self.costs.goal.max_period
+        first = self._ask(most)
+        if first.plan is None and not first.proved:
+            first = self._within_prices(most)
         if first.plan is None:
             raise NoPlanError(first.proved)
         bracket = _Bracket(-np.inf, self.tables.period_of(first.plan), first.plan)
-        exact = self._bisect(bracket)
-        return self._result(bracket, exact)
+        self._bisect(bracket)
+        if self.certify or not bracket.exact:
+            self._close(bracket)
+        return self._result(bracket)
 
     def _ask(self, period: float) -> Verdict:
-        share = Budget(min(self.question, self.budget.left))
+        share = Budget(max(0, min(QUESTION_LABELS, self.budget.left)))
         before = share.left
         critical = list(self.critical)
         verdict = decide(self.tables.network(period), share, critical)
@@ -75,33 +114,135 @@ class _Search:
         self.critical = critical[:KEPT]
         return verdict
 
-    def _bisect(self, bracket: _Bracket) -> bool:
-        """Narrow the bracket as far as the label search can; whether nothing is left between its ends."""
+    def _bisect(self, bracket: _Bracket) -> None:
+        """Narrow the bracket as far as the search with critical nodes can."""
         values = self.tables.candidates(bracket.proved, bracket.high)
-        # values[low] is proved to have no plan, values[high] has one, values[unsure] is not known.
+        # No plan is within values[low], one has values[high]; at values[unsure] nothing is known.
         low, high = -1, len(values) - 1
-        unsure = high
-        while high - low > 1 and unsure - low > 1:
+        unsure, left = high, UNSURE
+        while min(high, unsure) - low > 1 and left:
             middle = (low + min(high, unsure)) // 2
             verdict = self._ask(float(values[middle]))
             if verdict.plan is not None:
-                bracket.plan, bracket.high = verdict.plan, self.tables.period_of(verdict.plan)
-                high = int(np.searchsorted(values, bracket.high))
-                unsure = min(unsure, high)
+                high = self._found(bracket, verdict.plan, values)
+            elif verdict.proved:
+                low = middle
+            else:
+                unsure, left = middle, left - 1
+        bracket.proved = float(values[low + 1]) if low + 1 < len(values) else bracket.high
+        bracket.bounds.append(Bound(bracket.proved, "routes"))
+
+    def _found(self, bracket: _Bracket, plan: Segments, values: npt.NDArray[np.float64]) -> int:
+        """The place in `values` of the least period that has a plan, now that there is `plan`."""
+        period = self.tables.period_of(plan)
+        if period < bracket.high:
+            bracket.plan, bracket.high = plan, period
+        return int(np.searchsorted(values, bracket.high))
+
+    def _close(self, bracket: _Bracket) -> None:
+        """Prove with duals what they can, and answer what is open by searches within the program's prices."""
+        values = self.tables.candidates(-np.inf, bracket.high)
+        low, high = self._certified(bracket, values), len(values) - 1
+        low = max(low, int(np.searchsorted(values, bracket.proved)) - 1)
+        unsure, floor = high, float(values[min(low + 1, high)])
+        steps = list(STEPS)
+        for _ in range(self.questions):
+            if min(high, unsure) - low <= 1:
+                break
+            middle = (low + min(high, unsure)) // 2
+            while steps:
+                # From the program's bound upwards first: it is near, and questions far above it are the long ones.
+                place = int(np.searchsorted(values, floor * (1 + steps.pop(0))))
+                if low < place < min(high, unsure):
+                    middle = place
+                    break
+            verdict = self._within_prices(float(values[middle]))
+            if verdict.plan is not None:
+                steps.clear()
+                high = self._found(bracket, verdict.plan, values)
             elif verdict.proved:
                 low = middle
             else:
                 unsure = middle
-        bracket.proved = float(values[low + 1]) if low + 1 <= high else bracket.high
-        return low + 1 >= high
+        proved = float(values[min(low + 1, len(values) - 1)])
+        if proved > bracket.proved:
+            bracket.proved = proved
+            bracket.bounds.append(Bound(proved, "routes"))
 
-    def _result(self, bracket: _Bracket, exact: bool) -> Split:
-        costs, plan = self.costs, bracket.plan
-        period, lower = bracket.high, bracket.proved
+    def _certified(self, bracket: _Bracket, values: npt.NDArray[np.float64]) -> int:
+        """The last place of `values` that the flow program proves to have no plan, -1 for none."""
+        low, high, best = -1, len(values) - 1, None
+        while high - low > 1:
+            middle = (low + high) // 2
+            network, found = self._flow(float(values[middle]), decide_only=True)
+            if found.impossible:
+                low, best = middle, (network, found)
+            else:
+                high = middle
+        if best is not None:
+            duals = certificate(best[0], best[1].prices)
+            if duals is None:
+                return -1
+            # A little below the next candidate, so that rounding does not bring in what takes just as long.
+            value = max(float(values[low]), float(values[low + 1]) * (1 - 1e-9))
+            bracket.bounds.insert(0, Bound(value, "lp-duals", duals))
+        return low
+
+    def _flow(self, period: float, decide_only: bool) -> tuple[Network, Flow]:
+        network = self.tables.network(period)
+        rounds = DECIDING_ROUNDS if decide_only else ROUNDS
+        found = flow(network, period, self.tables, self.columns, self.prices, decide_only, rounds)
+        if found.prices.any():
+            self.prices = found.prices
+        return network, found
+
+    def _within_prices(self, period: float) -> Verdict:
+        """A plan, or a proof that there is none, by exact sets of nodes; a beam search where there are too many."""
+        network = self.tables.network(period)
+        walks = Walks(network)
+        verdict = search(network, walks, self.prices, Budget(QUICK_LABELS))
+        if verdict.plan is not None or verdict.proved:
+            return verdict
+        _, found = self._flow(period, decide_only=False)
+        if found.impossible:
+            return Verdict(None, proved=True)
+        verdict = search(network, walks, found.prices, Budget(EXACT_LABELS))
+        if verdict.plan is not None or verdict.proved:
+            return verdict
+        return self._beam(network, found)
+
+    def _beam(self, network: Network, found: Flow) -> Verdict:
+        chosen = np.sort(np.argsort(-found.use, kind="stable")[:MOST_NODES])
+        if network.nodes <= MOST_NODES or network.pins:
+            return search(network, Walks(network), found.prices, Budget(1 << 60), BEAM_WIDTH)
+        part = replace(network, arcs=network.arcs[chosen], hops=network.hops[:, chosen][:, :, chosen])
+        verdict = search(part, Walks(part), found.prices[chosen], Budget(1 << 60), BEAM_WIDTH)
+        if verdict.plan is None:
+            return Verdict(None, proved=False)
+        return Verdict([(i, j, int(chosen[k])) for i, j, k in verdict.plan], proved=False)
+
+    def _fewest(self, bracket: _Bracket) -> Segments:
+        """Of the plans within the goal's share of the best, one with fewer slices where one is soon found."""
+        plan = bracket.plan
+        network = self.tables.network(min(bracket.high * (1 + self.costs.goal.within), self.costs.goal.max_period))
+        while len(plan) > 1:
+            fewer = replace(network, max_slices=len(plan) - 1)
+            verdict = decide(fewer, Budget(FEWER_LABELS), list(self.critical[:2]))
+            if verdict.plan is None:
+                break
+            plan = verdict.plan
+        return plan
+
+    def _result(self, bracket: _Bracket) -> Split:
+        costs, lower = self.costs, bracket.proved
+        exact = bracket.exact
+        plan = self._fewest(bracket)
+        period = self.tables.period_of(plan)
         if costs.broker_rate is not None:
             period = max(period, sum(float(costs.relayed[i, j]) for i, j, _ in plan) / costs.broker_rate)
-            exact = exact and period <= lower
+            exact = exact and period <= max(lower, bracket.high * (1 + costs.goal.within))
         method: Method = "routes" if exact else "heuristic"
+        bounds = [bound for bound in bracket.bounds if bound.value > 0]
         return Split(
             segments=tuple((i, j) for i, j, _ in plan),
             nodes=tuple(costs.types[k].ids[0] for _, _, k in plan),
@@ -109,7 +250,7 @@ class _Search:
             latency=latency_of(costs, plan),
             lower_bound=min(lower, period),
             method=method,
-            bounds=(Bound(min(lower, period), "routes"),),
+            bounds=tuple(sorted(bounds, key=lambda bound: bound.value)),
         )
 
 

@@ -95,9 +95,8 @@ class Tables:
         return k
 
     def _inner_states(self) -> Flags:
-        """Which states can be between two slices: reached by an arc, left by one, errors within the budget."""
-        some = np.isfinite(self.distinct).any(axis=0)
-        inner: Flags = some.any(axis=0) & some.any(axis=1)
+        """Which states can be between two slices: all but both ends, and those whose error is beyond the budget."""
+        inner: Flags = np.ones(self.costs.n + 1, dtype=bool)
         inner[0] = inner[-1] = False
         if self.costs.errors is not None:
             inner &= self.costs.errors <= self.costs.goal.error_budget
@@ -115,7 +114,8 @@ class Tables:
     def candidates(self, low: float, high: float) -> npt.NDArray[np.float64]:
         """The values above `low` and up to `high` that a plan's period can have, in order."""
         arcs = self.distinct[(self.distinct > low) & (self.distinct <= high)]
-        hops = self.hops[self.inner]
+        some = np.isfinite(self.distinct).any(axis=0)
+        hops = self.hops[self.inner & some.any(axis=0) & some.any(axis=1)]
         values: npt.NDArray[np.float64] = np.unique(np.concatenate([arcs, hops[(hops > low) & (hops <= high)]]))
         return values
 
@@ -128,7 +128,7 @@ class Tables:
 
 def decide(network: Network, budget: Budget, critical: list[int]) -> Verdict:
     """Whether `network` has a plan. `critical` are nodes to remember from the start; those found are appended."""
-    least = _least_slices(network)
+    least = least_slices(network)
     if least[0, -1] > network.max_slices:
         return Verdict(None, proved=True)
     levelled = bool(network.pins) or 3 * int(least[0, -1]) > 2 * network.max_slices
@@ -166,7 +166,7 @@ def _repeated(walk: Segments) -> list[int]:
     return sorted((k for k, count in counts.items() if count > 1), key=lambda k: (-counts[k], k))[:AT_ONCE]
 
 
-def _least_slices(network: Network) -> npt.NDArray[np.int64]:
+def least_slices(network: Network) -> npt.NDArray[np.int64]:
     """Row 0: the fewest slices from the beginning to each state; row 1: from each state to the end."""
     n = network.n
     some = network.arcs.any(axis=0)
