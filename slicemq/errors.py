@@ -9,7 +9,9 @@
     │   ├── CutError                   12   a cut that does not exist or is not possible
     │   └── VerificationError          13   the chain of slices does not equal the whole
     ├── PlanError                      20   no plan can be made, or a plan file is wrong
-    │   └── InsufficientCapacityError  21   the cluster has not enough memory
+    │   ├── InsufficientCapacityError  21   the cluster has not enough memory
+    │   ├── PlanCheckError             22   a plan says what its costs file does not bear out
+    │   └── UncheckedPlanError         23   there is no costs file to check a plan against
     ├── BrokerError                    30   no broker, or it refused
     │   ├── BrokerRefusedError         31   bad credentials, not authorised
     │   └── OversizeError              32   the broker does not carry messages of this size
@@ -95,6 +97,18 @@ class InsufficientCapacityError(PlanError):
     """The nodes have not enough memory (or cannot run some operator) for the model."""
 
     exit_code = 21
+
+
+class PlanCheckError(PlanError):
+    """A plan says what its costs file does not bear out."""
+
+    exit_code = 22
+
+
+class UncheckedPlanError(PlanError):
+    """There is no costs file to check a plan against."""
+
+    exit_code = 23
 
 
 class BrokerError(SliceMQError):

@@ -14,7 +14,7 @@ _GROUPS = {
     "node": "Run and list edge nodes.",
     "coordinator": "Run the coordinator.",
     "model": "Convert models, look at them, cut them and verify the slices.",
-    "plan": "Make plans.",
+    "plan": "Make and check plans.",
 }
 # Words of the command line -> module below coordinator.cli that holds it as `command`.
 _VERBS = {
@@ -28,6 +28,7 @@ _VERBS = {
     ("model", "verify"): "model_verify",
     ("model", "profile"): "model_profile",
     ("plan", "make"): "plan_make",
+    ("plan", "check"): "plan_check",
     ("deploy",): "deploy",
     ("undeploy",): "undeploy",
     ("status",): "status",
