@@ -75,6 +75,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "codecs",
+        "bytes, processor time and errors of codecs on activations of real models",
+        "2 min",
+        "docs/explanation/planning.md",
+    ),
+    Benchmark(
         "datalink",
         "processor time of sending and receiving frames over the data link, beside a bare socket",
         "1 min",

@@ -67,7 +67,7 @@ def measure_codecs(
     traced = sorted({t for tensors in crossing.values() for t in tensors})
     if not traced or not frames:
         return CodecMeasures()
-    kept = _trace(data, graph, load, traced, frames)
+    kept = trace(data, graph, load, traced, frames)
     ratios: dict[int, float] = {}
     if "lz4" in here:
         ratios = {t: max(_ratio(values[t]) for values in kept) for t in traced}
@@ -192,7 +192,7 @@ def _crossing(graph: Graph, done: int) -> list[int]:
     return [t for t in second.inputs if t in first.outputs and t not in graph.inputs]
 
 
-def _trace(
+def trace(
     data: Bytes, graph: Graph, load: Load, tensors: Sequence[int], frames: Sequence[Frame]
 ) -> list[dict[int, Array]]:
     """For each frame its inputs and the values of `tensors`."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.planner.segments import TENSOR_BYTES
-from coordinator.planner.states import CODEC_ORDER, DownSets, bits
+from coordinator.planner.states import CODEC_ORDER, DownSets, bits, down_sets, states_of
 from slicemq.codecs import AFFINE_BYTES, is_lossless
 
 if TYPE_CHECKING:
     from converters.codec_errors import CodecMeasures
     from converters.graph import Graph, Tensor
     from coordinator.planner.model import PlanOptions
+    from coordinator.planner.problem import State
 
 CANDIDATES = 24
 """Down-sets at which other codecs than raw are looked at."""
@@ -33,9 +34,9 @@ class CodecCost:
 
 COSTS: Mapping[str, CodecCost] = {
     "raw": CodecCost(),
-    "lz4": CodecCost(encode=2.3e-9, decode=0.5e-9),
-    "f16": CodecCost(encode=1.6e-9, decode=1.4e-9),
-    "int8": CodecCost(encode=0.3e-9, decode=0.1e-9),
+    "lz4": CodecCost(encode=2.1e-9, decode=0.4e-9),
+    "f16": CodecCost(encode=1.2e-9, decode=1.0e-9),
+    "int8": CodecCost(encode=0.31e-9, decode=0.1e-9),
 }
 
 
@@ -110,6 +111,12 @@ def codec_sets(
         if chosen:
             found[codec] = chosen
     return found
+
+
+def chosen_states(graph: Graph, options: PlanOptions, measures: CodecMeasures | None = None) -> tuple[State, ...]:
+    """The states that plans of `graph` are made of; empty for its prefixes, raw."""
+    down = down_sets(graph)
+    return states_of(down, codec_sets(graph, down, options, measures))
 
 
 def _saves(graph: Graph, done: int, codec: str, ratios: Mapping[int, float]) -> bool:
