@@ -215,27 +215,37 @@ def _costs(data: Bytes, graph: Graph, source: str, shapes: Mapping[str, tuple[in
 
 
 def _live_fleet(net: Network) -> Fleet:
-    """The ready nodes, their memory less what is assigned to them already."""
+    """The ready nodes, without the memory, computing time and link rates that the running pipelines take."""
     from coordinator.cli.measured import cache
     from coordinator.cli.tools import reference_speeds
     from coordinator.planner.fleet import fleet_from_capacities
-    from slicemq.messages import Assignment, Capacity, NodeState, decode
+    from coordinator.planner.sharing import shared, together, usage_of_plan
+    from slicemq.messages import Assignment, Capacity, NodeState, PipelineDocument, PlanDocument, decode
     from slicemq.session import Session
 
     session = Session(net.options, f"cli-{secrets.token_hex(4)}")
     try:
         session.start()
         session.wait_up(_CONNECT_SECONDS)
-        documents = session.snapshot(*(net.topics.node("+", leaf) for leaf in ("state", "capacity", "assignment")))
+        leaves = (net.topics.node("+", leaf) for leaf in ("state", "capacity", "assignment"))
+        documents = session.snapshot(*leaves, net.topics.pipeline("+"), net.topics.plan("+"))
     finally:
         session.stop()
     states: dict[str, NodeState] = {}
     capacities: dict[str, Capacity] = {}
     assignments: dict[str, Assignment] = {}
-    for topic, payload in documents.items():
-        node, leaf = net.topics.parts(topic)[1:3]
+    running: set[str] = set()
+    plans: dict[str, PlanDocument] = {}
+    for topic, payload in sorted(documents.items()):
+        node, leaf = (*net.topics.parts(topic)[1:], "pipeline")[:2]
         try:
-            if leaf == "state":
+            if leaf == "pipeline":
+                document = decode(PipelineDocument, payload, topic)
+                running |= {document.name} if document.state == "running" else set()
+            elif leaf == "plan":
+                plan = decode(PlanDocument, payload, topic)
+                plans[plan.name] = plan
+            elif leaf == "state":
                 states[node] = decode(NodeState, payload, topic)
             elif leaf == "capacity":
                 capacities[node] = decode(Capacity, payload, topic)
@@ -253,7 +263,8 @@ def _live_fleet(net: Network) -> Fleet:
             f"no node is ready in cluster {net.cluster} at {net.options.describe()}: start some with "
             "'slicemq node run', or give --fleet"
         )
-    return fleet_from_capacities(ready, reference_speeds(cache()))
+    usage = together(usage_of_plan(plan.plan) for name, plan in plans.items() if name in running)
+    return shared(fleet_from_capacities(ready, reference_speeds(cache())), usage)
 
 
 def _free(capacity: Capacity, assignment: Any) -> Capacity:

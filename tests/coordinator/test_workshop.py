@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from coordinator.actions import MakePlan
+from coordinator.actions import MakePlan, PlanAhead
 from coordinator.artifacts import ArtifactStore
 from coordinator.downloads import Exchange
 from coordinator.intents import Blueprint, Intent
@@ -36,6 +36,11 @@ def speeds(folder: Path) -> dict[str, float]:
 def die(*_: Any) -> Any:
     """A runtime that crashes on the model."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_forever(job: Any) -> Any:
+    """A planning job without an end."""
+    signal.pause()
 
 
 def hang(folder: Path) -> dict[str, float]:
@@ -128,6 +133,61 @@ def test_stop_leaves_no_process_behind_not_even_what_the_child_started(tmp_path:
         bench.stop()
     for pid in (child, grandchild.pid):
         eventually(partial(gone, pid), timeout=2.0)
+
+
+def test_a_plan_ahead_gives_way_to_a_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.planning.run", wait_forever)
+        bench.workshop.make_ahead(ahead(7, bench))
+        child = eventually(lambda: bench.workshop._ahead.pid)
+    assert child is not None
+    assert isinstance(bench.make(1, b"no model"), ModelError)
+    assert bench.ahead.get(timeout=30.0) == (7, None, True)
+    eventually(partial(gone, child))
+
+
+def test_a_plan_ahead_waits_for_no_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a request is under way none is begun."""
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.planning.run", wait_forever)
+        wanted = Intent("faces", bench.store.put(b"a model"))
+        bench.workshop.make(MakePlan(1, wanted, (), frozenset(), None))
+        eventually(bench.child)
+        bench.workshop.make_ahead(ahead(7, bench))
+        assert bench.ahead.get(timeout=30.0) == (7, None, True)
+    assert bench.workshop._ahead.pid is None
+    assert bench.outcomes.empty()
+
+
+@pytest.mark.parametrize("end", ["no model", "dies"])
+def test_a_plan_ahead_that_cannot_be_made_says_so_and_the_next_one_works(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    for job in (7, 8):
+        with monkeypatch.context() as patch:
+            if end == "dies":
+                patch.setattr("coordinator.planning.run", die)
+            bench.workshop.make_ahead(ahead(job, bench))
+            assert bench.ahead.get(timeout=30.0) == (job, None, False)
+    assert isinstance(bench.make(1, b"no model"), ModelError)
+
+
+def test_stop_ends_a_plan_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path)
+    try:
+        monkeypatch.setattr("coordinator.planning.run", wait_forever)
+        bench.workshop.make_ahead(ahead(7, bench))
+        child = eventually(lambda: bench.workshop._ahead.pid)
+    finally:
+        bench.stop()
+    assert child is not None
+    eventually(partial(gone, child))
+
+
+def ahead(job: int, bench: Bench) -> PlanAhead:
+    """A plan ahead of what is no model."""
+    wanted = Intent("faces", bench.store.put(b"no model"))
+    return PlanAhead("n1", MakePlan(job, wanted, (capacity("n2", "e"),), frozenset(), None))
 
 
 def gone(pid: int) -> bool:
