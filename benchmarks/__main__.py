@@ -63,6 +63,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "turns",
+        "frames/s of copies, of a stage on several nodes and of pipelines side by side, as ratios to one node",
+        "8 min",
+        "-",
+    ),
+    Benchmark(
         "window",
         "the fewest frames on their way that keep the slowest stage busy, beside the plan's window",
         "10 min",
