@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.classes import class_of
+from coordinator.planner.hops import crossing_bytes, hops_of, with_client_only
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions, Supports
 from coordinator.planner.problem import Costs, NodeType, State
 from coordinator.planner.segments import Table
@@ -56,6 +57,9 @@ def build_costs(
     """
     nodes = permitted(fleet, options)
     arcs = state_tables(graph, states, measures.ratios if measures else None) if states else prefix_tables(graph)
+    crosses = crossing_bytes(graph, states, measures.ratios if measures else None) if fleet.links else None
+    if crosses is not None:
+        arcs = with_client_only(arcs, graph, crosses, options.overheads)
     slice_pins, range_pins = options.slice_pins(), _position_pins(graph, options)
     pinned = set(slice_pins.values()) | {node for _, node in range_pins}
     for node in sorted(pinned - {spec.id for spec in nodes}):
@@ -66,7 +70,7 @@ def build_costs(
 
     groups: dict[tuple[object, ...], list[NodeSpec]] = {}
     for spec in nodes:
-        groups.setdefault((spec.kind(), spec.id if spec.id in pinned else None), []).append(spec)
+        groups.setdefault((spec.kind(), spec.id if spec.id in pinned or fleet.links else None), []).append(spec)
     runs = [] if supports is None else _what_runs(graph)
     types = []
     for members in groups.values():
@@ -96,6 +100,7 @@ def build_costs(
         slice_pins={number: by_id[node] for number, node in slice_pins.items()},
         max_slices=min(len(graph.steps), len(nodes), options.max_slices or len(nodes)),
         states=tuple(states),
+        hops=None if crosses is None else hops_of(fleet, [kind.spec for kind in types], crosses),
         errors=_errors(states, measures),
         goal=options.goal,
     )

@@ -9,7 +9,7 @@ import difflib
 import importlib
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,25 @@ from slicemq.topics import is_id
 
 _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 MAX_NODES = 1000
-_TOP = ("broker", "node")
+MAX_LINKS = 100_000
+_TOP = ("broker", "node", "link")
 _BROKER = ("rate_mbps",)
-_NODE = ("id", "count", "memory_mb", "speed", "up_mbps", "down_mbps", "rtt_ms", "runtime", "labels", "operators")
+_NODE = (
+    "id",
+    "count",
+    "memory_mb",
+    "speed",
+    "up_mbps",
+    "down_mbps",
+    "rtt_ms",
+    "runtime",
+    "labels",
+    "operators",
+    "busy_watts",
+    "joules_per_mb",
+    "busy",
+)
+_LINK = ("a", "b", "mbps", "one_way")
 _BYTES_PER_MBIT = 1e6 / 8
 
 
@@ -63,7 +79,8 @@ def fleet_from_text(text: str, where: str = "fleet") -> Fleet:
         if node.id in seen:
             raise ConfigError(f"{where}: node id {node.id}: given twice")
         seen.add(node.id)
-    return Fleet(tuple(nodes), None if rate is None else rate * _BYTES_PER_MBIT)
+    links = _links(body.get("link", []), seen, where)
+    return Fleet(tuple(nodes), None if rate is None else rate * _BYTES_PER_MBIT, links)
 
 
 def fleet_from_capacities(
@@ -138,8 +155,58 @@ def _nodes(row: Mapping[str, Any], where: str, prefix: str) -> list[NodeSpec]:
         "codecs": available(),
         "labels": dict(labels),
         "operators": dict(operators),
+        "watts": _at_least_0(row, "busy_watts", NodeSpec.watts, where, prefix),
+        "joules_per_byte": _at_least_0(row, "joules_per_mb", NodeSpec.joules_per_byte * 1e6, where, prefix) / 1e6,
+        "busy": _busy(row, where, prefix),
     }
     return [NodeSpec(id=node, **spec) for node in ids]
+
+
+def _links(rows: object, nodes: Collection[str], where: str) -> dict[tuple[str, str], float]:
+    """(sender, receiver) -> bytes per second."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{where}: link: expected tables [[link]]")
+    if len(rows) > MAX_LINKS:
+        raise ConfigError(f"{where}: more than {MAX_LINKS} links")
+    found: dict[tuple[str, str], float] = {}
+    for number, row in enumerate(rows):
+        prefix = f"link[{number}]."
+        _check_keys(row, _LINK, where, prefix)
+        ends = [_end(row, name, nodes, where, prefix) for name in ("a", "b")]
+        if ends[0] == ends[1]:
+            raise ConfigError(f"{where}: {prefix}b: expected another node than {prefix}a, got {ends[1]!r}")
+        one_way = row.get("one_way", False)
+        if not isinstance(one_way, bool):
+            raise ConfigError(f"{where}: {prefix}one_way: expected true or false, got {one_way!r}")
+        rate = _positive(row, "mbps", where, prefix) * _BYTES_PER_MBIT
+        for sender, receiver in [ends] if one_way else [ends, ends[::-1]]:
+            if (sender, receiver) in found:
+                raise ConfigError(f"{where}: {prefix}a: the link from {sender} to {receiver} is given twice")
+            found[sender, receiver] = rate
+    return found
+
+
+def _end(row: Mapping[str, Any], name: str, nodes: Collection[str], where: str, prefix: str) -> str:
+    node = _text(row, name, where, prefix)
+    if node not in nodes:
+        near = difflib.get_close_matches(node, nodes, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"{where}: {prefix}{name}: {node!r} is not the id of a node of this file{hint}")
+    return node
+
+
+def _at_least_0(row: Mapping[str, Any], key: str, default: float, where: str, prefix: str) -> float:
+    value = row.get(key, default)
+    if not _is_number(value) or value < 0:
+        raise ConfigError(f"{where}: {prefix}{key}: expected a number, at least 0, got {value!r}")
+    return float(value)
+
+
+def _busy(row: Mapping[str, Any], where: str, prefix: str) -> float:
+    value = row.get("busy", 0.0)
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ConfigError(f"{where}: {prefix}busy: expected a share, at least 0 and less than 1, got {value!r}")
+    return float(value)
 
 
 def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], where: str, prefix: str) -> None:

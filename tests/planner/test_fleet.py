@@ -9,19 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.planner.fleet import fleet_from_capacities, fleet_from_file, fleet_from_text
+from coordinator.planner.fleet import _LINK, _NODE, fleet_from_capacities, fleet_from_file, fleet_from_text
 from slicemq.errors import ConfigError
 from slicemq.messages import Capacity, Link, RuntimeInfo
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 NODE = '[[node]]\nid = "pi"\nmemory_mb = 100\nspeed = 0.5\nup_mbps = 100\ndown_mbps = 80\n'
+PAIR = NODE.replace('"pi"', '"a"') + NODE.replace('"pi"', '"b"')
+LINK = '[[link]]\na = "a"\nb = "b"\nmbps = 8\n'
 
 
 def test_the_example_in_the_reference() -> None:
     text = (DOCS / "fleet-file.md").read_text()
     example = re.findall(r"```toml\n(.*?)```", text, re.S)
-    assert len(example) == 1
+    assert len(example) == 2
     fleet = fleet_from_text(example[0])
+    assert fleet.links == {}
+    linked = fleet_from_text(example[0] + example[1])
+    assert linked.links == {("pi-1", "gateway"): 37.5e6, ("gateway", "pi-1"): 37.5e6}
     assert [node.id for node in fleet.nodes] == ["pi-1", "pi-2", "pi-3", "pi-4", "gateway"]
     assert fleet.broker_rate == pytest.approx(50e6)
     first = fleet.nodes[0]
@@ -33,8 +38,10 @@ def test_the_example_in_the_reference() -> None:
 
 def test_every_field_is_in_the_reference() -> None:
     text = (DOCS / "fleet-file.md").read_text()
-    for name in ("id", "count", "memory_mb", "speed", "up_mbps", "down_mbps", "rtt_ms", "runtime", "labels"):
+    for name in _NODE:
         assert f"node.{name}`" in text
+    for name in _LINK:
+        assert f"link.{name}`" in text
 
 
 @pytest.mark.parametrize(
@@ -61,6 +68,27 @@ def test_every_field_is_in_the_reference() -> None:
         (NODE + "runtime = 5\n", "node[0].runtime"),
         (NODE + NODE, "node id pi: given twice"),
         ("node = 5\n", "node: expected at least one table"),
+        (NODE + "busy_watts = -1\n", "node[0].busy_watts: expected a number, at least 0, got -1"),
+        (NODE + 'joules_per_mb = "x"\n', "node[0].joules_per_mb: expected a number, at least 0"),
+        (NODE + "busy = 1\n", "node[0].busy: expected a share, at least 0 and less than 1, got 1"),
+        (NODE + "busy = true\n", "node[0].busy: expected a share"),
+        ("link = 5\n" + NODE, "link: expected tables [[link]]"),
+        (PAIR + LINK.replace('"b"', '"c"'), "link[0].b: 'c' is not the id of a node of this file"),
+        (
+            PAIR + LINK.replace('"b"', '"bb"'),
+            "link[0].b: 'bb' is not the id of a node of this file; did you mean b?",
+        ),
+        (PAIR + LINK.replace('"b"', '"a"'), "link[0].b: expected another node than link[0].a, got 'a'"),
+        (PAIR + LINK.replace('a = "a"', ""), "link[0].a: expected a text, got None"),
+        (PAIR + LINK.replace("mbps", "mpbs"), "link[0].mpbs: unknown field; did you mean mbps?"),
+        (PAIR + LINK.replace("8", "0"), "link[0].mbps: expected a number above 0, got 0"),
+        (PAIR + LINK.replace("mbps = 8", ""), "link[0].mbps: missing"),
+        (PAIR + LINK + "one_way = 1\n", "link[0].one_way: expected true or false, got 1"),
+        (PAIR + LINK + LINK, "link[1].a: the link from a to b is given twice"),
+        (
+            PAIR + LINK + LINK.replace('"a"', '"x"').replace('"b"', '"a"').replace('"x"', '"b"'),
+            "link[1].a: the link",
+        ),
         ("broker = 5\n" + NODE, "broker: expected a table"),
         ("[broker]\nrate_mbps = -5\n" + NODE, "broker.rate_mbps"),
     ],
@@ -70,6 +98,23 @@ def test_what_is_wrong_is_named(text: str, names: str) -> None:
         fleet_from_text(text, "site.toml")
     assert "site.toml: " in str(caught.value)
     assert names in str(caught.value)
+
+
+def test_links_go_both_ways_or_one() -> None:
+    assert fleet_from_text(PAIR + LINK).links == {("a", "b"): 1e6, ("b", "a"): 1e6}
+    one_way = fleet_from_text(PAIR + LINK + "one_way = true\n")
+    assert one_way.links == {("a", "b"): 1e6}
+    back = LINK.replace('a = "a"\nb = "b"\nmbps = 8', 'a = "b"\nb = "a"\nmbps = 16\none_way = true')
+    both = fleet_from_text(PAIR + LINK + "one_way = true\n" + back)
+    assert both.links == {("a", "b"): 1e6, ("b", "a"): 2e6}
+
+
+def test_what_a_node_takes_and_what_others_use() -> None:
+    plain = fleet_from_text(NODE).nodes[0]
+    assert (plain.watts, plain.joules_per_byte, plain.busy) == (3.0, 0.0, 0.0)
+    node = fleet_from_text(NODE + "busy_watts = 4.5\njoules_per_mb = 0.2\nbusy = 0.25\n").nodes[0]
+    assert (node.watts, node.busy) == (4.5, 0.25)
+    assert node.joules_per_byte == pytest.approx(2e-7)
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
