@@ -22,13 +22,15 @@ def shortage(
 ) -> InsufficientCapacityError:
     """The error that says what is needed, what there is, and which nodes were left out and why.
 
-    `costs` is None when no node may be used at all. `lacks` names nodes that cannot run every operator.
+    `costs` are those of prefixes; None when no node may be used at all. `lacks` names nodes that cannot run every
+    operator.
     """
-    excluded = [f"{node.id} (excluded, {_mb(node.memory)})" for node in fleet.nodes if node.id in options.exclude]
+    out = {node.id: why for node in fleet.nodes if (why := _why_left_out(node, options))}
+    excluded = [f"{node.id} ({out[node.id]}, {_mb(node.memory)})" for node in fleet.nodes if node.id in out]
     left_out = f" Left out: {', '.join(excluded)}." if excluded else ""
     if costs is None:
         return InsufficientCapacityError(f"no node may be used: the fleet has {len(fleet.nodes)}.{left_out}")
-    usable = [node for node in fleet.nodes if node.id not in options.exclude]
+    usable = [node for node in fleet.nodes if node.id not in out]
     share = 1.0 - options.headroom
     largest = max(usable, key=lambda node: node.memory)
     position = max(range(costs.n), key=lambda p: costs.memory[p, p + 1])
@@ -76,6 +78,13 @@ def _least_largest(graph: Graph, costs: Costs, slices: int) -> float:
     for _ in range(slices):
         reached = np.minimum(reached, np.maximum(reached[:, None], table).min(axis=0))
     return float(reached[costs.n])
+
+
+def _why_left_out(node: NodeSpec, options: PlanOptions) -> str:
+    if node.id in options.exclude:
+        return "excluded"
+    lacking = [f"{key}={value}" for key, value in options.require.items() if node.labels.get(key) != value]
+    return f"without {', '.join(lacking)}" if lacking else ""
 
 
 def _why_useless(node: NodeSpec, costs: Costs, share: float) -> str:

@@ -17,12 +17,14 @@ from converters.memory import slice_memory
 from converters.slicing import legal_positions, parts
 from coordinator.planner.codec_costs import COSTS, changes, codec_sets, crossing, packed_bytes
 from coordinator.planner.cost import build_costs
+from coordinator.planner.make import make_plan
 from coordinator.planner.memory import memory_by_runtime, segment_memory, state_memory
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.problem import State
 from coordinator.planner.segments import FRAME_BYTES, wire_bytes
 from coordinator.planner.state_tables import prefix_tables, state_tables
 from coordinator.planner.states import DAG, PREFIXES, bits, down_sets, family_of, states_of
+from slicemq.errors import InsufficientCapacityError, PlanError
 from tests.planner.branching import branching_graph, is_down_set, parallel, random_path, skipping, stage
 from tests.planner.instances import random_fleet, random_graph, random_profile, weights_memory
 
@@ -259,8 +261,17 @@ def test_labels_that_nodes_must_have() -> None:
         (PlanOptions(require={"floor": "a"}), "require floor=a: no node has this label"),
         (PlanOptions(require={"room": "a"}, pins={"s0": "b1"}), "pin to node b1: it lacks a label"),
     ):
-        with pytest.raises(Exception, match=names):
+        with pytest.raises(PlanError, match=names):
             build_costs(graph, profile, fleet, memory, options)
+    small = replace(base, id="c1", labels={"room": "c"}, memory=1)
+    with pytest.raises(InsufficientCapacityError, match=r"1 node has .* Left out: a1 \(without room=c, .*, b1 \("):
+        make_plan(
+            graph,
+            profile,
+            Fleet((*fleet.nodes, small)),
+            memory=weights_memory,
+            options=PlanOptions(require={"room": "c"}),
+        )
 
 
 def test_codecs_are_used_where_they_were_measured_and_save() -> None:
