@@ -104,6 +104,13 @@ BENCHMARKS = (
         "1 min",
         "docs/explanation/performance.md",
     ),
+    Benchmark(
+        "placement_paper",
+        "the placement experiment of arXiv 2210.12219: our planner and seven others (can be resumed)",
+        "30 min",
+        "docs/explanation/placement-papers.md",
+    ),
+    Benchmark("paper_layers", "what it makes: that experiment's layers, in benchmarks/data/, once", "1 min", "-"),
     Benchmark("make_models", "what it makes: Keras models in .cache/models/, once", "20 min", "-"),
 )
 

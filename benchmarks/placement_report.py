@@ -1,0 +1,319 @@
+"""What the runs of `benchmarks.placement_paper` say: figures per configuration, verdicts, tables and a plot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper_costs import CONFIGURATIONS, NODES, TABLES
+from benchmarks.placement_runs import Task
+
+Summary = dict[str, Any]
+Results = Mapping[Task, Mapping[str, Any]]
+METHODS = ("greedy", "seifer", "random", "defer", "pipeedge", "dnnpipe", "coral")
+EXACTLY = 1e-9
+GREEDY_WITHIN = 0.05
+GAPS = {5: 0.01, 10: 0.01, 15: 0.01, 20: 0.01, 50: 0.02}
+"""The largest certified gap that is accepted, by the number of nodes."""
+
+PUBLISHED: dict[tuple[str, int], dict[int, tuple[float, float, float]]] = {
+    ("MobileNetV2", 64): {
+        5: (0.0577, 0.0586, 2.437),
+        10: (0.0478, 0.0461, 1.544),
+        15: (0.0423, 0.0410, 2.176),
+        20: (0.0392, 0.0390, 2.343),
+        50: (0.0326, 0.0331, 2.200),
+    },
+    ("EfficientNetB1", 64): {
+        5: (0.430, 0.404, 4.130),
+        10: (0.324, 0.325, 3.955),
+        15: (0.287, 0.289, 3.847),
+        20: (0.268, 0.270, 4.944),
+        50: (0.225, 0.227, 4.703),
+    },
+    ("EfficientNetB1", 128): {
+        5: (0.0852, 0.0836, 2.843),
+        10: (0.0668, 0.0692, 2.452),
+        15: (0.0584, 0.0593, 2.180),
+        20: (0.0574, 0.0542, 2.088),
+        50: (0.0477, 0.0476, 2.611),
+    },
+    ("ResNet50", 64): {
+        5: (2.404, 2.449, 6.903),
+        10: (1.888, 1.909, 7.260),
+        15: (1.652, 1.649, 7.008),
+        20: (1.535, 1.550, 7.854),
+        50: (1.307, 1.313, 7.968),
+    },
+    ("ResNet50", 128): {
+        5: (0.970, 0.944, 4.515),
+        10: (0.764, 0.738, 4.401),
+        15: (0.664, 0.666, 4.541),
+        20: (0.630, 0.625, 5.369),
+        50: (0.532, 0.536, 4.246),
+    },
+    ("InceptionResNetV2", 64): {
+        10: (2.288, 2.088, 10.123),
+        15: (1.924, 1.824, 9.765),
+        20: (1.832, 1.684, 10.386),
+        50: (1.519, 1.383, 10.861),
+    },
+    ("InceptionResNetV2", 128): {
+        5: (2.556, 2.494, 9.316),
+        10: (1.956, 1.825, 8.144),
+        15: (1.693, 1.590, 7.958),
+        20: (1.589, 1.516, 8.536),
+        50: (1.335, 1.244, 7.832),
+    },
+    ("InceptionResNetV2", 256): {
+        5: (1.453, 1.497, 5.422),
+        10: (1.177, 1.181, 6.500),
+        15: (1.058, 1.043, 5.890),
+        20: (0.983, 1.002, 5.728),
+        50: (0.820, 0.826, 5.408),
+    },
+}
+"""The paper's bottleneck latencies in seconds: k-path with 20 classes, greedy, random; by model, MB and nodes."""
+
+
+def geometric_mean(values: Sequence[float]) -> float | None:
+    """None of no values."""
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """None of no values."""
+    return sum(values) / len(values) if values else None
+
+
+def summaries(results: Results) -> list[Summary]:
+    """One entry for each configuration (table, model, memory, nodes) that was run."""
+    pairs: dict[tuple[str, str, int, int], list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for task, ours in results.items():
+        if task.kind == "ours":
+            others = results[Task("others", task.table, task.model, task.memory, task.nodes, task.seed, task.graph)]
+            pairs.setdefault((task.table, task.model, task.memory, task.nodes), []).append((ours, others))
+    order = {(t, m, mb, n): place for place, (t, (m, mb), n) in enumerate(_all())}
+    return [_summary(key, pairs[key]) for key in sorted(pairs, key=lambda key: order[key])]
+
+
+def _all() -> list[tuple[str, tuple[str, int], int]]:
+    return [(table, chosen, nodes) for table in TABLES for chosen in CONFIGURATIONS for nodes in NODES]
+
+
+def _summary(
+    key: tuple[str, str, int, int], pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
+) -> Summary:
+    solved = [(ours, others) for ours, others in pairs if ours["period"] is not None]
+    gaps = [ours["period"] / ours["bound"] - 1.0 for ours, _ in solved]
+    found: Summary = {
+        "table": key[0],
+        "model": key[1],
+        "memory_mb": key[2],
+        "nodes": key[3],
+        "graphs": len(pairs),
+        "infeasible": sum(ours["period"] is None and ours["proved"] for ours, _ in pairs),
+        "ours": {
+            "found": len(solved),
+            "failed": sum(ours["period"] is None and not ours["proved"] for ours, _ in pairs),
+            "mean_s": mean([ours["period"] for ours, _ in solved]),
+            "ratio_to_bound": geometric_mean([ours["period"] / ours["bound"] for ours, _ in solved]),
+            "largest_gap": max(gaps, default=0.0),
+            "seconds": mean([ours["seconds"] for ours, _ in pairs]),
+            "most_seconds": max(ours["seconds"] for ours, _ in pairs),
+            "slices": mean([ours["slices"] for ours, _ in solved]),
+        },
+        "worse": 0,
+        "methods": {},
+    }
+    for name in METHODS:
+        answered = [(ours, others[name]["period"]) for ours, others in solved]
+        both = [(o["period"], period, o["bound"]) for o, period in answered if period is not None]
+        found["methods"][name] = {
+            "found": len(both),
+            "failed": len(solved) - len(both),
+            "mean_s": mean([theirs for _, theirs, _ in both]),
+            "ratio_to_ours": geometric_mean([theirs / ours for ours, theirs, _ in both]),
+            "ratio_to_bound": geometric_mean([theirs / bound for _, theirs, bound in both]),
+            "worst_ratio": max((theirs / ours for ours, theirs, _ in both), default=None),
+            "seconds": mean([b[name]["seconds"] for _, b in pairs]),
+        }
+        found["worse"] += sum(ours > theirs * (1 + EXACTLY) for ours, theirs, _ in both)
+        # A plan where we have none at all.
+        found["worse"] += sum(o["period"] is None and b[name]["period"] is not None for o, b in pairs)
+    return found
+
+
+def published_rows(results: Results) -> list[Summary]:
+    """Our re-run of the published set-up beside the published figures, one entry for each configuration."""
+    runs: dict[tuple[str, int, int], list[Mapping[str, Any]]] = {}
+    for task, result in results.items():
+        if task.kind == "published":
+            runs.setdefault((task.model, task.memory, task.nodes), []).append(result)
+    rows = []
+    for (model, memory, nodes), several in runs.items():
+        kpath, greedy, random = PUBLISHED[model, memory][nodes]
+        rows.append(
+            {
+                "model": model,
+                "memory_mb": memory,
+                "nodes": nodes,
+                "graphs": len(several),
+                "greedy_s": mean(_known(one["greedy"]["period"] for one in several)),
+                "seifer_s": mean(_known(one["seifer"]["period"] for one in several)),
+                "seifer_failed": sum(one["seifer"]["period"] is None for one in several),
+                "random_s": mean(_known(one["drawn"] for one in several)),
+                "published": {"seifer_s": kpath, "greedy_s": greedy, "random_s": random},
+            }
+        )
+    return rows
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def verdicts(found: Iterable[Summary], published: Iterable[Summary]) -> list[str]:
+    """What does not hold, a line each: empty when everything does."""
+    lines = []
+    for one in found:
+        what = f"{one['table']} {one['model']} {one['memory_mb']} MB, {one['nodes']} nodes"
+        if one["worse"]:
+            lines.append(f"{what}: ours is worse than a baseline {one['worse']} times")
+        if one["ours"]["failed"]:
+            lines.append(
+                f"{what}: no plan found {one['ours']['failed']} times, though not proved that there is none"
+            )
+        if one["ours"]["largest_gap"] > GAPS[one["nodes"]]:
+            lines.append(f"{what}: a certified gap of {100 * one['ours']['largest_gap']:.2f} %")
+    for row in published:
+        ours, theirs = row["greedy_s"], row["published"]["greedy_s"]
+        if ours is None or abs(ours / theirs - 1) > GREEDY_WITHIN:
+            lines.append(
+                f"{row['model']} {row['memory_mb']} MB, {row['nodes']} nodes: the greedy takes {_s(ours)} s here, "
+                f"{theirs} s as published: the set-up is not the same within {GREEDY_WITHIN:.0%}"
+            )
+    return lines
+
+
+def text(found: Sequence[Summary], published: Sequence[Summary]) -> str:
+    """All tables, in Markdown."""
+    parts = []
+    for table in TABLES:
+        chosen = [one for one in found if one["table"] == table and one["ours"]["found"]]
+        if chosen:
+            parts += [f"**Table of costs: {table}**", _by_method(chosen), _by_configuration(chosen)]
+    without = [one for one in found if one["infeasible"] == one["graphs"]]
+    if without:
+        names = ", ".join(f"{one['model']} {one['memory_mb']} MB ({one['table']})" for one in without)
+        parts.append(f"On {without[0]['nodes']} nodes no plan exists, which is proved, for: {names}.")
+    if published:
+        parts += ["**The published figures, and the same set-up here**", _published(published)]
+    return "\n\n".join(parts)
+
+
+def _by_method(chosen: Sequence[Summary]) -> str:
+    """Over all configurations of a table of costs."""
+    gap = max(one["ours"]["largest_gap"] for one in chosen)
+    plans = sum(one["ours"]["found"] for one in chosen)
+    seconds = mean([one["ours"]["seconds"] for one in chosen]) or 0.0
+    most = max(one["ours"]["most_seconds"] for one in chosen)
+    lines = [
+        "| method | plans found | failed | ratio to ours | worst ratio | seconds |",
+        "| --- | --- | --- | --- | --- | --- |",
+        f"| ours (bound within {100 * gap:.2f} %) | {plans} | 0 | 1 | 1 | {seconds:.3f} (at most {most:.2f}) |",
+    ]
+    for name in METHODS:
+        rows = [one["methods"][name] for one in chosen]
+        ratio = geometric_mean([row["ratio_to_ours"] for row in rows for _ in range(row["found"])])
+        worst = max((row["worst_ratio"] for row in rows if row["found"]), default=None)
+        lines.append(
+            f"| {name} | {sum(row['found'] for row in rows)} | {sum(row['failed'] for row in rows)} | "
+            f"{_ratio(ratio)} | {_ratio(worst)} | {mean([row['seconds'] for row in rows]) or 0.0:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def _by_configuration(chosen: Sequence[Summary]) -> str:
+    lines = [
+        f"| model, MB | nodes | ours, s | its bound | {' | '.join(METHODS)} |",
+        f"| --- | --- | --- | --- |{' --- |' * len(METHODS)}",
+    ]
+    for one in chosen:
+        cells = [_cell(one["methods"][name]) for name in METHODS]
+        lines.append(
+            f"| {one['model']} {one['memory_mb']} | {one['nodes']} | {_s(one['ours']['mean_s'])} | "
+            f"{_ratio(one['ours']['ratio_to_bound'])} | {' | '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def _published(rows: Sequence[Summary]) -> str:
+    lines = [
+        "| model, MB | nodes | greedy here, s | published | ratio | k-path here, s | published | failed | "
+        "random here, s | published |",
+        f"|{' --- |' * 10}",
+    ]
+    for row in rows:
+        then = row["published"]
+        lines.append(
+            f"| {row['model']} {row['memory_mb']} | {row['nodes']} | {_s(row['greedy_s'])} | {then['greedy_s']} | "
+            f"{_ratio(row['greedy_s'] and row['greedy_s'] / then['greedy_s'])} | {_s(row['seifer_s'])} | "
+            f"{then['seifer_s']} | {row['seifer_failed']} of {row['graphs']} | {_s(row['random_s'])} | "
+            f"{then['random_s']} |"
+        )
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    if not row["found"]:
+        return "all failed"
+    return _ratio(row["ratio_to_ours"]) + (f" ({row['failed']} failed)" if row["failed"] else "")
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
+def _s(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if value < 0.2 else f"{value:.3f}"
+
+
+def plot(found: Sequence[Summary], file: Path) -> None:
+    """Mean bottleneck seconds by nodes, a panel for each model and memory, with the paper's table of costs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(2, 4, figsize=(14, 6), sharex=True)
+    for panel, (model, memory) in zip(panels.flat, CONFIGURATIONS, strict=True):
+        rows = [one for one in found if (one["table"], one["model"], one["memory_mb"]) == ("theirs", model, memory)]
+        for name, style in (("random", ":"), ("defer", ":"), ("coral", ":"), ("pipeedge", ":"), ("dnnpipe", "--")):
+            _line(panel, rows, name, style, 1.0)
+        _line(panel, rows, "seifer", "s-", 1.0)
+        _line(panel, rows, "greedy", "^-", 1.0)
+        ours = [(one["nodes"], one["ours"]["mean_s"]) for one in rows if one["ours"]["found"]]
+        panel.plot([x for x, _ in ours], [y for _, y in ours], "o-", color="black", linewidth=2, label="ours")
+        panel.set_title(f"{model}, {memory} MB")
+        panel.set_yscale("log")
+        panel.set_xticks(NODES)
+    for panel in panels[-1]:
+        panel.set_xlabel("nodes")
+    for panel in panels[:, 0]:
+        panel.set_ylabel("bottleneck, s")
+    handles = {
+        label: line for panel in panels.flat for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles))
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=80)
+    pyplot.close(figure)
+
+
+def _line(panel: Any, rows: Sequence[Summary], name: str, style: str, width: float) -> None:
+    points = [(one["nodes"], one["methods"][name]["mean_s"]) for one in rows if one["methods"][name]["found"]]
+    panel.plot([x for x, _ in points], [y for _, y in points], style, linewidth=width, markersize=5, label=name)
