@@ -286,6 +286,9 @@ class WorkBound:
 def rates(costs: Costs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Weights per step and the highest rate of each type at which it can do them (see WorkBound)."""
     steps = np.stack([kind.steps for kind in costs.types])
+    if costs.states or steps.shape[1] != costs.n:
+        # States are no positions between two steps: weights of nothing drop no state.
+        return np.zeros(costs.n), np.zeros(len(costs.types))
     positive = steps.min(axis=0) > 0
     weights = np.zeros(costs.n)
     weights[positive] = np.exp(np.log(steps[:, positive]).mean(axis=0))
