@@ -26,7 +26,7 @@ Foreseen = Callable[[int, Blueprint | None, bool], None]
 ProbeSize = Callable[[int], bool]
 """Whether the broker carries a message of so many bytes."""
 
-_NICE = 19
+_NICE = 10
 # Its memory is free again then, and starting it anew takes no time that anybody waits for.
 _REST_SECONDS = 15.0
 

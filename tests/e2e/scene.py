@@ -158,9 +158,16 @@ class Wire:
 
     def nodes(self, name: str = "faces") -> list[str]:
         """The nodes of the newest plan, in the order of its slices."""
+        return [node for entry in self.plan(name).plan["slices"] for node in entry["nodes"]]
+
+    def planning(self, name: str = "faces") -> dict[str, Any]:
+        """What the coordinator says of plans to come."""
+        return self.plan(name).planning
+
+    def plan(self, name: str = "faces") -> PlanDocument:
+        """The newest plan's document."""
         topic = self.topics.plan(name)
-        plan = decode(PlanDocument, self.documents[topic], topic).plan
-        return [node for entry in plan["slices"] for node in entry["nodes"]]
+        return decode(PlanDocument, self.documents[topic], topic)
 
     def held(self, node: str) -> dict[tuple[str, str], str]:
         """The state of each slice that the node reports, by revision and slice."""
