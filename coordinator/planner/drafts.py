@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from coordinator.planner.answer import Bound, Layout, Method, Share, StageChoice
 from coordinator.planner.goal import Goal
@@ -178,6 +180,27 @@ def broken_limits(costs: Costs, layout: Layout) -> list[str]:
 def error_of(costs: Costs, inner: Sequence[int]) -> float:
     """The sum of the errors of cuts at these states."""
     return 0.0 if costs.errors is None else math.fsum(float(costs.errors[state]) for state in inner)
+
+
+def affordable(costs: Costs) -> list[Costs]:
+    """The problem without the states whose error alone is above the budget, and without all that err.
+
+    Plans for the first may err too much in sum, those for the second never do; both are the same, and given once,
+    where nothing within the budget errs.
+    """
+    if costs.errors is None:
+        return [costs]
+    found = []
+    for most in sorted({costs.goal.error_budget, 0.0}, reverse=True):
+        bad = np.flatnonzero(costs.errors > most * (1 + ROUNDING))
+        bad = bad[(bad > 0) & (bad < costs.n)]
+        types = []
+        for kind in costs.types:
+            period = kind.period.copy()
+            period[bad, :] = period[:, bad] = np.inf
+            types.append(replace(kind, period=period))
+        found.append(replace(costs, types=tuple(types)))
+    return found
 
 
 def moved_bytes(costs: Costs, layout: Layout) -> float:
