@@ -51,6 +51,8 @@ def least_bottleneck(
             return [(-1, best[nothing, -1])]
         return [(a, np.maximum(best[less, a], hops[a, kind])) for a in kinds if (less, a) in best]
 
+    # What is no better than a whole plan that is known leads to none that is.
+    bound = np.inf
     for used in sorted(itertools.product(*(range(count + 1) for count in counts)), key=sum):
         if not 0 < sum(used) <= most_slices:
             continue
@@ -59,11 +61,12 @@ def least_bottleneck(
             if not ways:
                 continue
             arrived = np.minimum.reduce([table for _, table in ways])
-            starts = np.flatnonzero(np.isfinite(arrived))
+            starts = np.flatnonzero(arrived < bound)
             if len(starts):
                 found = np.maximum(arrived[starts, None], periods[kind][starts]).min(axis=0)
-                if np.isfinite(found).any():
+                if (found < bound).any():
                     best[used, kind] = found
+                    bound = min(bound, float(found[last]))
     least = min((float(table[last]), sum(key[0]), key) for key, table in best.items())
     if not np.isfinite(least[0]):
         return None
