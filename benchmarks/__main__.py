@@ -81,6 +81,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "planner_states",
+        "how many states models have, how long their tables take, what cuts between branches gain",
+        "1 min",
+        "docs/explanation/planning.md",
+    ),
+    Benchmark(
         "codecs",
         "bytes, processor time and errors of codecs on activations of real models",
         "2 min",

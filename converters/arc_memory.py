@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from converters.delegation import RUNTIMES
 from converters.graph import Graph
-from converters.memory import FRAMES, PLANS, READ_BYTES, RUNTIME_BYTES, Grid, MemoryModel, Share
+from converters.memory import FRAMES, PLANS, READ_BYTES, RUNTIME_BYTES, Grid, MemoryModel, Share, memory_table
 from converters.workspace import offsets
 
 Mask = npt.NDArray[np.bool_]
@@ -28,7 +28,11 @@ def arc_memory(graph: Graph, sets: Sequence[int], runtime: str = "ai_edge_litert
     """
     if runtime not in RUNTIMES:
         return np.maximum(*(arc_memory(graph, sets, one) for one in RUNTIMES))
-    return _Arcs(graph, runtime, sets).memory()
+    found = _Arcs(graph, runtime, sets).memory()
+    prefixes = [number for number, done in enumerate(sets) if done & (done + 1) == 0]
+    places = [sets[number].bit_length() for number in prefixes]
+    found[np.ix_(prefixes, prefixes)] = memory_table(graph, runtime)[np.ix_(places, places)]
+    return found
 
 
 def membership(sets: Sequence[int], n: int) -> Mask:
@@ -46,7 +50,11 @@ class _Arcs:
         self._n = len(graph.steps)
         self._done = membership(sets, self._n)
         inside = self._done.astype(np.float64)
-        self._arcs = (inside @ (1.0 - inside).T < 0.5) & (inside.sum(axis=1)[:, None] < inside.sum(axis=1)[None, :])
+        count = inside.sum(axis=1)
+        # Those between two prefixes are runs of steps, which `memory_table` knows much faster.
+        other = np.array([done & (done + 1) != 0 for done in sets])
+        self._arcs = (inside @ (1.0 - inside).T < 0.5) & (count[:, None] < count[None, :])
+        self._arcs &= other[:, None] | other[None, :]
         users: dict[int, list[int]] = {}
         for place, share in enumerate(self._shares):
             for tensor in share.reads:
@@ -65,7 +73,7 @@ class _Arcs:
             self._wanted[:, number] = ~everybody | (tensor in outputs)
 
     def memory(self) -> Grid:
-        """The whole table."""
+        """The table, 0 between prefixes."""
         shares = self._shares
         fixed: dict[object, tuple[int, list[int]]] = {}
         file: dict[object, tuple[int, list[int]]] = {}
