@@ -47,9 +47,9 @@ class Task:
 def run(task: Task) -> dict[str, Any]:
     """One task's result, as a JSON object. Periods are seconds, null for a failure.
 
-    ours: `period`, `bound`, `method`, `slices`, `proved` (with no plan: whether there is none), `seconds` of the processor. others
-    and published: for each method `period` and `seconds`; `drawn` is the period of the random plan when memory is
-    not looked at.
+    ours: `period`, `bound`, `method`, `slices`, `proved` (with no plan: whether there is none), `seconds` of the
+    processor. others and published: for each method `period` and `seconds`; `drawn` is the period of the random
+    plan when memory is not looked at.
     """
     where = places(task.seed, task.graph, task.nodes)
     if task.kind == "ours":
