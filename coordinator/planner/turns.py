@@ -107,10 +107,13 @@ class _Lane:
 
     def split(self, count: int) -> tuple[tuple[int, ...], ...]:
         """For each stage how many of the lane's turns each node takes."""
-        return tuple(
-            tuple(sum(1 for _, node in order[:count] if node == k) for k in range(size))
-            for order, size in zip(self._orders, self._sizes, strict=True)
-        )
+        found = []
+        for order, size in zip(self._orders, self._sizes, strict=True):
+            taken = [0] * size
+            for _, node in order[:count]:
+                taken[node] += 1
+            found.append(tuple(taken))
+        return tuple(found)
 
 
 def _order(seconds: Sequence[Fraction], most: int) -> list[tuple[Fraction, int]]:
