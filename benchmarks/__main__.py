@@ -57,6 +57,12 @@ BENCHMARKS = (
         "planning", "how long planning takes and how good plans are", "5 min", "docs/explanation/planning.md"
     ),
     Benchmark(
+        "replacement",
+        "seconds from the loss of a node to the new assignments, with the plan made ahead and cold",
+        "5 min",
+        "docs/explanation/planning.md",
+    ),
+    Benchmark(
         "throughput",
         "frames/s of 1 node and of chains of 2 and 4, beside the plan's prediction",
         "15 min",
