@@ -37,7 +37,7 @@ AGREE = 0.1
 ADOPT = 0.15
 """A correction is adopted when it differs by more than this share from the one in use."""
 LEAST, MOST = 0.25, 4.0
-_PER_NODE = 16
+_PER_NODE = 8
 _PLACES = 1024
 _NOTHING: Mapping[tuple[str, str], float] = {}
 _TRACKS = 8192

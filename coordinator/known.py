@@ -15,8 +15,8 @@ from coordinator.intents import Blueprint
 from coordinator.planner.model import Fleet, NodeSpec
 from coordinator.planner.sharing import Usage, shared
 
-_MODELS = 64
-_CUTS = 1024
+_MODELS = 32
+_CUTS = 256
 _MOST_OPERATORS = 1 << 20
 
 

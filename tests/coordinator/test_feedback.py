@@ -160,7 +160,7 @@ def test_it_is_stored_and_bounded() -> None:
         worker = Worker(feedback, Subject(SUBJECT.model, "n1", "litert 2", str(number)), f"s{number}")
         worker.beats(*[0.05 * 3.0 ** (number % 2)] * (MIN_SAMPLES + 1 + WARM_FRAMES // SAMPLE_FRAMES))
     kept = feedback.corrections(SUBJECT.model, {"n1": "litert 2"})
-    assert 0 < len(kept) <= 16
+    assert 0 < len(kept) <= 8
     other = Feedback()
     other.load(json.loads(json.dumps(feedback.plain())))
     assert other.corrections(SUBJECT.model, {"n1": "litert 2"}) == kept

@@ -43,10 +43,10 @@ def test_files_of_made_plans_are_known_by_model() -> None:
 def test_files_are_bounded_by_model_and_in_each() -> None:
     cuts = Cuts()
     cuts.load({MODEL: {f"{k:064x}": str(k) for k in range(3000)}})
-    assert len(cuts.plain()[MODEL]) == 1024
+    assert len(cuts.plain()[MODEL]) == 256
     for number in range(100):
         cuts.load({f"{number:064x}": {"f" * 64: "1"}})
-    assert len(cuts.plain()) == 64
+    assert len(cuts.plain()) == 32
 
 
 @pytest.mark.parametrize("body", [[], {"m": 3}, {"m": {"h": 3}}, {"m": {"h": "4-2"}}])
