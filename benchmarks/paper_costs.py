@@ -104,13 +104,14 @@ def link_rates(where: Floats, which: Which) -> Floats:
 
 
 def costs_of(model: str, which: Which, memory_mb: float, where: Floats, only: Sequence[int] | None = None) -> Costs:
-    """The problem for nodes of `memory_mb` at the given places; `only` allows no cut points but these."""
+    """The problem for nodes of `memory_mb` at the given places; `only` leaves just the partition cut at these."""
     line = chain(model, which)
     fits = line.fits(memory_mb)
     if only is not None:
-        ends = np.zeros(line.n + 1, dtype=bool)
-        ends[[0, *only, line.n]] = True
-        fits = fits & ends[:, None] & ends[None, :]
+        given = np.zeros_like(fits)
+        for arc in itertools.pairwise((0, *only, line.n)):
+            given[arc] = True
+        fits = fits & given
     nothing = np.zeros((line.n + 1, line.n + 1))
     period = np.where(fits, 0.0, np.inf)
     sums = np.concatenate([[0.0], np.cumsum(line.memory)])

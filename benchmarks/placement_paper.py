@@ -27,7 +27,8 @@ from typing import Any
 
 from benchmarks.models import ROOT
 from benchmarks.paper_costs import CONFIGURATIONS, NODES, TABLES
-from benchmarks.placement_report import PUBLISHED, plot, published_rows, summaries, text, verdicts
+from benchmarks.paper_published import PUBLISHED
+from benchmarks.placement_report import plot, published_rows, summaries, text, verdicts
 from benchmarks.placement_runs import Kind, Task, run_all
 
 CACHE = ROOT / ".cache" / "placement-paper"

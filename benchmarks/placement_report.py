@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper_costs import CONFIGURATIONS, NODES, TABLES
+from benchmarks.paper_published import PUBLISHED
 from benchmarks.placement_runs import Task
 
 Summary = dict[str, Any]
@@ -17,65 +18,6 @@ EXACTLY = 1e-9
 GREEDY_WITHIN = 0.05
 GAPS = {5: 0.01, 10: 0.01, 15: 0.01, 20: 0.01, 50: 0.02}
 """The largest certified gap that is accepted, by the number of nodes."""
-
-PUBLISHED: dict[tuple[str, int], dict[int, tuple[float, float, float]]] = {
-    ("MobileNetV2", 64): {
-        5: (0.0577, 0.0586, 2.437),
-        10: (0.0478, 0.0461, 1.544),
-        15: (0.0423, 0.0410, 2.176),
-        20: (0.0392, 0.0390, 2.343),
-        50: (0.0326, 0.0331, 2.200),
-    },
-    ("EfficientNetB1", 64): {
-        5: (0.430, 0.404, 4.130),
-        10: (0.324, 0.325, 3.955),
-        15: (0.287, 0.289, 3.847),
-        20: (0.268, 0.270, 4.944),
-        50: (0.225, 0.227, 4.703),
-    },
-    ("EfficientNetB1", 128): {
-        5: (0.0852, 0.0836, 2.843),
-        10: (0.0668, 0.0692, 2.452),
-        15: (0.0584, 0.0593, 2.180),
-        20: (0.0574, 0.0542, 2.088),
-        50: (0.0477, 0.0476, 2.611),
-    },
-    ("ResNet50", 64): {
-        5: (2.404, 2.449, 6.903),
-        10: (1.888, 1.909, 7.260),
-        15: (1.652, 1.649, 7.008),
-        20: (1.535, 1.550, 7.854),
-        50: (1.307, 1.313, 7.968),
-    },
-    ("ResNet50", 128): {
-        5: (0.970, 0.944, 4.515),
-        10: (0.764, 0.738, 4.401),
-        15: (0.664, 0.666, 4.541),
-        20: (0.630, 0.625, 5.369),
-        50: (0.532, 0.536, 4.246),
-    },
-    ("InceptionResNetV2", 64): {
-        10: (2.288, 2.088, 10.123),
-        15: (1.924, 1.824, 9.765),
-        20: (1.832, 1.684, 10.386),
-        50: (1.519, 1.383, 10.861),
-    },
-    ("InceptionResNetV2", 128): {
-        5: (2.556, 2.494, 9.316),
-        10: (1.956, 1.825, 8.144),
-        15: (1.693, 1.590, 7.958),
-        20: (1.589, 1.516, 8.536),
-        50: (1.335, 1.244, 7.832),
-    },
-    ("InceptionResNetV2", 256): {
-        5: (1.453, 1.497, 5.422),
-        10: (1.177, 1.181, 6.500),
-        15: (1.058, 1.043, 5.890),
-        20: (0.983, 1.002, 5.728),
-        50: (0.820, 0.826, 5.408),
-    },
-}
-"""The paper's bottleneck latencies in seconds: k-path with 20 classes, greedy, random; by model, MB and nodes."""
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:
