@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -23,12 +24,17 @@ from converters.graph import Graph, read_graph
 from converters.runtime import random_inputs
 from converters.schema import Bytes
 from converters.slicing import groups_at
-from coordinator.planner.codec_costs import candidates, crossing
-from coordinator.planner.states import bits, down_sets
+from coordinator.planner.codec_costs import candidates, codec_sets, crossing
+from coordinator.planner.goal import Goal
+from coordinator.planner.model import PlanOptions
+from coordinator.planner.state_tables import state_tables
+from coordinator.planner.states import DAG, bits, down_sets, family_of, states_of
 from tests.converters.machine import load
 from tests.converters.tiny import chain, diamond
+from tests.planner.branching import random_path
 
 CODECS = ("raw", "lz4", "f16", "int8")
+LOSSY = ("f16", "int8")
 
 
 def test_errors_of_cuts_are_those_of_chains_cut_there() -> None:
@@ -61,6 +67,32 @@ def test_branches_on_nodes_of_their_own_give_what_the_whole_gives() -> None:
     for name, rows in measured.errors.items():
         error = chain_error(data, graph, load, groups, [name] * 4)
         assert 0 < error <= 2 * sum(rows.values()), "the sum is an estimate"
+
+
+def test_plans_with_branches_and_codecs_err_about_as_much_as_their_cuts() -> None:
+    data, graph = _real("face-short-range")
+    down = down_sets(graph)
+    some = [*candidates(graph, down, 8), *[d for d in down.done if d & (d + 1)][::20]]
+    measures = measure_codecs(data, graph, load, some, CODECS)
+    options = PlanOptions(codecs=CODECS, goal=Goal(error_budget=0.1))
+    states = states_of(down, codec_sets(graph, down, options, measures))
+    possible = state_tables(graph, states, measures.ratios).possible.tolist()
+    rng = random.Random(2)
+    coded = branched = 0
+    for _ in range(12):
+        path = random_path(rng, states, possible)
+        assert path is not None
+        groups = [
+            [graph.steps[place] for place in bits(states[j].done & ~states[i].done)]
+            for i, j in itertools.pairwise(path)
+        ]
+        names = [states[j].codec for j in path[1:]]
+        promised = sum(measures.errors[states[j].codec][states[j].done] for j in path if states[j].codec in LOSSY)
+        assert chain_error(data, graph, load, groups, names) <= 2 * promised, "the sum is an estimate"
+        coded += promised > 0
+        branched += family_of([states[j] for j in path]) == DAG
+    assert coded > 5
+    assert branched > 5
 
 
 def test_a_codec_that_changes_nothing_has_no_error() -> None:
