@@ -31,11 +31,12 @@ from tests.planner.instances import random_fleet, random_graph, random_profile, 
 SEEDS = range(60)
 
 
-def star(seed: int) -> Costs:
+def star(seed: int, brokers: bool = False) -> Costs:
     rng = random.Random(seed)
     graph = random_graph(rng, rng.randint(2, 6))
     total = weights_memory(graph, graph.steps)
-    fleet = random_fleet(rng, rng.randint(1, 4), int(total * rng.choice((0.4, 0.7, 3.0))))
+    broker = rng.choice((None, None, 1e6)) if brokers else None
+    fleet = random_fleet(rng, rng.randint(1, 4), int(total * rng.choice((0.4, 0.7, 3.0))), broker)
     memory = memory_by_runtime(graph, fleet.nodes, weights_memory)
     return build_costs(graph, random_profile(rng, graph), fleet, memory, PlanOptions())
 
@@ -93,6 +94,10 @@ def diamond(seed: int) -> Costs:
     return pairwise(seed, DIAMOND, DIAMOND_ERRORS)
 
 
+def through_a_broker(seed: int) -> Costs:
+    return star(seed, brokers=True)
+
+
 def plans(costs: Costs) -> Iterator[tuple[list[tuple[int, int]], tuple[int, ...]]]:
     nodes = sum(kind.count for kind in costs.types)
     for inner in itertools.chain.from_iterable(
@@ -115,6 +120,8 @@ def brute_force(costs: Costs) -> float:
                 worst = max(
                     worst, float(costs.hops.bytes[i] / costs.hops.rates[kinds[nodes[place - 1]], kinds[node]])
                 )
+        if costs.broker_rate is not None:
+            worst = max(worst, sum(float(costs.relayed[arc]) for arc in arcs) / costs.broker_rate)
         best = min(best, worst)
     return best
 
@@ -131,6 +138,8 @@ def check(costs: Costs, found: Split, best: float) -> None:
     for place, (_, state) in enumerate(found.segments[:-1]):
         if costs.hops is not None:
             worst = max(worst, float(costs.hops.bytes[state] / costs.hops.rates[used[place], used[place + 1]]))
+    if costs.broker_rate is not None:
+        worst = max(worst, sum(float(costs.relayed[arc]) for arc in found.segments) / costs.broker_rate)
     assert found.period == pytest.approx(worst, rel=1e-12)
     assert found.period >= best * (1 - 1e-12)
     assert found.lower_bound <= best
@@ -147,7 +156,7 @@ def answer(method: Planner, costs: Costs) -> Split | None:
         return None
 
 
-@pytest.mark.parametrize("make", [star, pairwise, diamond])
+@pytest.mark.parametrize("make", [star, through_a_broker, pairwise, diamond])
 def test_every_answer_is_a_plan_and_none_is_better_than_the_best(make: Callable[[int], Costs]) -> None:
     answered = dict.fromkeys(BASELINES, 0)
     for seed in SEEDS:
