@@ -26,7 +26,9 @@ from slicemq.errors import PlanError
 LABELS = 150_000_000
 """How many (state, set) pairs one plan's searches with critical nodes may look at."""
 QUESTION_LABELS = 12_000_000
-"""How many of them one question may look at."""
+"""How many of them one question may look at where all nodes have the same tables."""
+UNLIKE_LABELS = 1_000_000
+"""The same for nodes with tables of their own, where prices do better."""
 KEPT = 8
 """How many critical nodes are kept from one question for the next."""
 UNSURE = 3
@@ -88,8 +90,8 @@ class _Search:
         self.budget = Budget(labels)
         self.questions = questions
         self.critical: list[int] = []
-        self.columns = Columns()
         nodes = len(costs.types)
+        self.columns = Columns(nodes)
         self.prices = np.full(nodes, 1.0 / nodes)
 
     def run(self) -> Split:
@@ -106,7 +108,8 @@ class _Search:
         return self._result(bracket)
 
     def _ask(self, period: float) -> Verdict:
-        share = Budget(max(0, min(QUESTION_LABELS, self.budget.left)))
+        most = QUESTION_LABELS if len(self.tables.distinct) == 1 else UNLIKE_LABELS
+        share = Budget(max(0, min(most, self.budget.left)))
         before = share.left
         critical = list(self.critical)
         verdict = decide(self.tables.network(period), share, critical)
