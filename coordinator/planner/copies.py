@@ -108,8 +108,6 @@ def _bound(costs: Costs, able: Sequence[int], seconds: dict[int, float]) -> floa
         return float(next(m for m in counts if _period(fastest[:m]) <= goal.max_period * (1 + EXACT)))
     if goal.objective == "energy":
         return _least_energy(costs, able, seconds, energies, goal.max_period)
-    if math.isfinite(goal.max_energy):
-        least = max(least, _period_of_energy(costs, able, seconds, energies, goal.max_energy))
     return least
 
 
@@ -130,19 +128,3 @@ def _least_energy(
         if left <= 0:
             return total
     return total if left <= EXACT else math.inf
-
-
-def _period_of_energy(
-    costs: Costs, able: Sequence[int], seconds: dict[int, float], energies: dict[int, float], limit: float
-) -> float:
-    """A period below which the mean energy is above the limit (the least energy falls as the period grows)."""
-    low, high = 0.0, max(seconds[k] for k in able)
-    if _least_energy(costs, able, seconds, energies, high) > limit:
-        return 0.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _least_energy(costs, able, seconds, energies, middle) > limit * (1 + EXACT):
-            low = middle
-        else:
-            high = middle
-    return low

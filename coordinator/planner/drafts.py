@@ -134,6 +134,8 @@ def _slowest_turn(costs: Costs, lane: Lane, stages: Sequence[Sequence[Sequence[i
 
 def most_turns(lanes: Sequence[Lane]) -> int:
     """The longest cycle: with many nodes to share frames out to, short cycles round too coarsely."""
+    if len(lanes) == 1 and all(len(stage.kinds) == 1 for stage in lanes[0]):
+        return 1
     return min(MAX_TURNS, max(MOST_TURNS, 4 * sum(len(stage.kinds) for lane in lanes for stage in lane)))
 
 
