@@ -33,6 +33,8 @@ CELLS = 12_000_000
 """How much the search may look at; deterministic, unlike a time limit."""
 CALLS = 24
 """How many pipelines the given planner may be asked for."""
+POLISHED = 3
+"""How many of the best ways to share nodes out are handed to it."""
 EQUAL_CELLS = 30_000_000
 PRICE_CELLS = 40_000_000
 EXACT = 1e-6
@@ -54,8 +56,8 @@ def parallel(costs: Costs, planner: Planner, base: Split | None = None, cells: i
         search.of_equal_nodes() if len(costs.types) == 1 and costs.hops is None else search.partitions(states)
     )
     layouts = []
-    for groups in partitions:
-        lanes = search.lanes(groups)
+    for number, groups in enumerate(partitions, start=1):
+        lanes = search.lanes(groups, polish=number > len(partitions) - POLISHED)
         if len(lanes) > 1:
             layouts.append(lay_out(costs, FAMILY, lanes))
     best = best_of(costs, [layout for layout in layouts if len(layout.lanes) > 1])
@@ -170,17 +172,22 @@ class _Search:
                 found.append(better)
         return found if self._costs.goal.objective != "throughput" else found[-8:]
 
-    def lanes(self, groups: Sequence[Group]) -> list[Lane]:
-        """The pipelines of these groups, as good as the given planner or the search makes them."""
+    def lanes(self, groups: Sequence[Group], polish: bool) -> list[Lane]:
+        """The pipelines of these groups; `polish`: the given planner is asked where it may know a better one."""
         found = []
         for group in groups:
-            known = self._planned(group)
+            known = self._planned(group) if polish and not self._is_best(group) else None
             quick, lane = self._quick_lane(group)
             if known is not None and (not lane or self._rate(known) >= quick):
                 lane = known
             if lane:
                 found.append(lane)
         return found
+
+    def _is_best(self, group: Group) -> bool:
+        """Whether the search has looked at all pipelines of the group's nodes."""
+        every = len(self._states) == self._costs.n + 1 and self._lossless is self._costs
+        return every and (len(group) <= EXACT_NODES or len(self._costs.types) == 1)
 
     def _prepare(self, states: Sequence[int]) -> None:
         self._states = some_states(self._lossless, STATES, states)

@@ -36,6 +36,8 @@ NAMES = {
 }
 SEARCH_CELLS = 6_000_000
 """How much the search for each of the last two shapes may look at when a coordinator waits for the plan."""
+PRICE_CELLS = 8_000_000
+"""The same for the bound of one of them that has won."""
 LONG = 10
 """So many times as much when there is time."""
 
@@ -78,7 +80,10 @@ def compare(
         raise failed or NoPlanError(proved=False)
     winner = _winner(costs, able)
     assert winner.layout is not None
-    layout = replace(_with_bound(costs, winner), reason=_why(costs, winner, found, allowed))
+    layout = replace(
+        _with_bound(costs, winner, PRICE_CELLS * (LONG if seconds > 0 else 1)),
+        reason=_why(costs, winner, found, allowed),
+    )
     others = [
         Layout(_family(costs, row.shape), reason=row.reason)
         if row.layout is None
@@ -232,12 +237,12 @@ def _winner(costs: Costs, able: Sequence[Compared]) -> Compared:
     return min((row for row in able if figures[row.shape] <= least * (1 + goal.within)), key=rank)
 
 
-def _with_bound(costs: Costs, winner: Compared) -> Layout:
+def _with_bound(costs: Costs, winner: Compared, cells: int) -> Layout:
     assert winner.layout is not None
     if winner.shape == "replicas":
-        return replicated.with_bound(costs, winner.layout)
+        return replicated.with_bound(costs, winner.layout, cells)
     if winner.shape == "parallel":
-        return side_by_side.with_bound(costs, winner.layout)
+        return side_by_side.with_bound(costs, winner.layout, cells)
     return winner.layout
 
 
