@@ -256,31 +256,39 @@ class WorkBound:
     (weight that remains) <= period x (sum of the rates of the unused nodes) must hold.
     """
 
-    def __init__(self, weights: npt.NDArray[np.float64], rates: Sequence[float], period: float) -> None:
-        self._before = np.concatenate([[0.0], np.cumsum(weights)])
+    def __init__(self, done: npt.NDArray[np.float64], rates: Sequence[float], period: float) -> None:
+        """`done[s]` is the weight of what is done in state s."""
+        self._done = done
         self._rates = tuple(rates)
         self._period = period
-        n = len(weights)
-        self._suffixes = pack(np.arange(n + 1)[None, :] >= np.arange(n + 1)[:, None])
+        self._levels = np.unique(done)
+        self._kept = pack(done[None, :] >= self._levels[:, None])
 
     def keep(self, reach: Reach, code: int) -> Bits:
         """The positions that may still lead to the end."""
-        total = self._before[-1]
+        total = self._levels[-1]
         # The margin covers rounding: a bound may let through too much, never too little.
         least = total - self._period * self._rate(reach, code) - 1e-9 * total
-        first = int(np.searchsorted(self._before, least))
-        kept: Bits = self._suffixes[min(first, len(self._suffixes) - 1)]
+        first = int(np.searchsorted(self._levels, least))
+        kept: Bits = self._kept[min(first, len(self._kept) - 1)]
         return kept
 
     def slack(self, reach: Reach, code: int, bits: Bits) -> float:
         """How much more weight the unused nodes could do than remains behind the furthest of the positions."""
-        furthest = int.from_bytes(bits.tobytes(), "little").bit_length() - 1
-        return float(self._period * self._rate(reach, code) - (self._before[-1] - self._before[max(furthest, 0)]))
+        furthest = float(self._done[positions(bits)].max(initial=0.0))
+        return float(self._period * self._rate(reach, code) - (self._levels[-1] - furthest))
 
     def _rate(self, reach: Reach, code: int) -> float:
         return sum(
             value * (reach.counts[group] - reach.digit(code, group)) for group, value in enumerate(self._rates)
         )
+
+
+def done_weights(costs: Costs, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """For each state the weight of the steps that are done; `weights` has one number per step."""
+    if not costs.states:
+        return np.concatenate([[0.0], np.cumsum(weights)])
+    return np.array([sum(weights[s] for s in costs.steps_of(0, state)) for state in range(costs.n + 1)])
 
 
 def rates(costs: Costs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -290,7 +298,7 @@ def rates(costs: Costs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64
         # States are no positions between two steps: weights of nothing drop no state.
         return np.zeros(costs.n), np.zeros(len(costs.types))
     positive = steps.min(axis=0) > 0
-    weights = np.zeros(costs.n)
+    weights = np.zeros(steps.shape[1])
     weights[positive] = np.exp(np.log(steps[:, positive]).mean(axis=0))
     if not positive.any():
         return weights, np.zeros(len(costs.types))

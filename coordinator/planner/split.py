@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.broker import LeastBytes, meeting_period
+from coordinator.planner.goal import ENOUGH
 from coordinator.planner.improve import improve, period_of
 from coordinator.planner.merge import merge_alike
 from coordinator.planner.problem import Costs, NodeType
@@ -27,6 +28,7 @@ from coordinator.planner.reach import (
     Segments,
     Trace,
     WorkBound,
+    done_weights,
     rates,
     state_count,
 )
@@ -42,8 +44,8 @@ BEAM_WIDTH = 24
 """How many states a beam search keeps."""
 BEAM_QUESTIONS = 6
 """How many beam searches one plan may take."""
-TOLERANCE = 1e-3
-"""Fewer nodes are preferred when their period is within this share of the best."""
+TOLERANCE = ENOUGH
+"""Fewer nodes are preferred within this share of the best period, unless the goal has another share."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class _Search:
         self._budget = Budget(total_states)
         self._exact = True
         self._weights, self._rates = rates(costs)
+        self._done = done_weights(costs, self._weights)
         self._answers: dict[float, _Answer] = {}
 
     def run(self) -> Split:
@@ -181,13 +184,13 @@ class _Search:
         bound = None
         if np.isfinite(period):
             highest = [max(self._rates[k] for k in group) for group in groups]
-            bound = WorkBound(self._weights, highest, period)
+            bound = WorkBound(self._done, highest, period)
         return Reach(allowed, self._sizes(groups), pins, self._costs.max_slices, bound)
 
     def _choose(self, best: float) -> Segments:
         """Of the plans within the tolerance of `best`: the fewest nodes, and then the least latency."""
         costs = self._costs
-        period = best * (1 + TOLERANCE)
+        period = best * (1 + costs.goal.within)
         sizes = [kind.count for kind in costs.types]
         if self._exact and state_count(sizes) <= EXACT_STATES:
             masks = self._masks(period)
@@ -271,7 +274,7 @@ class _Search:
         if not np.isfinite(at(float(values[-1])).least()):
             return fallback
         period, threshold = meeting_period(values, rate, lambda p: at(p).least())
-        allowance = max(threshold, period) * (1 + TOLERANCE)
+        allowance = max(threshold, period) * (1 + costs.goal.within)
         chosen = at(allowance).fewest_slices(allowance * rate)
         if chosen is None:
             return fallback

@@ -1,0 +1,237 @@
+"""The least period bounds by the flow program, plans by the solver (PURE but for its clock).
+
+Only periods of arcs are candidates (and, with a broker, what it needs for a plan's bytes). The flow program is
+bisected over them: its bound is proved by integers. Then the solver is asked for a plan at the bound; where there
+is none, the bound rises by the solver's word, and longer periods are tried, ever further away, until one is found;
+the rest of the time goes into halving what is between.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from coordinator.planner.answer import Bound, Duals, NoPlanError
+from coordinator.planner.certify import proves
+from coordinator.planner.figures import figures, keeps
+from coordinator.planner.flow import Flow, Limit, Prices
+from coordinator.planner.guided import guided
+from coordinator.planner.problem import Costs
+from coordinator.planner.reach import Segments
+from coordinator.planner.segments import Table
+from coordinator.planner.whole import ask
+
+EQUAL = 1e-9
+"""Periods that differ by less than this share are the same."""
+FINE = 1e-6
+"""How finely periods that only the broker's rate sets are told apart."""
+GRACE = 5.0
+"""How many times longer the search goes on while it has no plan."""
+FIRST_STEP = 5e-4
+"""The share by which the first trial period is above the bound; each next one is twice as far away."""
+
+
+@dataclass
+class Found:
+    """The best plan found, None when none was; `lower` holds for all plans, `bounds` are its proofs.
+
+    `ended`: plan and bound meet.
+    """
+
+    segments: Segments | None
+    lower: float
+    bounds: list[Bound]
+    ended: bool
+
+
+@dataclass
+class Threshold:
+    """The search for one problem, until `deadline` on `clock`. `limits` bound sums beside the period."""
+
+    costs: Costs
+    limits: tuple[Limit, ...]
+    deadline: float
+    clock: Callable[[], float] = time.monotonic
+    best: Segments | None = None
+    lower: float = 0.0
+    upper: float = math.inf
+    bounds: list[Bound] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        begun = self.clock()
+        self.given = max(0.0, self.deadline - begun)
+        # The bound by duals leaves the other limits aside: it has no words for them.
+        self.relaxed = Flow(self.costs, deadline=begun + 0.6 * (self.deadline - begun), clock=self.clock)
+        self.flow = self.relaxed if not self.limits else Flow(self.costs, self.limits, clock=self.clock)
+        self.most = self.costs.goal.max_period
+
+    def run(self, start: Segments | None = None) -> Found:
+        """The best plan and its bound; raises NoPlanError when it is certain that there is none.
+
+        `start` is a plan that is known.
+        """
+        if start is not None:
+            self._take(start)
+        top = self._bisect_bound()
+        if self.best is None and top is None:
+            raise NoPlanError(proved=True)
+        self._whole_numbers()
+        ended = self.best is not None and self.upper <= self.lower * (1 + EQUAL)
+        return Found(self.best, self.lower, self.bounds, ended)
+
+    def certify(self, lower: float) -> Bound | None:
+        """A proof by duals that no plan has a period below `lower`, if the flow program has one."""
+        values = self._candidates(0.0, lower)
+        if not len(values):
+            return self._border(lower)
+        trial = self.relaxed.trial(float(values[-1]))
+        if trial.duals is None:
+            return None
+        reached = self.relaxed.extend(trial.duals, float(values[-1]), lower)
+        return Bound(reached, "lp-duals", trial.duals)
+
+    def _border(self, lower: float) -> Bound | None:
+        """The proof for a bound below which there is no arc at all."""
+        reached = np.where(np.arange(self.costs.n + 1) == 0, 0.0, np.inf)
+        duals = self.relaxed.rows.whole(Prices(np.zeros(len(self.costs.types))), reached, 1.0, 0)
+        return Bound(lower, "lp-duals", duals) if proves(self.costs, self.relaxed.rows, duals, lower) else None
+
+    def _candidates(self, low: float, high: float) -> Table:
+        """The arcs' periods from `low` to below `high`, in order."""
+        found = []
+        for kind in self.costs.types:
+            mask = (kind.period >= low) & (kind.period < high)
+            found.append(kind.period[mask & (kind.period <= self.most) & np.isfinite(kind.period)])
+        values: Table = np.unique(np.concatenate(found))
+        return values
+
+    def _bisect_bound(self) -> float | None:
+        """Raise the bound to where the flow program has a solution: that period; None: it has none anywhere."""
+        values = self._candidates(0.0, math.inf)
+        if not len(values):
+            return None
+        high = min(self.upper, float(values[-1]))
+        if self.costs.broker_rate is not None and math.isinf(self.upper):
+            longest = float(self.costs.relayed.max()) * self.costs.max_slices / self.costs.broker_rate
+            high = min(max(high, longest), self.most)
+        if self.best is None:
+            trial = self.relaxed.trial(high)
+            if trial.duals is not None:
+                self._raise(high, trial.duals)
+                return None
+            if trial.feasible:
+                high = min(high, trial.slowest)
+        border = self._border(min(float(values[0]), high))
+        if border is not None:
+            self.lower, self.bounds = border.value, [border]
+        while True:
+            between = self._candidates(self.lower, high)
+            if len(between):
+                # Periods without a solution are told sooner than those with one.
+                period = float(between[len(between) // 3])
+            elif self.costs.broker_rate is not None and high > self.lower * (1 + FINE):
+                period = (self.lower + high) / 2
+            else:
+                break
+            trial = self.relaxed.trial(period)
+            if trial.feasible:
+                high = min(period, trial.slowest)
+            elif trial.duals is not None:
+                reached = self.relaxed.extend(trial.duals, period, high)
+                # At least above `period` itself: that much is verified.
+                self._raise(max(reached, math.nextafter(period, math.inf)), trial.duals)
+            else:
+                break
+        return high
+
+    def _raise(self, value: float, duals: Duals) -> None:
+        if value > self.lower:
+            self.lower = value
+            self.bounds = [Bound(value, "lp-duals", duals)]
+
+    def _asserted(self, value: float) -> None:
+        """The solver says that no plan has a smaller period."""
+        if value > self.lower * (1 + EQUAL):
+            self.lower = value
+            self.bounds = [b for b in self.bounds if b.proof == "lp-duals"] + [Bound(value, "branch-and-bound")]
+
+    def _take(self, segments: Segments) -> bool:
+        if not keeps(self.costs, segments):
+            return False
+        period = figures(self.costs, segments).period
+        if period < self.upper:
+            self.best, self.upper = segments, period
+        return True
+
+    def _left(self) -> float:
+        """What is left of the time; while there is no plan, more of it."""
+        more = GRACE * self.given if self.best is None else 0.0
+        return self.deadline + more - self.clock()
+
+    def _try(self, period: float, share: float) -> bool | None:
+        """Is there a plan of `period`? None: not known."""
+        period = min(period, self.most)
+        answer = ask(self.flow, period, None, self._left() * share)
+        if answer.segments is not None and self._take(answer.segments):
+            return True
+        if answer.ended and answer.segments is None and math.isinf(answer.bound):
+            above = self._candidates(math.nextafter(period, math.inf), self.upper)
+            following = float(above[0]) if len(above) else self.upper
+            self._asserted(min(following, self.upper) if self.costs.broker_rate is None else period)
+            return False
+        return None
+
+    def _whole_numbers(self) -> None:
+        step = 0.0
+        while self.best is None or self.upper > self.lower * (1 + EQUAL):
+            if self._left() <= 0:
+                return
+            period = self.lower * (1 + step)
+            if period >= self.upper:
+                break
+            known = self._try(period, 0.4)
+            if known is None and self._guided(period):
+                known = True
+            if known:
+                break
+            if period >= self.most or (step > 0 and not len(self._candidates(period, math.inf))):
+                if known is False and self.best is None:
+                    raise NoPlanError(proved=True)
+                if self.costs.broker_rate is None or known is None:
+                    return
+            step = max(FIRST_STEP, 2 * step)
+        self._halve()
+
+    def _halve(self) -> None:
+        """Close what is between bound and plan while the time lasts."""
+        unknown = -math.inf
+        while self.upper > self.lower * (1 + EQUAL) and self._left() > 0:
+            between = self._candidates(max(self.lower, unknown), self.upper)
+            if len(between):
+                period = float(between[len(between) // 2])
+            elif self.costs.broker_rate is not None and self.upper > self.lower * (1 + FINE):
+                period = (max(self.lower, unknown) + self.upper) / 2
+                if period <= unknown * (1 + FINE):
+                    return
+            else:
+                return
+            if self._try(period, 0.5) is None:
+                unknown = math.nextafter(period, math.inf)
+
+    def _guided(self, period: float) -> bool:
+        found = guided(self.relaxed, period)
+        return found is not None and self._take(found)
+
+
+def limits_of(costs: Costs) -> tuple[Limit, ...]:
+    """The goal's limits on latency and energy, as sums over arcs."""
+    goal, found = costs.goal, []
+    if math.isfinite(goal.max_latency):
+        found.append(Limit(tuple(kind.latency for kind in costs.types), goal.max_latency))
+    if math.isfinite(goal.max_energy):
+        found.append(Limit(tuple(kind.energy for kind in costs.types), goal.max_energy))
+    return tuple(found)
