@@ -8,7 +8,11 @@ from dataclasses import replace
 import pytest
 
 from converters.graph import Graph
+from converters.profile import Profile
 from coordinator.planner.cost import build_costs
+from coordinator.planner.exact import solve
+from coordinator.planner.goal import Goal
+from coordinator.planner.make import make_plan
 from coordinator.planner.memory import segment_memory
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.moves import FILE_BYTES, with_moves
@@ -75,3 +79,55 @@ def test_nothing_held_leaves_the_costs_as_they_are() -> None:
     graph = random_graph(random.Random(3), 5)
     costs = costs_of(graph, random.Random(3), frozenset())
     assert with_moves(costs, graph) is costs
+
+
+def chain(count: int) -> Graph:
+    """Operators in a row, each with weights of its own size."""
+    return make_graph(
+        [("CONV_2D", (k,), (k + 1,), False) for k in range(count)],
+        [400] * (count + 1),
+        inputs=(0,),
+        outputs=(count,),
+        weights=[10_000 + 100 * k for k in range(count)],
+    )
+
+
+def placed(graph: Graph, fleet: Fleet, within: float) -> dict[str, tuple[int, ...]]:
+    """Node -> its operators, by the exact planner."""
+    profile = Profile(dict.fromkeys(graph.steps, 1e-3), "test", measured=False, overhead=0.0)
+    plan = make_plan(
+        graph,
+        profile,
+        fleet,
+        memory=weights_memory,
+        options=PlanOptions(goal=Goal(within=within)),
+        planner=solve,
+    )
+    return {item.nodes[0]: item.operators for item in plan.slices}
+
+
+@pytest.mark.parametrize("lost", ["n0", "n1", "n2"])
+def test_a_loss_among_equal_nodes_moves_only_what_was_lost(lost: str) -> None:
+    """Whatever node is lost, the spare takes its slice, and every other one stays where it is."""
+    graph = chain(9)
+    nodes = [NodeSpec(f"n{k}", 40_000, {"all": 1.0}, 1e9, 1e9) for k in range(4)]
+    before = placed(graph, Fleet(tuple(nodes[:3])), 1e-3)
+    assert len(before) == 3
+    left = [replace(node, held=frozenset({before[node.id]} if node.id in before else ())) for node in nodes]
+    after = placed(graph, Fleet(tuple(node for node in left if node.id != lost)), 0.05)
+    assert after == {**{node: slices for node, slices in before.items() if node != lost}, "n3": before[lost]}
+
+
+@pytest.mark.parametrize(("speed", "stays"), [(0.97, True), (0.8, False)])
+def test_a_slice_stays_where_that_costs_no_more_than_the_stated_share(speed: float, stays: bool) -> None:
+    """The node that has the file is slower than another one: 3 % are accepted, 25 % are not."""
+    graph = chain(4)
+    whole = tuple(graph.steps)
+    nodes = (
+        NodeSpec("has", 10**6, {"all": speed}, 1e9, 1e9, held=frozenset({whole})),
+        NodeSpec("fast", 10**6, {"all": 1.0}, 1e9, 1e9),
+    )
+    profile = Profile(dict.fromkeys(graph.steps, 1e-3), "test", measured=False, overhead=0.0)
+    options = PlanOptions(goal=Goal(within=0.05), max_slices=1)
+    plan = make_plan(graph, profile, Fleet(nodes), memory=weights_memory, options=options, planner=solve)
+    assert plan.slices[0].nodes == ("has" if stays else "fast",)
