@@ -85,19 +85,23 @@ def chain_error(
     graph: Graph,
     load: Load,
     groups: Groups,
-    names: Sequence[str],
+    names: Sequence[str] | Mapping[int, str],
     samples: Sequence[Frame] | None = None,
 ) -> float:
-    """The error of the whole chain of slices when group k sends the others its tensors with codec names[k].
+    """The error of the whole chain of slices when group k sends the others its tensors with codec names[k], or,
+    with a mapping, each tensor with its own (raw where it has none).
 
-    `groups` and errors as for `converters.slicing.iter_slices`. Results, and what comes from the client, are raw.
+    `groups` and errors as for `converters.slicing.iter_slices`. Inputs of the model are raw unless the mapping has
+    them, results always.
     """
     frames = list(samples) if samples is not None else [random_inputs(graph, seed) for seed in range(SAMPLES)]
     exact: list[dict[int, Array]] = [dict(frame) for frame in frames]
-    packed: list[dict[int, Array]] = [dict(frame) for frame in frames]
+    given = names if isinstance(names, Mapping) else {}
+    packed = [{t: through(given.get(t, "raw"), array) for t, array in frame.items()} for frame in frames]
     results: list[dict[int, Array]] = [dict(frame) for frame in frames]
-    for piece, name in zip(iter_slices(data, graph, groups), names, strict=True):
-        for chain, codec in ((exact, "raw"), (packed, name)):
+    for place, piece in enumerate(iter_slices(data, graph, groups)):
+        sent = names if isinstance(names, Mapping) else dict.fromkeys(piece.outputs, names[place])
+        for chain, used in ((exact, {}), (packed, sent)):
             # Of a model that keeps state each of the two has its own.
             interpreter = load(piece.data)
             for number, values in enumerate(chain):
@@ -105,7 +109,7 @@ def chain_error(
                 interpreter.invoke()
                 for position, tensor in enumerate(piece.outputs):
                     made = interpreter.output(position)
-                    values[tensor] = through(codec, made)
+                    values[tensor] = through(used.get(tensor, "raw"), made)
                     if chain is packed:
                         results[number][tensor] = made
             del interpreter

@@ -8,14 +8,18 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converters.codec_errors import SECONDS, CodecMeasures, from_plain, measure_codecs, to_plain
+from converters.codec_errors import SECONDS, CodecMeasures, chain_error, from_plain, measure_codecs, to_plain
 from coordinator.kept import file_of, keep, read
+from coordinator.planner.lanes import lanes_of
+from coordinator.planner.plan_checks import CLIENT
+from slicemq.codecs import is_lossless
 
 if TYPE_CHECKING:
     from converters.codec_errors import Frame
     from converters.graph import Graph
     from converters.runtime import Load
     from converters.schema import Bytes
+    from coordinator.planner.plan import Plan
 
 FORMAT = 1
 """Rises whenever the same run would be written down as other numbers, so that nobody takes old ones."""
@@ -64,3 +68,27 @@ def measures_of(
     measures = measure_codecs(data, graph, load, sets, names, samples=samples, seconds=seconds)
     keep(path, {"key": key, "measures": to_plain(measures)})
     return measures
+
+
+def error_of_plan(
+    data: Bytes, graph: Graph, load: Load, plan: Plan, samples: Sequence[Frame] | None = None
+) -> float:
+    """The error of a plan's results, measured by running its slices one after the other with its codecs.
+
+    The worst of its lanes, results as they are made; 0 without running anything when every codec of the plan is
+    lossless. Arguments and errors are those of `chain_error`.
+    """
+    if all(is_lossless(bundle.codec) for bundle in plan.bundles):
+        return 0.0
+    worst = 0.0
+    for lane in lanes_of(plan.slices, plan.turns):
+        mine = {item.id: item for item in plan.slices[lane.first : lane.stop]}
+        sent = {
+            tensor: bundle.codec
+            for bundle in plan.bundles
+            if bundle.source in (CLIENT, *mine) and CLIENT not in bundle.targets
+            for tensor in bundle.tensors
+        }
+        groups = [item.operators for item in mine.values()]
+        worst = max(worst, chain_error(data, graph, load, groups, sent, samples))
+    return worst
