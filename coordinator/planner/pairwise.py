@@ -9,6 +9,7 @@ within its budget is left as the gap between what is found and what is proved.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -56,12 +57,18 @@ def solve(costs: Costs, *, labels: int = LABELS, questions: int = QUESTIONS, cer
 
     `labels` and `questions` bound the work. `certify` asks for a bound that carries its proof beside the best one
     (None: unless all nodes have the same tables, where the flow program says little). Raises NoPlanError when there
-    is no plan or none was found, PlanError for an objective other than throughput.
+    is no plan or none was found, PlanError for an objective other than throughput and for limits on latency or
+    energy.
     """
     if costs.hops is None or any(kind.count != 1 for kind in costs.types):
         raise PlanError("links between pairs of nodes: expected a rate for each pair, and types of one node each")
     if costs.goal.objective != "throughput":
         raise PlanError(f"objective {costs.goal.objective}: with links between pairs of nodes, expected throughput")
+    goal = costs.goal
+    if math.isfinite(goal.max_latency) or math.isfinite(goal.max_energy):
+        raise PlanError("limits with links between pairs of nodes: expected none on latency or energy")
+    if goal.max_nodes is not None and goal.max_nodes < costs.max_slices:
+        costs = replace(costs, max_slices=goal.max_nodes)
     if not costs.types or costs.n == 0:
         raise NoPlanError(proved=True)
     return _Search(costs, labels, questions, certify).run()
