@@ -16,7 +16,7 @@ from benchmarks.planner_instances import small
 from coordinator.planner.answer import Bound, NoPlanError, Split
 from coordinator.planner.goal import Goal
 from coordinator.planner.pairflow import pack_walks
-from coordinator.planner.pairwise import solve
+from coordinator.planner.pairwise import LABELS, QUESTIONS, solve
 from coordinator.planner.problem import Costs
 from slicemq.errors import PlanError
 
@@ -115,10 +115,10 @@ def random_small(seed: int) -> Costs:
     return costs
 
 
-def attempt(costs: Costs, **budgets: int) -> tuple[Split | None, bool]:
+def attempt(costs: Costs, labels: int = LABELS, questions: int = QUESTIONS) -> tuple[Split | None, bool]:
     """The plan, or whether it is said that there is none."""
     try:
-        return solve(costs, **budgets), False
+        return solve(costs, labels=labels, questions=questions), False
     except NoPlanError as error:
         return None, error.proved
 
