@@ -28,6 +28,7 @@ _VERBS = {
     ("model", "verify"): "model_verify",
     ("model", "profile"): "model_profile",
     ("plan", "make"): "plan_make",
+    ("plan", "explain"): "plan_explain",
     ("plan", "check"): "plan_check",
     ("deploy",): "deploy",
     ("undeploy",): "undeploy",

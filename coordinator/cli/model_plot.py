@@ -66,10 +66,10 @@ def draw(body: dict[str, Any], path: Path) -> None:
     below.legend(loc="upper left")
     picture = BytesIO()
     figure.savefig(picture, dpi=110, format=path.suffix.lower()[1:])
-    _write(path, picture.getvalue())
+    write_picture(path, picture.getvalue())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_picture(path: Path, content: bytes) -> None:
     """Write a file that is whole or, as before, not there; raises StoreError."""
     target = Path(os.path.realpath(path))
     try:

@@ -26,6 +26,7 @@ Best = Callable[[Costs], float]
 FACTOR = 2.0
 POINTS = 8
 _NEW = "one-more"
+_SAME = 1e-3
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def bottleneck(plan: Plan, stateful: bool = False) -> Bottleneck:
     """What limits `plan`: the slice whose share of the period is the largest, or the broker when none fills it."""
     if stateful:
         return Bottleneck("one frame at a time", None, (), plan.latency_ms)
-    slowest = max(plan.slices, key=lambda item: _busy(plan, item))
-    busy = _busy(plan, slowest)
+    slowest = max(plan.slices, key=lambda item: busy_ms(plan, item))
+    busy = busy_ms(plan, slowest)
     if busy < plan.period_ms * (1 - 1e-3):
         return Bottleneck("broker", None, (), plan.period_ms)
     times: dict[Resource, float] = {"compute": slowest.compute_ms, "down": slowest.down_ms, "up": slowest.up_ms}
@@ -117,7 +118,7 @@ def pareto(costs: Costs, planner: Planner, points: int = POINTS) -> tuple[Point,
     front: list[Point] = []
     lowest = math.inf
     for (period, latency), split in ordered:
-        if latency >= lowest * (1 - 1e-9):
+        if latency >= lowest * (1 - _SAME):
             continue
         lowest = latency
         rate = 1 / period if period > 0 else math.inf
@@ -125,7 +126,8 @@ def pareto(costs: Costs, planner: Planner, points: int = POINTS) -> tuple[Point,
     return tuple(front)
 
 
-def _busy(plan: Plan, item: PlannedSlice) -> float:
+def busy_ms(plan: Plan, item: PlannedSlice) -> float:
+    """How long the busiest of a slice's nodes works in a period."""
     served = max((len(turns) for turns in item.turns), default=plan.turns)
     return item.stage_ms * served / plan.turns
 

@@ -10,7 +10,8 @@ import pytest
 
 from converters.graph import read_graph
 from coordinator.cli.app import build
-from coordinator.cli.plan_make import _free, _ranges
+from coordinator.cli.live_fleet import free
+from coordinator.cli.plan_text import ranges
 from coordinator.planner.plan import Plan
 from emulator.brokers import Broker
 from slicemq.messages import (
@@ -119,7 +120,7 @@ def test_json_with_a_measured_profile(model: Path, fleet: Path, capsys: pytest.C
     [
         (["--pin", "s0=pi-9"], 20, "pin to node pi-9: no node has this id"),
         (["--pin", "s0"], 2, "--pin s0: expected SLICE=NODE"),
-        (["--pin", "s0=pi-1", "--pin", "s0=pi-2"], 2, "s0 is pinned to pi-1 already"),
+        (["--pin", "s0=pi-1", "--pin", "s0=pi-2"], 2, "s0 is pi-1 already"),
         (["--exclude", "pi-9"], 20, "exclude pi-9: the fleet has no such node"),
         (["--exclude", "pi-1", "--exclude", "pi-2", "--exclude", "pi-3", "--exclude", "pi-4"], 21, "MB"),
         (["--max-slices", "1"], 20, "no plan fulfils at most 1 slices"),
@@ -187,19 +188,19 @@ def test_the_ready_nodes_of_a_cluster(
     assert [item.nodes for item in plan.slices] == [("a",)], "b drains, c has another epoch, d is unreadable"
 
 
-def test_memory_that_is_assigned_is_not_free() -> None:
+def test_memory_that_is_assigned_is_notfree() -> None:
     node = capacity("a", {"conv": 1.0})
     spec = TensorSpec(0, "t", "float32", (1,))
     assigned = SliceAssignment(
         "p", "1-0123abcd", "s0", Artifact("0" * 64, 5), 30_000_000, (0,), (1,), (Bundle("b0", (spec,)),)
     )
     stamp = Stamp(1, "i", 1)
-    assert _free(node, None).memory == 123_000_000
-    assert _free(node, Assignment("a", stamp, (assigned,))).memory == 43_000_000
-    assert _free(node, Assignment("a", stamp, (assigned,) * 3)).memory == 0
+    assert free(node, None).memory == 123_000_000
+    assert free(node, Assignment("a", stamp, (assigned,))).memory == 43_000_000
+    assert free(node, Assignment("a", stamp, (assigned,) * 3)).memory == 0
 
 
-def test_operators_are_shown_as_ranges() -> None:
-    assert _ranges((3, 1, 2)) == "1-3"
-    assert _ranges((1, 5, 6)) == "1,5-6"
-    assert _ranges((1, 3, 5, 7, 8)) == "1..7-8 (5)"
+def test_operators_are_shown_asranges() -> None:
+    assert ranges((3, 1, 2)) == "1-3"
+    assert ranges((1, 5, 6)) == "1,5-6"
+    assert ranges((1, 3, 5, 7, 8)) == "1..7-8 (5)"

@@ -1,0 +1,107 @@
+"""`slicemq plan explain PLAN`: what limits a plan, what would lift that, and what latency costs in rate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coordinator.cli.common import Output, verb
+from coordinator.cli.plan_files import read_costs, read_plan
+from slicemq.errors import PlanError
+
+if TYPE_CHECKING:
+    from coordinator.planner.plan import Plan
+
+
+@verb
+def command(
+    out: Output,
+    plan: Path = typer.Argument(..., help="The plan file."),
+    costs: Path | None = typer.Option(
+        None, "--costs", help="The costs file; default: the one that the plan names, beside the plan file."
+    ),
+    plot: Path | None = typer.Option(None, "--plot", help="Draw it into this file: .png, .svg or .pdf."),
+) -> None:
+    """Say what limits a plan, what would lift that (planned anew with a number changed), and what latency costs."""
+    from coordinator.cli.model_plot import check_target
+
+    if plot is not None:
+        check_target(plot)
+    made = read_plan(plan)
+    body = explanation(made, read_costs(plan, made, costs), str(plan))
+    if plot is not None:
+        from coordinator.cli.plan_plot import draw
+        from coordinator.planner.explain import Point
+
+        draw(made, [Point(**point) for point in body["pareto"]], plot)
+    out.result(body, lambda: _shown(out, body, plot))
+
+
+def explanation(made: Plan, text: bytes, where: str) -> dict[str, Any]:
+    """What `explain` says of a plan, given its costs file. Raises PlanError when that is of another model."""
+    from coordinator.planner import explain
+    from coordinator.planner.books_read import costs_from_text
+    from coordinator.planner.exact import solve
+    from coordinator.planner.shapes import compare
+
+    costs = costs_from_text(text)
+    if json.loads(text).get("model") != made.model:
+        raise PlanError(f"{where}: the costs file is of another model")
+    found = explain.bottleneck(made, made.window == 1 and made.turns == 1 and made.period_ms == made.latency_ms)
+    rows = explain.lifts(costs, made, lambda changed: compare(changed, solve)[0].period)
+    return {
+        "plan": where,
+        "period_ms": made.period_ms,
+        "latency_ms": made.latency_ms,
+        "lower_bound_ms": made.lower_bound_ms,
+        "method": made.method,
+        "family": made.family,
+        "reason": made.reason,
+        "bottleneck": asdict(found) | {"words": explain.words(found)},
+        "lifts": [asdict(row) for row in rows],
+        "helps_most": explain.summary(rows),
+        "pareto": [asdict(point) for point in explain.pareto(costs, solve)],
+        "alternatives": [asdict(other) for other in made.alternatives],
+    }
+
+
+def _shown(out: Output, body: dict[str, Any], plot: Path | None) -> str:
+    lines = [
+        f"period {body['period_ms']:.2f} ms, latency {body['latency_ms']:.2f} ms, proved: not below "
+        f"{body['lower_bound_ms']:.2f} ms ({body['family']}, {body['method']})",
+        f"limited by {body['bottleneck']['words']}",
+        *([f"why this shape: {body['reason']}"] if body["reason"] else []),
+        "",
+        out.table(
+            ["if there were", "period ms", "times the rate"],
+            [
+                [
+                    row["change"],
+                    "no plan" if row["period_ms"] is None else f"{row['period_ms']:.2f}",
+                    "" if row["times"] is None else f"{row['times']:.2f}",
+                ]
+                for row in body["lifts"]
+            ],
+        ),
+        "",
+        out.table(
+            ["frames/s", "latency ms", "slices", "nodes"],
+            [
+                [
+                    f"{point['rate']:.2f}",
+                    f"{point['latency_ms']:.2f}",
+                    str(point["slices"]),
+                    "+".join(point["nodes"]),
+                ]
+                for point in body["pareto"]
+            ],
+        ),
+        "single pipelines that no other beats in both rate and latency",
+    ]
+    if plot is not None:
+        lines.append(f"drawn into {plot}")
+    return "\n".join(lines)
