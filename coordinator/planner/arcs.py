@@ -102,9 +102,22 @@ class Primitives:
                 inside &= ~(skips & (at[:, None] != at[None, :]) & (changing[:, None] | changing[None, :]))
         return inside & (self.traffic(0).into > 0)
 
+    @cached_property
+    def inside(self) -> Mask:
+        """Whether each state has each step done; shape (states, steps)."""
+        size = -(-self.steps // 8)
+        packed = b"".join(done.to_bytes(size, "little") for done in self.sets)
+        bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
+        return np.ascontiguousarray(bits.reshape(len(self.sets), 8 * size)[:, : self.steps]).astype(bool)
+
     def done(self, steps: Collection[int]) -> npt.NDArray[np.intp]:
         """How many of `steps` are done in each state."""
-        return np.array([sum(done >> step & 1 for step in steps) for done in self.sets], dtype=np.intp)
+        return np.asarray(self.inside[:, sorted(steps)].sum(axis=1, dtype=np.intp))
+
+    def covered(self, arcs: Mask) -> npt.NDArray[np.bool_]:
+        """Which steps are in at least one of these arcs."""
+        ends = arcs.astype(np.float32) @ self.inside.astype(np.float32)
+        return np.asarray(((ends > 0) & ~self.inside).any(axis=0))
 
     def coding(self, codecs: Collection[str]) -> Mask:
         """Which arcs need no other codecs than these and raw."""
@@ -132,33 +145,68 @@ class Primitives:
         In: every tensor that an arc reads and does not make, once. Out: every tensor that it makes and other steps
         read, once, and in a message of its own its part of the results. A message has `frame_bytes` besides.
         """
-        count = len(self.sets)
-        into, out, answer, seconds = (np.zeros((count, count)) for _ in range(4))
+        open_, made = self._still_open, self._made
+        taken, sent, results = _Products(len(self.sets)), _Products(len(self.sets)), _Products(len(self.sets))
+        encoding, decoding = _Products(len(self.sets)), _Products(len(self.sets))
         for t, size in self.sizes.items():
-            users = self.users.get(t, ())
-            used = self.touching(users)
-            if t not in self.maker:
-                into += size * used
-                continue
             coded = [self.coded.get(codec, {}).get(t) or Coded(size) for codec in self.codecs]
             sizes, encode, decode = (
                 np.array([float(getattr(one, name)) for one in coded]) for name in ("bytes", "encode", "decode")
             )
-            made = self.touching([self.maker[t]])
-            sent, got = made & (self.done(users) < len(users))[None, :], used & ~made
-            into += sizes[:, None] * got
-            out += sizes[None, :] * sent
-            seconds += encode[None, :] * sent + decode[:, None] * got
+            there = made[t] if t in self.maker else np.ones(len(self.sets))
+            counts = self.done(self.users.get(t, ()))
+            for level in np.unique(counts)[:-1]:
+                before, after = (counts == level) * there, (counts > level).astype(np.float64)
+                taken.add(before * (sizes if t in self.maker else size), after)
+                if t in self.maker and decode.any():
+                    decoding.add(before * decode, after)
+            if t not in self.maker:
+                continue
+            sent.add(1.0 - made[t], made[t] * open_[t] * sizes)
+            if encode.any():
+                encoding.add(1.0 - made[t], made[t] * open_[t] * encode)
             if t in self.outputs:
-                answer += size * made
-        into, out, answer = (np.where(table > 0, table + frame_bytes, 0.0) for table in (into, out, answer))
-        return Arcs(into, out + answer, into + answer, seconds)
+                results.add(1.0 - made[t], made[t] * size)
+        into, out, answer = (
+            np.where(table > 0.5, np.rint(table) + frame_bytes, 0.0)
+            for table in (taken.sum(), sent.sum(), results.sum())
+        )
+        return Arcs(into, out + answer, into + answer, encoding.sum() + decoding.sum())
+
+    @cached_property
+    def _made(self) -> dict[int, npt.NDArray[np.float64]]:
+        return {t: self.inside[:, step].astype(np.float64) for t, step in self.maker.items()}
+
+    @cached_property
+    def _still_open(self) -> dict[int, Mask]:
+        """Whether some user of a tensor is not done, by state."""
+        users = {t: self.users.get(t, ()) for t in self.maker}
+        return {t: np.asarray(self.done(steps) < len(steps)) for t, steps in users.items()}
 
     def work(self, seconds: npt.NDArray[np.float64]) -> Table:
         """The sum of `seconds` (one number a step) over each arc."""
-        inside = np.array([[done >> step & 1 for step in range(self.steps)] for done in self.sets], dtype=bool)
-        sums = inside @ seconds
+        sums = self.inside @ seconds
         return np.asarray(sums[None, :] - sums[:, None])
+
+
+class _Products:
+    """A sum of products of a factor for the state where an arc begins and one for the state where it ends."""
+
+    def __init__(self, states: int) -> None:
+        self._states = states
+        self._before: list[npt.NDArray[np.float64]] = []
+        self._after: list[npt.NDArray[np.float64]] = []
+
+    def add(self, before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]) -> None:
+        """One more product."""
+        self._before.append(before)
+        self._after.append(after)
+
+    def sum(self) -> Table:
+        """The sum at every arc. Whole numbers are added exactly."""
+        if not self._before:
+            return np.zeros((self._states, self._states))
+        return np.asarray(np.stack(self._before, axis=1) @ np.stack(self._after))
 
 
 def rows_of(table: npt.NDArray[Any], arcs: Mask) -> list[list[float | int | None]]:

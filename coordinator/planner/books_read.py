@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from coordinator.planner.arcs import Arcs, Coded, Primitives, table_of
-from coordinator.planner.books import FORMAT, MAX_BYTES, overheads, stage
+from coordinator.planner.books import FORMAT, MAX_BYTES
+from coordinator.planner.books_nodes import overheads, stage
 from coordinator.planner.goal import Goal
 from coordinator.planner.model import NodeSpec
 from coordinator.planner.problem import Costs, Hops, NodeType, State
