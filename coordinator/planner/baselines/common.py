@@ -30,8 +30,6 @@ def plain_states(costs: Costs) -> Mask:
     plain = np.ones(costs.n + 1, dtype=bool)
     for number, state in enumerate(costs.states):
         plain[number] = state.codec == "raw" or number in (0, costs.n)
-    if costs.errors is not None:
-        plain &= costs.errors <= 0
     return plain
 
 
