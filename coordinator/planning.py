@@ -173,7 +173,7 @@ def _for_present(options: PlanOptions, job: PlanningJob) -> PlanOptions:
     for key in options.pins.keys() - pins.keys():
         logger.warning("pin %s=%s: the node is not here, the pin is left out", key, options.pins[key])
     goal = options.goal
-    if not job.asked:
+    if not job.asked and job.known.held:
         goal = replace(goal, within=max(goal.within, REPLACEMENT_WITHIN))
     return replace(options, pins=pins, exclude=options.exclude & present, goal=goal)
 
