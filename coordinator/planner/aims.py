@@ -33,7 +33,7 @@ class Aimed:
     ended: bool
 
 
-def least_aim(costs: Costs, deadline: float, clock: Callable[[], float] = time.monotonic) -> Aimed:
+def least_aim(costs: Costs, deadline: float, clock: Callable[[], float] = time.process_time) -> Aimed:
     """The plan of the least latency, energy or number of nodes that keeps the goal's limits.
 
     Asks for the solver. Raises NoPlanError when it is certain that there is none.
@@ -67,7 +67,7 @@ def least_aim(costs: Costs, deadline: float, clock: Callable[[], float] = time.m
 
 
 def nicest(
-    costs: Costs, segments: Segments, period: float, deadline: float, clock: Callable[[], float] = time.monotonic
+    costs: Costs, segments: Segments, period: float, deadline: float, clock: Callable[[], float] = time.process_time
 ) -> Segments:
     """Of the plans as good as the goal's `within` allows: the fewest bytes to ship, nodes, and the least latency.
 

@@ -32,6 +32,8 @@ from coordinator.planner.threshold import Threshold, limits_of
 SECONDS = 4.0
 """How long the search takes at most for 50 nodes and 80 states; more where there is more to look at."""
 MOST_SECONDS = 60.0
+SEARCH = 0.8
+"""The share of the time that goes into the objective; the rest is for what is made nicer within its tolerance."""
 _USUAL = 50 * 80
 
 
@@ -40,6 +42,7 @@ class LimitsError(NoPlanError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(proved=True)
+        self.args = (reason,)
         self.reason = reason
 
 
@@ -48,7 +51,7 @@ def solve(
     *,
     seconds: float | None = None,
     certify: bool = True,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = time.process_time,
 ) -> Split:
     """The best plan of `costs` by its goal that can be found within about `seconds` on `clock`, with its bound.
 
@@ -184,7 +187,7 @@ class _Solve:
             return self._without_solver()
         begun = self._clock()
         limits = limits_of(work)
-        search = Threshold(work, limits, begun + 0.7 * (self._deadline - begun), self._clock)
+        search = Threshold(work, limits, begun + SEARCH * (self._deadline - begun), self._clock)
         found = search.run()
         segments = found.segments
         if segments is None:
@@ -203,7 +206,7 @@ class _Solve:
         if work is None:
             return self._without_solver()
         begun = self._clock()
-        found = least_aim(work, begun + 0.7 * (self._deadline - begun), self._clock)
+        found = least_aim(work, begun + SEARCH * (self._deadline - begun), self._clock)
         if found.segments is None:
             return self._without_solver(found.bounds)
         segments = nicest(work, found.segments, costs.goal.max_period, self._deadline, self._clock)

@@ -121,14 +121,14 @@ class Least:
 class Flow:
     """The program for one problem; arcs that one question generated serve the next.
 
-    `aim` has a table for each type (None: no aim, for `trial`). `deadline` is a value of `time.monotonic()`.
+    `aim` has a table for each type (None: no aim, for `trial`). `deadline` is a time on `clock`.
     """
 
     costs: Costs
     limits: tuple[Limit, ...] = ()
     aim: tuple[Table, ...] | None = None
     deadline: float = math.inf
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.process_time
     pool: Arcs = field(default_factory=lambda: Arcs(*(np.zeros(0, dtype=np.int64),) * 3))
     seconds: float = 0.0
 

@@ -20,6 +20,7 @@ from coordinator.planner.certify import proves
 from coordinator.planner.figures import figures, keeps
 from coordinator.planner.flow import Flow, Limit, Prices
 from coordinator.planner.guided import guided
+from coordinator.planner.improve import improve
 from coordinator.planner.problem import Costs
 from coordinator.planner.reach import Segments
 from coordinator.planner.segments import Table
@@ -32,7 +33,7 @@ FINE = 1e-6
 GRACE = 5.0
 """How many times longer the search goes on while it has no plan."""
 FIRST_STEP = 5e-4
-"""The share by which the first trial period is above the bound; each next one is twice as far away."""
+"""The share by which the first trial period is above the bound; each next one is four times as far away."""
 
 
 @dataclass
@@ -55,11 +56,12 @@ class Threshold:
     costs: Costs
     limits: tuple[Limit, ...]
     deadline: float
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = time.process_time
     best: Segments | None = None
     lower: float = 0.0
     upper: float = math.inf
     bounds: list[Bound] = field(default_factory=list)
+    top: float = math.inf
 
     def __post_init__(self) -> None:
         begun = self.clock()
@@ -118,6 +120,7 @@ class Threshold:
         if self.costs.broker_rate is not None and math.isinf(self.upper):
             longest = float(self.costs.relayed.max()) * self.costs.max_slices / self.costs.broker_rate
             high = min(max(high, longest), self.most)
+        self.top = high
         if self.best is None:
             trial = self.relaxed.trial(high)
             if trial.duals is not None:
@@ -162,9 +165,15 @@ class Threshold:
     def _take(self, segments: Segments) -> bool:
         if not keeps(self.costs, segments):
             return False
-        period = figures(self.costs, segments).period
-        if period < self.upper:
-            self.best, self.upper = segments, period
+        # Local search looks at the period only.
+        for plan in (
+            (segments,)
+            if self.limits or self.costs.errors is not None
+            else (segments, improve(self.costs, segments))
+        ):
+            period = figures(self.costs, plan).period
+            if period < self.upper and keeps(self.costs, plan):
+                self.best, self.upper = plan, period
         return True
 
     def _left(self) -> float:
@@ -180,17 +189,20 @@ class Threshold:
             return True
         if answer.ended and answer.segments is None and math.isinf(answer.bound):
             above = self._candidates(math.nextafter(period, math.inf), self.upper)
-            following = float(above[0]) if len(above) else self.upper
-            self._asserted(min(following, self.upper) if self.costs.broker_rate is None else period)
+            following = float(above[0]) if len(above) else min(self.upper, max(period, self.top))
+            self._asserted(following if self.costs.broker_rate is None else period)
             return False
         return None
 
     def _whole_numbers(self) -> None:
         step = 0.0
+        # Limits may leave no plan at any period.
+        if self.best is None and self.limits and self._try(self.top, 0.4) is False:
+            raise NoPlanError(proved=True)
         while self.best is None or self.upper > self.lower * (1 + EQUAL):
             if self._left() <= 0:
                 return
-            period = self.lower * (1 + step)
+            period = min(self.lower * (1 + step), self.top)
             if period >= self.upper:
                 break
             known = self._try(period, 0.4)
@@ -198,29 +210,28 @@ class Threshold:
                 known = True
             if known:
                 break
-            if period >= self.most or (step > 0 and not len(self._candidates(period, math.inf))):
-                if known is False and self.best is None:
+            if period >= self.top and self.best is None:
+                if known is False:
                     raise NoPlanError(proved=True)
-                if self.costs.broker_rate is None or known is None:
-                    return
-            step = max(FIRST_STEP, 2 * step)
+                return
+            step = max(FIRST_STEP, 4 * step)
         self._halve()
 
     def _halve(self) -> None:
         """Close what is between bound and plan while the time lasts."""
-        unknown = -math.inf
+        asked = -math.inf
         while self.upper > self.lower * (1 + EQUAL) and self._left() > 0:
-            between = self._candidates(max(self.lower, unknown), self.upper)
+            between = self._candidates(max(self.lower, asked), self.upper)
             if len(between):
                 period = float(between[len(between) // 2])
             elif self.costs.broker_rate is not None and self.upper > self.lower * (1 + FINE):
-                period = (max(self.lower, unknown) + self.upper) / 2
-                if period <= unknown * (1 + FINE):
+                period = (max(self.lower, asked) + self.upper) / 2
+                if period <= asked * (1 + FINE):
                     return
             else:
                 return
-            if self._try(period, 0.5) is None:
-                unknown = math.nextafter(period, math.inf)
+            if self._try(period, 0.5) is not True:
+                asked = math.nextafter(period, math.inf)
 
     def _guided(self, period: float) -> bool:
         found = guided(self.relaxed, period)
