@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from coordinator.plan_check import duals
+from coordinator.plan_check import duals, shares
 from coordinator.plan_check.figures import HALF, Figures
 from coordinator.plan_check.flows import Exact
 from coordinator.plan_check.ledger import Ledger
@@ -22,6 +22,7 @@ from slicemq.errors import PlanError
 
 PIPELINES = ("contiguous-one-per-node", "dag-one-per-node")
 COPIES = "whole-model-copies"
+SHARED = ("replicated-stages", "parallel-pipelines", "whole-model-copies")
 NEVER = Fraction(1 << 200)
 TIMES = ("period", "throughput", "latency")
 
@@ -160,7 +161,27 @@ def _other_family(plan: PlanFile, ledger: Ledger, name: str, proof: Proof) -> Ch
         if value is not None and proof.value * (1 - FLOATS) <= value:
             return Check(name, "proved", "computed again from the nodes that can run the whole model")
         return Check(name, "failed", f"computed again it is {float(value or 0) * 1e3:.4f} ms")
-    return Check(name, "solver-asserted", f"there is no other proof for {plan.family} and {plan.objective}")
+    if plan.family in SHARED and ledger.hop_bytes is None:
+        groups = plan.family == "replicated-stages"
+        if plan.objective == "period" and shares.proves(ledger, proof.value * (1 - FLOATS), groups):
+            return Check(name, "proved", "by prices of nodes, in exact rationals")
+        if plan.objective in ("latency", "energy") and proof.value * (1 - FLOATS) <= _least_of_paths(plan, ledger):
+            return Check(name, "proved", "no path through the model is below it")
+    return Check(name, "solver-asserted", f"no other proof was found for {plan.family}")
+
+
+def _least_of_paths(plan: PlanFile, ledger: Ledger) -> Exact:
+    """The least latency or energy of a path from nothing done to all done, each arc where it is least."""
+    aim = _aim(plan, ledger)
+    best: list[Exact | None] = [0, *(None for _ in range(ledger.n))]
+    for i, row in enumerate(ledger.ends):
+        begun = best[i]
+        for j in row if begun is not None else ():
+            values = [aim(k, i, j) for k, kind in enumerate(ledger.kinds) if kind.may(i, j)]
+            if begun is not None and values:
+                known = best[j]
+                best[j] = begun + min(values) if known is None else min(known, begun + min(values))
+    return best[-1] or 0
 
 
 def copies_bound(ledger: Ledger, one: bool = False) -> Fraction | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from converters.graph import Graph
@@ -28,7 +28,7 @@ class Case:
     books: dict[str, Any]
 
 
-def made(seed: int) -> Case | None:
+def made(seed: int, shapes: tuple[str, ...] | None) -> Case | None:
     """A random plan by the planner; every second one with scarce memory, some with pins or a slow broker."""
     rng = random.Random(seed)
     graph = random_graph(rng, rng.randint(2, 7))
@@ -37,33 +37,23 @@ def made(seed: int) -> Case | None:
     memory = whole // rng.randint(1, nodes) if seed % 2 else 10 * whole + 1
     fleet = random_fleet(rng, nodes, memory, rng.choice((None, 1e6)))
     pins = [{}, {"s0": fleet.nodes[0].id}, {f"{graph.steps[0]}-{graph.steps[0]}": fleet.nodes[-1].id}][seed % 3]
-    options = PlanOptions(pins=pins, headroom=rng.choice((0.0, 0.1)), max_slices=rng.choice((None, None, 3)))
+    options = PlanOptions(
+        pins=pins, headroom=rng.choice((0.0, 0.1)), max_slices=rng.choice((None, None, 3)), shapes=shapes
+    )
     kept: list[Costs] = []
     try:
         plan = make_plan(graph, profile, fleet, memory=weights_memory, options=options, record=kept.append)
     except PlanError:
         return None
-    plan = replace(plan, energy_j=energy(kept[0], plan.to_plain(), graph))
     return Case(graph, profile, options, kept[0], plan.to_plain(), books(graph, profile, kept[0], options))
 
 
-def energy(costs: Costs, plan: dict[str, Any], graph: Graph) -> float:
-    """Joules of a frame of a plan with one turn and prefixes as states."""
-    total, done = 0.0, 0
-    for item in plan["slices"]:
-        end = done + len(item["operators"])
-        kind = next(kind for kind in costs.types if item["nodes"][0] in kind.ids)
-        total += float(kind.energy[done, end])
-        done = end
-    return total
-
-
-def several(count: int, slices: int = 1) -> list[Case]:
+def several(count: int, slices: int = 1, shapes: tuple[str, ...] | None = None) -> list[Case]:
     """So many random plans, each with at least so many slices."""
     found: list[Case] = []
     seed = 0
     while len(found) < count:
-        case = made(seed)
+        case = made(seed, shapes)
         if case is not None and len(case.plan["slices"]) >= slices:
             found.append(case)
         seed += 1
