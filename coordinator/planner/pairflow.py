@@ -198,7 +198,10 @@ def pack_walks(counts: Prices, share: float) -> tuple[float, Prices, Prices]:
         wanted = (aim - x * spare) / spare
         left = (rows * weights) @ rows.T
         left[np.diag_indices_from(left)] += slack / prices
-        turn = np.linalg.solve(left, (aim - slack * prices) / prices + rows @ wanted)
+        try:
+            turn = np.linalg.solve(left, (aim - slack * prices) / prices + rows @ wanted)
+        except np.linalg.LinAlgError:  # rounding has used up what the matrix says; both values hold all the same
+            break
         rise = turn @ rows
         step = wanted - weights * rise
         fall = rows @ step
