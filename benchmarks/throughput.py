@@ -71,6 +71,7 @@ def _measure_model(name: str, path: Path, lengths: list[int], given: Any) -> lis
         site.wait_ready(NODES, timeout=180.0)
         for length in lengths:
             words = [word for node in NODES[length:] for word in ("--exclude", node)]
+            words += ["--shape", "one-node", "--shape", "pipeline"]
             done = site.json("deploy", str(path), "--name", name, *words)
             print(f"{name}: {length} nodes, revision {done['revision']}", file=sys.stderr, flush=True)
             runs = [drive(site, name, groups, given.seconds) for _ in range(given.repeats)]

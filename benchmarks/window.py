@@ -108,6 +108,7 @@ def _measure_model(name: str, lengths: list[int], given: Any) -> list[Row]:
 def _measure(site: Site, name: str, path: Path, nodes: list[str], others: list[str], given: Any) -> Row:
     file = site.folder / f"{name}-{len(nodes)}.json"
     words = [word for node in others for word in ("--exclude", node)]
+    words += ["--shape", "one-node", "--shape", "pipeline"]
     words += [word for number, node in enumerate(nodes) for word in ("--pin", f"s{number}={node}")]
     site.json("plan", "make", str(path), *words, "-o", str(file))
     plan = json.loads(file.read_text())

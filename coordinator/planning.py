@@ -31,6 +31,7 @@ from coordinator.planner.fleet import fleet_from_capacities
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.operators import Needs, lacking
 from coordinator.planner.plan import Plan
+from coordinator.planner.wishes import options_from_plain
 from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint
 from slicemq.errors import (
@@ -206,17 +207,9 @@ def _shapes(job: PlanningJob) -> Shapes:
 
 def plan_options(body: Mapping[str, Any]) -> PlanOptions:
     """The planner's options from a request's JSON. Raises PlanError that names the field."""
-    pins, exclude, most = body.get("pins", {}), body.get("exclude", []), body.get("max_slices")
-    if not isinstance(pins, dict) or not all(isinstance(v, str) for v in pins.values()):
-        raise PlanError("field pins: expected an object, slice -> node")
-    if not isinstance(exclude, list) or not all(isinstance(v, str) for v in exclude):
-        raise PlanError("field exclude: expected a list of nodes")
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool)):
-        raise PlanError("field max_slices: expected a whole number")
     if body.get("profile", "measure") not in ("measure", "estimate"):
         raise PlanError("field profile: expected measure or estimate")
-    # One turn: what is deployed has one node for each slice.
-    return PlanOptions(pins=pins, exclude=frozenset(exclude), max_slices=most, shapes=ONE_TURN)
+    return options_from_plain(body)
 
 
 def _check_turns(plan: Plan, nodes: tuple[Capacity, ...]) -> None:

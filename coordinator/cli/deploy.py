@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from coordinator.cli import plan_wishes
 from coordinator.cli.common import Network, Output, verb
 from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
 from slicemq.errors import (
@@ -51,6 +52,16 @@ def command(
     pin: list[str] = typer.Option([], "--pin", help="SLICE=NODE, such as s0=pi-1; may be given several times."),
     exclude: list[str] = typer.Option([], "--exclude", help="A node to leave out; may be given several times."),
     max_slices: int | None = typer.Option(None, "--max-slices", min=1, help="At most so many slices."),
+    objective: str = plan_wishes.OBJECTIVE,
+    min_rate: float | None = plan_wishes.MIN_RATE,
+    max_latency: float | None = plan_wishes.MAX_LATENCY,
+    max_nodes: int | None = plan_wishes.MAX_NODES,
+    max_energy: float | None = plan_wishes.MAX_ENERGY,
+    error_budget: float = plan_wishes.ERROR_BUDGET,
+    codec: list[str] = plan_wishes.CODEC,
+    shape: list[str] = plan_wishes.SHAPE,
+    require: list[str] = plan_wishes.REQUIRE,
+    headroom: float = plan_wishes.HEADROOM,
     input_shape: list[str] = INPUT_SHAPE,
     wait: bool = typer.Option(True, "--wait/--no-wait", help="Wait until the pipeline runs."),
     timeout: float = typer.Option(600.0, "--timeout", min=1.0, help="Seconds to wait at most."),
@@ -63,7 +74,20 @@ def command(
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
     pins = _pins(pin)
     artifact = _check_model(file)
+    wished = plan_wishes.wishes(
+        objective=objective,
+        min_rate=min_rate,
+        max_latency=max_latency,
+        max_nodes=max_nodes,
+        max_energy=max_energy,
+        error_budget=error_budget,
+        codec=codec,
+        shape=shape,
+        require=require,
+        headroom=headroom,
+    )
     options: dict[str, Any] = {
+        **wished,
         "profile": profile,
         "pins": pins,
         "exclude": exclude,

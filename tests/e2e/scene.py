@@ -37,6 +37,8 @@ from tests.waiting import eventually
 Array = npt.NDArray[Any]
 SMALL = "face-short-range"
 LARGER = "face-full-range"
+# For tests that speak of the slices of one pipeline: no copies and no replicas.
+ONE_TURN = ("--shape", "one-node", "--shape", "pipeline")
 # Other work on the machine must not look like a death where a test counts revisions.
 PATIENT = ("--heartbeat-deadline", "3")
 
