@@ -51,6 +51,15 @@ class Compared:
     reason: str = ""
 
 
+class NoShapeError(NoPlanError):
+    """None of the shapes that may be used has a plan; `reason` says why not, shape by shape."""
+
+    def __init__(self, found: Sequence[Compared], allowed: Sequence[str]) -> None:
+        super().__init__(proved=False)
+        reasons = [f"{NAMES[row.shape]}: {row.reason}" for row in found if row.shape in allowed]
+        self.reason = f"no plan of the shapes {', '.join(allowed)}: {'; '.join(reasons)}"
+
+
 def compare(
     costs: Costs, planner: Planner, shapes: Sequence[str] | None = None, *, seconds: float = 0.0
 ) -> tuple[Layout, tuple[Layout, ...]]:
@@ -77,7 +86,9 @@ def compare(
     ]
     able = [row for row in found if row.shape in allowed and row.layout is not None and not row.reason]
     if not able:
-        raise failed or NoPlanError(proved=False)
+        if failed is not None and ("pipeline" in allowed or len(allowed) == 0):
+            raise failed
+        raise NoShapeError(found, allowed)
     winner = _winner(costs, able)
     assert winner.layout is not None
     layout = replace(
@@ -113,6 +124,17 @@ def pipeline_layout(costs: Costs, found: Split) -> Layout:
         bounds=found.bounds,
         energy=energy,
     )
+
+
+def alone(costs: Costs, stateful: bool = False) -> Layout:
+    """The whole model on the best single node, pins left aside; without lanes, and with the reason, if none can.
+
+    stateful: a frame at a time, so the period is the latency.
+    """
+    found = _one_node(replace(costs, goal=Goal("latency")) if stateful else costs)
+    if found.layout is None:
+        return Layout(ONE_NODE, reason=found.reason)
+    return replace(found.layout, period=found.layout.latency) if stateful else found.layout
 
 
 def without_pins(costs: Costs) -> Costs:

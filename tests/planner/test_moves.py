@@ -128,6 +128,6 @@ def test_a_slice_stays_where_that_costs_no_more_than_the_stated_share(speed: flo
         NodeSpec("fast", 10**6, {"all": 1.0}, 1e9, 1e9),
     )
     profile = Profile(dict.fromkeys(graph.steps, 1e-3), "test", measured=False, overhead=0.0)
-    options = PlanOptions(goal=Goal(within=0.05), max_slices=1)
+    options = PlanOptions(goal=Goal(within=0.05), max_slices=1, shapes=("pipeline",))
     plan = make_plan(graph, profile, Fleet(nodes), memory=weights_memory, options=options, planner=solve)
     assert plan.slices[0].nodes == ("has" if stays else "fast",)

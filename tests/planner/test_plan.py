@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from converters.graph import Graph
 from converters.slicing import edges
 from coordinator.planner import make_plan
-from coordinator.planner.model import Fleet, NodeSpec
+from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.plan import Plan
 from slicemq.errors import PlanError
 from tests.planner.instances import make_graph, random_fleet, random_graph, random_profile, weights_memory
@@ -44,7 +44,8 @@ def chain() -> Graph:
 def plan_of(graph: Graph, nodes: int = 3) -> Plan:
     profile = random_profile(random.Random(1), graph)
     specs = [NodeSpec(f"pi-{k}", 13_000, {"all": 1.0}, 1e7, 1e7) for k in range(1, nodes + 1)]
-    return make_plan(graph, profile, Fleet(tuple(specs)), memory=weights_memory)
+    options = PlanOptions(shapes=("pipeline",))
+    return make_plan(graph, profile, Fleet(tuple(specs)), memory=weights_memory, options=options)
 
 
 GRAPH = chain()

@@ -20,7 +20,14 @@ SPEC = NodeSpec("a", 10**9, {"all": 1.0}, 1e6, 2e6)
 
 
 def row(nodes: list[str], **more: Any) -> dict[str, Any]:
-    return {"id": "s" + "".join(nodes), "nodes": nodes, "compute_ms": 20.0, "bytes_in": 1000, "bytes_out": 500, **more}
+    return {
+        "id": "s" + "".join(nodes),
+        "nodes": nodes,
+        "compute_ms": 20.0,
+        "bytes_in": 1000,
+        "bytes_out": 500,
+        **more,
+    }
 
 
 def test_a_plan_uses_its_stages_times_at_its_rate() -> None:
@@ -93,7 +100,7 @@ def test_a_plan_goes_round_the_node_that_is_busy() -> None:
     graph = random_graph(rng, 8)
     profile = random_profile(rng, graph)
     nodes = tuple(NodeSpec(name, 10**9, {"all": 1.0}, 1e9, 1e9) for name in "ab")
-    options = PlanOptions(max_slices=1)
+    options = PlanOptions(max_slices=1, shapes=("pipeline",))
     for taken, left in (("a", "b"), ("b", "a")):
         fleet = shared(Fleet(nodes), {taken: Usage(0.9, 0, 0, 1)})
         plan = make_plan(graph, profile, fleet, memory=weights_memory, options=options)

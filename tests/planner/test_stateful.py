@@ -13,7 +13,7 @@ from coordinator.planner import make_plan
 from coordinator.planner.model import PlanOptions
 from slicemq.errors import InsufficientCapacityError
 from tests.planner.instances import weights_memory
-from tests.planner.test_make import MB, chain, nodes
+from tests.planner.test_make import MB, PIPED, chain, nodes
 
 
 def stateful(weights: list[int]) -> tuple[Graph, Profile]:
@@ -28,7 +28,7 @@ def test_the_fewest_slices_that_fit_are_taken(memory: tuple[int, ...], slices: i
     plan = make_plan(graph, profile, fleet, memory=weights_memory)
     assert (len(plan.slices), plan.window) == (slices, 1)
     # Without state more slices are faster.
-    assert len(make_plan(*chain([MB] * 8), fleet, memory=weights_memory).slices) == 3
+    assert len(make_plan(*chain([MB] * 8), fleet, memory=weights_memory, options=PIPED).slices) == 3
 
 
 def test_a_frame_takes_as_long_as_all_its_stages() -> None:

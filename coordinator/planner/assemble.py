@@ -1,0 +1,151 @@
+"""A layout and its costs -> the plan: slices, bundles, figures, and what it was compared with (PURE)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from coordinator.planner.answer import Layout, StageChoice
+from coordinator.planner.codec_costs import packed_bytes
+from coordinator.planner.drafts import nodes_of, value
+from coordinator.planner.plan import (
+    Alternative,
+    Plan,
+    PlannedBundle,
+    PlannedSlice,
+    ProfileSource,
+    lane_bundles,
+)
+from coordinator.planner.plan_checks import CLIENT
+from coordinator.planner.problem import Costs, NodeType
+from coordinator.planner.segments import FRAME_BYTES
+
+if TYPE_CHECKING:
+    from converters.graph import Graph
+    from converters.profile import Profile
+
+_ENOUGH = 0.95
+_UNITS = {"nodes": 1.0, "energy": 1.0}
+"""What the bound of an objective is multiplied by in the file; times are milliseconds there."""
+
+
+def assemble(
+    graph: Graph,
+    profile: Profile,
+    costs: Costs,
+    layout: Layout,
+    others: Sequence[Layout],
+    seconds: float,
+    ratios: Mapping[int, float] | None = None,
+) -> Plan:
+    """The plan of `layout`; `others` are shown beside it. `ratios` are lz4's bytes to the plain ones by tensor."""
+    stages = [stage for lane in layout.lanes for stage in lane]
+    groups = [
+        [[graph.steps[place] for place in costs.steps_of(stage.start, stage.end)] for stage in lane]
+        for lane in layout.lanes
+    ]
+    bundles = tuple(_coded(graph, costs, bundle, stages, ratios or {}) for bundle in lane_bundles(graph, groups))
+    operators = [tuple(group) for lane in groups for group in lane]
+    slices = tuple(
+        _slice(costs, layout, f"s{number}", stage, operators[number], bundles)
+        for number, stage in enumerate(stages)
+    )
+    goal = costs.goal
+    reached = layout.latency if graph.stateful else value(goal, layout)
+    return Plan(
+        model=graph.sha256,
+        objective="period" if goal.objective == "throughput" else goal.objective,
+        # One frame of a stateful model at a time: the next begins when the last has been answered. What bounds the
+        # slowest stage bounds that too, though nothing says how nearly.
+        period_ms=_ms(layout.latency if graph.stateful else layout.period),
+        latency_ms=_ms(layout.latency),
+        lower_bound_ms=round(layout.lower_bound * _UNITS.get(goal.objective, 1e3), 4),
+        gap=round(max(0.0, reached / layout.lower_bound - 1.0), 6) if layout.lower_bound > 0 else 0.0,
+        method="heuristic" if graph.stateful else layout.method,
+        family=layout.family,
+        solve_seconds=round(seconds, 4),
+        window=1 if graph.stateful else window_of(layout.latency, layout.period),
+        profile=ProfileSource(profile.runtime, profile.measured),
+        slices=slices,
+        bundles=bundles,
+        alternatives=tuple(_alternative(other) for other in others),
+        turns=layout.turns,
+        reason=layout.reason,
+        energy_j=round(layout.energy, 6),
+        certificate=() if graph.stateful else layout.bounds,
+    )
+
+
+def window_of(latency: float, period: float) -> int:
+    """The fewest frames on their way that reach 95 % of the peak rate, and one more for what varies.
+
+    W frames on their way give min(W / latency, 1 / period) frames per second (Little's law). With turns the latency
+    is that of the slowest turn, so that there are enough frames for every node.
+    """
+    if period <= 0:
+        return 2
+    return math.ceil(_ENOUGH * latency / period - 1e-9) + 1
+
+
+def _slice(
+    costs: Costs,
+    layout: Layout,
+    name: str,
+    stage: StageChoice,
+    operators: tuple[int, ...],
+    bundles: Sequence[PlannedBundle],
+) -> PlannedSlice:
+    kind_of = {node: kind for kind in costs.types for node in kind.ids}
+    kinds = [kind_of[share.node] for share in stage.shares]
+    i, j = stage.start, stage.end
+
+    def seconds(kind: NodeType) -> float:
+        return float(max(kind.compute[i, j], kind.down[i, j], kind.up[i, j]))
+
+    slowest = max(kinds, key=seconds)
+    return PlannedSlice(
+        id=name,
+        nodes=tuple(share.node for share in stage.shares),
+        operators=operators,
+        # Rounded up, so that the file never promises that a slice fits where it does not.
+        memory_mb=math.ceil(max(float(kind.memory[i, j]) for kind in kinds) / 1e3) / 1e3,
+        compute_ms=_ms(slowest.compute[i, j]),
+        bytes_in=_sum(bundles, lambda bundle: name in bundle.targets),
+        bytes_out=_sum(bundles, lambda bundle: bundle.source == name),
+        down_ms=_ms(slowest.down[i, j]),
+        up_ms=_ms(slowest.up[i, j]),
+        turns=tuple(share.turns for share in stage.shares) if layout.turns > 1 else (),
+    )
+
+
+def _coded(
+    graph: Graph,
+    costs: Costs,
+    bundle: PlannedBundle,
+    stages: Sequence[StageChoice],
+    ratios: Mapping[int, float],
+) -> PlannedBundle:
+    """The bundle with the codec of the state behind the slice that sends it; the client's are raw."""
+    if not costs.states or bundle.source == CLIENT or CLIENT in bundle.targets:
+        return bundle
+    codec = costs.states[stages[int(bundle.source[1:])].end].codec
+    if codec == "raw":
+        return bundle
+    size = FRAME_BYTES + sum(packed_bytes(graph.tensors[tensor], codec, ratios) for tensor in bundle.tensors)
+    return replace(bundle, codec=codec, bytes=size)
+
+
+def _alternative(other: Layout) -> Alternative:
+    if not other.lanes:
+        return Alternative(other.family, (), None, None, other.reason)
+    return Alternative(other.family, nodes_of(other), _ms(other.period), _ms(other.latency), other.reason)
+
+
+def _sum(bundles: Sequence[PlannedBundle], mine: Callable[[PlannedBundle], bool]) -> int:
+    return sum(bundle.bytes for bundle in bundles if mine(bundle))
+
+
+def _ms(seconds: float) -> float:
+    return round(float(seconds) * 1e3, 4)
