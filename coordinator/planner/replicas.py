@@ -16,7 +16,6 @@ asked at periods P between the bound and the best plan. The bound comes from pri
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -107,11 +106,10 @@ def _searched(costs: Costs, base: Lane | None, cells: int) -> list[Lane]:
     starts = [_filled_up(used, nodes), by_speed, by_memory, by_speed[::-1], by_memory[::-1]]
     if len(costs.types) == 1:
         starts, left = [nodes], 1
-    rng = random.Random(len(nodes))
     found: list[Lane] = []
     best, kept = math.inf, starts[0]
     for number in range(left):
-        order = starts[number] if number < len(starts) else _shaken(kept, rng)
+        order = starts[number] if number < len(starts) else _shaken(kept, number)
         period, order, cuts = settle(rates, order, most)
         if not math.isfinite(period) or period >= best * (1 - 1e-9):
             continue
@@ -134,12 +132,14 @@ def _filled_up(used: Sequence[int], nodes: Sequence[int]) -> list[int]:
     return [*used, *left]
 
 
-def _shaken(order: Sequence[int], rng: random.Random) -> list[int]:
-    """The order with a few nodes in other places."""
-    shaken = list(order)
-    for _ in range(rng.randint(1, 3)):
-        a, b = rng.randrange(len(shaken)), rng.randrange(len(shaken))
-        if rng.random() < 0.5:
+def _shaken(order: Sequence[int], number: int) -> list[int]:
+    """The order with a few nodes in other places; others for every number, the same ones in every run."""
+    shaken, size, draw = list(order), len(order), number
+    for _ in range(1 + number % 3):
+        # A linear congruential generator (Knuth's MMIX constants): its high digits look random enough.
+        draw = (6364136223846793005 * draw + 1442695040888963407) % (1 << 64)
+        a, b = (draw >> 40) % size, (draw >> 16) % size
+        if draw >> 63:
             shaken[a], shaken[b] = shaken[b], shaken[a]
         else:
             shaken.insert(b, shaken.pop(a))
