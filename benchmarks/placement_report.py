@@ -14,6 +14,15 @@ from benchmarks.placement_runs import Task
 Summary = dict[str, Any]
 Results = Mapping[Task, Mapping[str, Any]]
 METHODS = ("greedy", "seifer", "random", "defer", "pipeedge", "dnnpipe", "coral")
+_STYLES = {
+    "greedy": "^-",
+    "seifer": "s-",
+    "dnnpipe": "--",
+    "pipeedge": ":",
+    "coral": ":",
+    "random": "-.",
+    "defer": "-.",
+}
 EXACTLY = 1e-9
 GREEDY_WITHIN = 0.05
 GAPS = {5: 0.01, 10: 0.01, 15: 0.01, 20: 0.01, 50: 0.02}
@@ -233,12 +242,18 @@ def plot(found: Sequence[Summary], file: Path) -> None:
     figure, panels = pyplot.subplots(2, 4, figsize=(14, 6), sharex=True)
     for panel, (model, memory) in zip(panels.flat, CONFIGURATIONS, strict=True):
         rows = [one for one in found if (one["table"], one["model"], one["memory_mb"]) == ("theirs", model, memory)]
-        for name, style in (("random", ":"), ("defer", ":"), ("coral", ":"), ("pipeedge", ":"), ("dnnpipe", "--")):
-            _line(panel, rows, name, style, 1.0)
-        _line(panel, rows, "seifer", "s-", 1.0)
-        _line(panel, rows, "greedy", "^-", 1.0)
         ours = [(one["nodes"], one["ours"]["mean_s"]) for one in rows if one["ours"]["found"]]
-        panel.plot([x for x, _ in ours], [y for _, y in ours], "o-", color="black", linewidth=2, label="ours")
+        panel.plot([x for x, _ in ours], [y for _, y in ours], "-", color="0.6", linewidth=5, label="ours")
+        for name, style in _STYLES.items():
+            found_by = [one for one in rows if one["methods"][name]["found"]]
+            panel.plot(
+                [one["nodes"] for one in found_by],
+                [one["methods"][name]["mean_s"] for one in found_by],
+                style,
+                linewidth=1,
+                fillstyle="none",
+                label=name,
+            )
         panel.set_title(f"{model}, {memory} MB")
         panel.set_yscale("log")
         panel.set_xticks(NODES)
@@ -254,8 +269,3 @@ def plot(found: Sequence[Summary], file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=80)
     pyplot.close(figure)
-
-
-def _line(panel: Any, rows: Sequence[Summary], name: str, style: str, width: float) -> None:
-    points = [(one["nodes"], one["methods"][name]["mean_s"]) for one in rows if one["methods"][name]["found"]]
-    panel.plot([x for x, _ in points], [y for _, y in points], style, linewidth=width, markersize=5, label=name)

@@ -275,3 +275,20 @@ def test_wrong_options_are_named(wrong: list[str], capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         placement_paper.main(wrong)
     assert wrong[0] in capsys.readouterr().err
+
+
+def test_the_page_keeps_what_is_around_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    page, picture = tmp_path / "page.md", tmp_path / "images" / "picture.png"
+    page.write_text(f"before\n{placement_paper.BEGIN}\nold\n{placement_paper.END}\nafter\n")
+    monkeypatch.setattr(placement_paper, "PAGE", page)
+    monkeypatch.setattr(placement_paper, "PICTURE", picture)
+    arguments = ["--graphs", "1", "--published-graphs", "0", "--models", "MobileNetV2", "--nodes", "5"]
+    arguments += ["--jobs", "1", "--tables", "theirs", "--cache", str(tmp_path), "--write"]
+    assert placement_paper.main(arguments) == 0
+    written = page.read_text()
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+    assert "| MobileNetV2 64 | 5 |" in written
+    assert "old" not in written
+    assert picture.read_bytes().startswith(b"\x89PNG")
