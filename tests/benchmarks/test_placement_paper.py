@@ -278,7 +278,6 @@ def test_wrong_options_are_named(wrong: list[str], capsys: pytest.CaptureFixture
 
 
 def test_the_page_keeps_what_is_around_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
     page, picture = tmp_path / "page.md", tmp_path / "images" / "picture.png"
     page.write_text(f"before\n{placement_paper.BEGIN}\nold\n{placement_paper.END}\nafter\n")
     monkeypatch.setattr(placement_paper, "PAGE", page)
