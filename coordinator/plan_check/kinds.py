@@ -156,6 +156,11 @@ class Kind:
         flow = self.flow(i, j)
         messages = (flow.into > 0) + (flow.out > 0)
         moved = self._receive * flow.into + self._send * flow.out + flow.codec * self._scale
+        hops = self._ledger.hop_bytes
+        if hops is not None:
+            # What crosses between two slices is read and written all the same.
+            messages += (hops[i] > 0) + (hops[j] > 0)
+            moved += self._receive * hops[i] + self._send * hops[j]
         return self._work[j] - self._work[i] + self._call + self._message * messages + moved
 
     def _cell(self, rows: Rows, i: int, j: int) -> Exact | None:

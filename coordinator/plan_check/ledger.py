@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from coordinator.plan_check.flows import Coded, Flow, Inside
+from coordinator.plan_check.flows import Coded, Exact, Flow, Inside
 from coordinator.plan_check.kinds import Kind, Rows
 from coordinator.plan_check.reading import Row, listed, loads, real, table, text, whole
 from slicemq.errors import PlanError
@@ -88,6 +88,10 @@ class Ledger:
         self.budget = self.goal.real("error_budget")
         self._given = self._traffic(body) if body.has("traffic") else None
         self._flows = {}
+        self.hop_bytes: list[Fraction] | None = None
+        self.hop_rates: list[list[Fraction]] = []
+        if body.has("links"):
+            self.hop_bytes = self._crossing(body.row("links"))
         memories = [table(row["rows"], row.at("rows"), self.lengths) for row in body.rows("memory", MAX_NODES)]
         self.kinds = [Kind(self, row, memories) for row in body.rows("nodes", MAX_NODES)]
         self.kind_of = {node: number for number, kind in enumerate(self.kinds) for node in kind.ids}
@@ -102,8 +106,6 @@ class Ledger:
             (self._place(row[0], where), self._place(row[1], where), self._node(row[2], where))
             for row in _tuples(body, "step_pins", 3, MAX_STEPS)
         ]
-        self.hop_bytes: list[Fraction] | None = None
-        self.hop_rates: list[list[Fraction]] = []
         if body.has("links"):
             self._links(body.row("links"))
 
@@ -116,6 +118,11 @@ class Ledger:
         """The bytes of an arc whose tensors travel as they are, or as the file's own table says."""
         if i not in self._flows:
             self._flows[i] = self._computed(i, self.ends[i])
+            if self.hop_bytes is not None:
+                self._flows[i] = [
+                    self._client_only(i, j, flow.codec)
+                    for j, flow in zip(self.ends[i], self._flows[i], strict=True)
+                ]
             if self._given is not None:
                 self._flows[i] = self._listed(i, self._given)
         return self._flows[i][self.columns[i][j]]
@@ -192,6 +199,34 @@ class Ledger:
             found.append(inside.flow(j))
         return found
 
+    def _client_only(self, i: int, j: int, codec: Exact) -> Flow:
+        """With links only the client's traffic goes through the broker."""
+        into = self.size([t for t in set(self.inputs) if t in self.users]) if i == 0 else 0
+        results = self.size(sorted(self.outputs)) if j == self.n else 0
+        return Flow(into, results, into + results, codec)
+
+    def _crossing(self, row: Row) -> list[Fraction]:
+        """The bytes that cross each state, which must be what the tensors say."""
+        given = row.reals("bytes")
+        if len(given) != len(self.states):
+            raise PlanError(f"{row.at('bytes')}: {len(given)} numbers, expected {len(self.states)}")
+        for number, state in enumerate(self.states):
+            total = 0
+            if 0 < number < self.n:
+                coded = self.coded.get(state.codec, {})
+                for t, size in self.sizes.items():
+                    maker, users = self.maker.get(t), self.users.get(t, 0)
+                    if maker is None:
+                        total += size if users & ~state.done and t in self.inputs else 0
+                    elif state.done >> maker & 1 and (users & ~state.done or t in self.outputs):
+                        total += coded[t].bytes if t in coded else size
+                total += self.frame
+            if state.legal and given[number] != total:
+                raise PlanError(
+                    f"{row.at('bytes')}: state {number}: {float(given[number])}, its tensors have {total}"
+                )
+        return given
+
     def _listed(self, i: int, given: tuple[Rows, Rows, Rows]) -> list[Flow]:
         rows = [given[part][self.row_of[i]] for part in range(3)]
         return [Flow(*(value or 0 for value in values)) for values in zip(*rows, strict=True)]
@@ -202,17 +237,12 @@ class Ledger:
         return into, out, relayed
 
     def _links(self, row: Row) -> None:
-        self.hop_bytes = row.reals("bytes")
         self.hop_rates = [
             [real(v, row.at("rates")) for v in listed(line, row.at("rates"))] for line in row.items("rates")
         ]
-        square = len(self.hop_rates) == len(self.kinds) == max(map(len, self.hop_rates), default=0)
-        if (
-            len(self.hop_bytes) != len(self.states)
-            or not square
-            or min(map(len, self.hop_rates)) != len(self.kinds)
-        ):
-            raise PlanError(f"{row.where}: expected a number for each state and a rate for each pair of nodes")
+        count = len(self.kinds)
+        if len(self.hop_rates) != count or any(len(line) != count for line in self.hop_rates):
+            raise PlanError(f"{row.where}: expected a rate for each pair of nodes")
         if any(kind.count != 1 for kind in self.kinds):
             raise PlanError(f"{row.where}: expected one node of each type")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,7 +47,8 @@ class Primitives:
 
     `sizes` are bytes on the wire by tensor, `coded` by codec and tensor (those that it changes) its bytes, and the
     seconds of encoding and decoding on the profile's machine. `inputs` and `outputs` are the model's tensors.
-    `prefixes`: whether state s is the first s steps, raw.
+    `prefixes`: whether state s is the first s steps, raw. `linked`: slices hand everything straight to the
+    next one, so that only the first slice gets the client's inputs, and only the last one sends it results.
     """
 
     sets: tuple[int, ...]
@@ -60,6 +61,7 @@ class Primitives:
     codecs: tuple[str, ...]
     coded: Mapping[str, Mapping[int, Coded]]
     prefixes: bool
+    linked: bool = False
 
     @property
     def steps(self) -> int:
@@ -100,7 +102,7 @@ class Primitives:
             if t in self.maker and changing.any():
                 skips = (self.done([self.maker[t]]) > 0)[:, None] & (self.done(users) < len(users))[None, :]
                 inside &= ~(skips & (at[:, None] != at[None, :]) & (changing[:, None] | changing[None, :]))
-        return inside & (self.traffic(0).into > 0)
+        return inside & (replace(self, linked=False).traffic(0).into > 0)
 
     @cached_property
     def inside(self) -> Mask:
@@ -167,11 +169,19 @@ class Primitives:
                 encoding.add(1.0 - made[t], made[t] * open_[t] * encode)
             if t in self.outputs:
                 results.add(1.0 - made[t], made[t] * size)
+        if self.linked:
+            return self._client_only(frame_bytes, encoding.sum() + decoding.sum())
         into, out, answer = (
             np.where(table > 0.5, np.rint(table) + frame_bytes, 0.0)
             for table in (taken.sum(), sent.sum(), results.sum())
         )
         return Arcs(into, out + answer, into + answer, encoding.sum() + decoding.sum())
+
+    def _client_only(self, frame_bytes: int, codec_seconds: Table) -> Arcs:
+        into, results = np.zeros_like(codec_seconds), np.zeros_like(codec_seconds)
+        into[0, 1:] = frame_bytes + sum(self.sizes[t] for t in set(self.inputs) if t in self.users)
+        results[:-1, -1] = frame_bytes + sum(self.sizes[t] for t in set(self.outputs))
+        return Arcs(into, results, into + results, codec_seconds)
 
     @cached_property
     def _made(self) -> dict[int, npt.NDArray[np.float64]]:

@@ -43,6 +43,7 @@ def books(
     primitives = _primitives(graph, costs, ratios)
     arcs = primitives.traffic(FRAME_BYTES)
     memories: list[dict[str, Any]] = []
+    moves: list[Any] = []
     body: dict[str, Any] = {
         "format": FORMAT,
         "model": graph.sha256,
@@ -93,6 +94,7 @@ def books(
         "broker_rate": costs.broker_rate,
         "links": None,
         "memory": memories,
+        "moves": moves,
     }
     if costs.hops is not None:
         body["links"] = {
@@ -101,7 +103,7 @@ def books(
         }
     body["traffic"] = _traffic(costs, primitives, arcs)
     seen: list[Any] = []
-    body["nodes"] = [node_row(kind, costs, body, primitives, arcs, memories, seen) for kind in costs.types]
+    body["nodes"] = [node_row(kind, costs, body, primitives, arcs, memories, seen, moves) for kind in costs.types]
     return body
 
 
@@ -140,6 +142,7 @@ def _primitives(graph: Graph, costs: Costs, ratios: Mapping[int, float] | None) 
             if codec != "raw"
         },
         prefixes=not costs.states,
+        linked=costs.hops is not None,
     )
 
 

@@ -22,8 +22,12 @@ def node_row(
     moved: Arcs,
     memories: list[dict[str, Any]],
     seen: list[Any],
+    moves: list[Any],
 ) -> dict[str, Any]:
-    """One entry of `nodes`; a table of memory that is not yet among `memories` is added to them, and to `seen`."""
+    """One entry of `nodes`; a table of memory that is not yet among `memories` is added to them, and to `seen`.
+
+    The same for `moves`.
+    """
     spec, arcs = kind.spec, primitives.arcs
     allowed = np.isfinite(kind.period) & arcs
     limit = spec.memory * (1.0 - body["headroom"])
@@ -71,7 +75,7 @@ def node_row(
         "traffic": None,
         "stage": None if np.allclose(period[allowed], kind.period[allowed], **NEAR) else rows_of(kind.period, arcs),
         "allowed": None if np.array_equal(possible, allowed) else rows_of(allowed.astype(float), arcs),
-        "moves": None if kind.moves is None else rows_of(kind.moves, arcs),
+        "moves_table": None if kind.moves is None else _number_of(rows_of(kind.moves, arcs), moves),
     }
     pairs = (kind.bytes_in, costs.bytes_in), (kind.bytes_out, costs.bytes_out)
     if not all(np.array_equal(mine[arcs], every[arcs]) for mine, every in pairs):
@@ -105,7 +109,14 @@ def overheads(body: dict[str, Any], kind: NodeType, moved: Arcs) -> Any:
         + costs["receive_per_byte"] * into
         + costs["send_per_byte"] * out
     )
-    return body["profile"]["call"] + (moving + moved.codec_seconds)
+    moving = moving + moved.codec_seconds
+    if body["links"] is not None:
+        # What crosses between two slices is read and written all the same.
+        crosses = np.array([float(value) for value in body["links"]["bytes"]])
+        messages = costs["message"] * (crosses > 0)
+        moving = moving + (messages + costs["receive_per_byte"] * crosses)[:, None]
+        moving = moving + (messages + costs["send_per_byte"] * crosses)[None, :]
+    return body["profile"]["call"] + moving
 
 
 def _speed(kind: NodeType, arcs: Any, work: Any, moving: Any) -> float:
@@ -140,6 +151,13 @@ def _memory(kind: NodeType, arcs: Any, memories: list[dict[str, Any]], seen: lis
     seen.append(kind.memory)
     memories.append({"runtimes": [kind.spec.runtime], "rows": rows_of(kind.memory, arcs)})
     return len(memories) - 1
+
+
+def _number_of(rows: Any, tables: list[Any]) -> int:
+    """The place of a table among others, at the end if it is not yet there."""
+    if rows not in tables:
+        tables.append(rows)
+    return tables.index(rows)
 
 
 def plain_row(values: Any) -> list[float | int | None]:

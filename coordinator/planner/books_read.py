@@ -56,6 +56,7 @@ def _costs(body: dict[str, Any]) -> Costs:
         codecs=tuple(row[1] for row in rows),
         coded=_coded(body["tensors"]),
         prefixes=bool(body["prefixes"]),
+        linked=body["links"] is not None,
     )
     arcs = primitives.arcs
     moved = primitives.traffic(body["frame_bytes"])
@@ -114,7 +115,7 @@ def _type(
         steps=_array(row["steps"]),
         whole=row["whole"],
         useful=row["useful"],
-        moves=None if row["moves"] is None else table_of(row["moves"], arcs),
+        moves=None if row["moves_table"] is None else table_of(body["moves"][row["moves_table"]], arcs),
     )
     compute = primitives.work(kind.steps) + overheads(body, kind, moved) / row["speed"]
     if row["compute"] is not None:

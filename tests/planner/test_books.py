@@ -86,7 +86,7 @@ def test_tables_that_do_not_follow_are_written_out() -> None:
     changed = replace(costs, types=(odd, *costs.types[1:]), relayed=costs.relayed + 1)
     body = books(graph, profile, changed, options)
     row = body["nodes"][0]
-    assert None not in (row["compute"], row["traffic"], row["stage"], row["moves"], body["traffic"])
+    assert None not in (row["compute"], row["traffic"], row["stage"], row["moves_table"], body["traffic"])
     again = costs_from_text(text_of(body))
     same(changed, again)
     moves = again.types[0].moves
