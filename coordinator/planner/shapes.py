@@ -81,8 +81,8 @@ def compare(
         _one_node(costs),
         _copies(costs),
         _pipeline(costs, base, failed),
-        _searched(costs, "replicas", lambda: replicated.replicas(costs, base, cells, seconds), base),
-        _searched(costs, "parallel", lambda: side_by_side.parallel(costs, planner, base, cells), base),
+        _searched(costs, "replicas", lambda: replicated.replicas(costs, base, cells, seconds)),
+        _searched(costs, "parallel", lambda: side_by_side.parallel(costs, planner, base, cells)),
     ]
     able = [row for row in found if row.shape in allowed and row.layout is not None and not row.reason]
     if not able:
@@ -208,7 +208,7 @@ def _pipeline(costs: Costs, base: Split | None, failed: NoPlanError | None) -> C
     return Compared("pipeline", layout, f"it has {broken[0]}" if broken else "")
 
 
-def _searched(costs: Costs, shape: str, search: Callable[[], Layout], base: Split | None) -> Compared:
+def _searched(costs: Costs, shape: str, search: Callable[[], Layout]) -> Compared:
     nodes = sum(kind.count for kind in costs.types)
     if costs.slice_pins:
         return Compared(shape, None, "slices are pinned to nodes")
@@ -219,7 +219,7 @@ def _searched(costs: Costs, shape: str, search: Callable[[], Layout], base: Spli
     try:
         layout = search()
     except NoPlanError:
-        return Compared(shape, None, "none was found" + ("" if base is None else " that keeps to the limits"))
+        return Compared(shape, None, _none_found(costs, shape))
     stages = [stage for lane in layout.lanes for stage in lane]
     if shape == "replicas" and all(len(stage.shares) == 1 for stage in stages):
         return Compared(shape, None, "no stage was found that gains from a second node")
@@ -230,6 +230,14 @@ def _searched(costs: Costs, shape: str, search: Callable[[], Layout], base: Spli
     if shape == "parallel" and all(len(lane) == 1 for lane in layout.lanes):
         return Compared(shape, None, "the best ones found have one slice each: copies of the whole model")
     return Compared(shape, layout)
+
+
+def _none_found(costs: Costs, shape: str) -> str:
+    goal = costs.goal
+    limits = (goal.max_period, goal.max_latency, goal.max_energy)
+    if goal.max_nodes is not None or any(math.isfinite(limit) for limit in limits):
+        return "none was found that keeps to the limits"
+    return "the nodes hold no second pipeline, as far as was found" if shape == "parallel" else "none was found"
 
 
 def _forbidden(costs: Costs, layout: Layout) -> str:
