@@ -64,16 +64,16 @@ def best_sum(costs: Costs) -> float:
     return float(best[-1])
 
 
-def cases(count: int, **given: bool) -> Iterator[Costs]:
+def cases(count: int, graph: bool | None = None) -> Iterator[Costs]:
     for seed in range(count):
-        costs = small(seed, errors=False, **given)
+        costs = small(seed, errors=False, broker=False, graph=graph)
         if 2 <= sum(kind.count for kind in costs.types) <= 5 and costs.n <= 20:
             yield replace(costs, goal=Goal(within=0.0), max_slices=9)
 
 
 def test_pipelines_side_by_side_against_all_partitions() -> None:
     ratios = []
-    for costs in cases(40, broker=False):
+    for costs in cases(40):
         best = best_sum(costs)
         bound = highest_proof(costs, "lanes").period
         if best == 0:
@@ -96,7 +96,7 @@ def test_pipelines_side_by_side_against_all_partitions() -> None:
 
 def test_equal_nodes_are_grouped_exactly() -> None:
     compared = 0
-    for costs in cases(40, broker=False, graph=False):
+    for costs in cases(40, graph=False):
         kind = replace(costs.types[0], ids=("a", "b", "c", "d"))
         equal = replace(costs, types=(kind,))
         best = best_sum(equal)
