@@ -89,7 +89,7 @@ def test_pipelines_side_by_side_against_all_partitions() -> None:
         assert layout.lower_bound <= 1 / best * (1 + 1e-9)
         assert layout.period >= 1 / best * (1 - 1e-9)
         ratios.append(layout.period * best)
-    assert len(ratios) > 10
+    assert len(ratios) > 6
     # Whole turns cost something, and one pipeline may be as good as two.
     assert np.exp(np.mean(np.log(ratios))) < 1.1
 
