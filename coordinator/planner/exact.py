@@ -34,7 +34,7 @@ SECONDS = 4.0
 MOST_SECONDS = 60.0
 SEARCH = 0.8
 """The share of the time that goes into the objective; the rest is for what is made nicer within its tolerance."""
-_USUAL = 50 * 80
+_USUAL = 50 * 80**2
 
 
 class LimitsError(NoPlanError):
@@ -68,7 +68,7 @@ def solve(
     goal = costs.goal
     if goal.max_nodes is not None and goal.max_nodes < costs.max_slices:
         costs = replace(costs, max_slices=goal.max_nodes)
-    size = sum(kind.count for kind in costs.types) * costs.n
+    size = sum(kind.count for kind in costs.types) * costs.n**2
     given = min(MOST_SECONDS, SECONDS * max(1.0, size / _USUAL)) if seconds is None else seconds
     try:
         return _Solve(costs, clock() + given, certify, clock).run()

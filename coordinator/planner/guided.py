@@ -1,72 +1,71 @@
 """Plans of large problems by a beam search that prices guide (PURE).
 
-At a period just below the bound, the flow program's prices say how scarce each node is. A partial plan that has
-spent less is the better one; at each state a few partial plans are kept.
+At a period just below the bound, the flow program's prices say how scarce each node is. Of the partial plans that
+end at a state, those that have paid least are kept, no two with the same nodes.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
-
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.planner.flow import Flow, Prices
 from coordinator.planner.reach import Segments
 
-WIDTH = 60
+WIDTH = 40
 """How many partial plans each state keeps."""
-PER_LABEL = 12
-"""Of each type of ends, how many nodes a partial plan may take next: the cheapest."""
+PER_END = 6
+"""For each next state, how many types a partial plan may take: the cheapest ones."""
 
 
 def guided(flow: Flow, period: float, prices: Prices | None = None, width: int = WIDTH) -> Segments | None:
     """A plan within `period`, or None: none was found. Limits other than nodes and slices are not looked at."""
     costs = flow.costs
     n, counts = costs.n, [kind.count for kind in costs.types]
-    paid = np.full(len(counts), 1.0 / sum(counts)) if prices is None else prices.kinds
+    share = 1.0 / sum(counts)
+    # A node that costs nothing is still one node less.
+    paid = np.full(len(counts), share) if prices is None else prices.kinds + 0.01 * share
     allowed = np.stack([flow.allowed(k, period) for k in range(len(counts))])
-    ways = allowed.sum(axis=0)
-    # What few nodes can run is dear to reach the end from; the rest to pay is at least that of any nodes.
     rest = _rest(allowed, paid)
     order = np.argsort(paid, kind="stable")
-    labels: list[list[tuple[float, int, int, tuple[int, ...], int]]] = [[] for _ in range(n + 1)]
-    labels[0] = [(0.0, 0, 0, (), 0)]
-    serial = 0
+    able = allowed[order]
+    # Per state: (paid, how many of each type, the partial plan before, the arc).
+    kept: list[dict[bytes, tuple[float, npt.NDArray[np.int16], bytes, tuple[int, int, int]]]] = [
+        {} for _ in range(n + 1)
+    ]
+    nobody = np.zeros(len(counts), dtype=np.int16)
+    kept[0][nobody.tobytes()] = (0.0, nobody, b"", (0, 0, -1))
     for s in range(n):
-        kept = heapq.nsmallest(width, labels[s])
-        labels[s] = kept
-        for number, (spent, slices, _, used, _) in enumerate(kept):
-            if slices >= costs.max_slices:
+        if len(kept[s]) > width:
+            best = sorted(kept[s], key=lambda key: kept[s][key][0])[:width]
+            kept[s] = {key: kept[s][key] for key in best}
+        ends = [j for j in np.flatnonzero(able[:, s].any(axis=0)).tolist() if np.isfinite(rest[j])]
+        for key, (spent, used, _, _) in kept[s].items():
+            if used.sum() >= costs.max_slices:
                 continue
-            for j in np.flatnonzero(ways[s] > 0).tolist():
-                if not math.isfinite(rest[j]):
-                    continue
-                taken = 0
-                for k in order.tolist():
-                    if not allowed[k, s, j] or used.count(k) >= counts[k]:
-                        continue
-                    serial += 1
-                    labels[j].append((spent + paid[k] + 0.0, slices + 1, serial, (*used, k), s * width + number))
-                    taken += 1
-                    if taken >= PER_LABEL:
-                        break
-    if not labels[n]:
+            free = used[order] < np.array(counts)[order]
+            for j in ends:
+                for place in np.flatnonzero(able[:, s, j] & free)[:PER_END].tolist():
+                    k = int(order[place])
+                    more = used.copy()
+                    more[k] += 1
+                    code, total = more.tobytes(), spent + float(paid[k])
+                    known = kept[j].get(code)
+                    if known is None or total < known[0]:
+                        kept[j][code] = (total, more, key, (s, j, k))
+    if not kept[n]:
         return None
-    _, _, _, used, before = min(labels[n])
     segments: Segments = []
+    key = min(kept[n], key=lambda key: kept[n][key][0])
     end = n
-    for k in reversed(used):
-        s, number = divmod(before, width)
-        segments.append((s, end, k))
-        before, end = labels[s][number][4], s
+    while end:
+        _, _, before, arc = kept[end][key]
+        segments.append(arc)
+        key, end = before, arc[0]
     return segments[::-1]
 
 
-def _rest(
-    allowed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
-    paid: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> list[float]:
+def _rest(allowed: npt.NDArray[np.bool_], paid: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """What the way from each state to the end costs at least."""
     n = allowed.shape[1] - 1
     least = np.where(allowed, paid[:, None, None], np.inf).min(axis=0)
@@ -74,4 +73,4 @@ def _rest(
     rest[n] = 0.0
     for j in range(n, 0, -1):
         rest[:j] = np.minimum(rest[:j], rest[j] + least[:j, j])
-    return [float(value) for value in rest]
+    return rest

@@ -30,6 +30,10 @@ EQUAL = 1e-9
 """Periods that differ by less than this share are the same."""
 FINE = 1e-6
 """How finely periods that only the broker's rate sets are told apart."""
+MOST_SEARCHED = 1 << 26
+"""Local search is for problems in which (slices x states) squared is less."""
+SLOWEST = 10.0
+"""The most that other work on the machine is taken to slow the solver down."""
 GRACE = 5.0
 """How many times longer the search goes on while it has no plan."""
 FIRST_STEP = 5e-4
@@ -62,9 +66,11 @@ class Threshold:
     upper: float = math.inf
     bounds: list[Bound] = field(default_factory=list)
     top: float = math.inf
+    prices: Prices | None = None
 
     def __post_init__(self) -> None:
         begun = self.clock()
+        self._begun = (begun, time.monotonic())
         self.given = max(0.0, self.deadline - begun)
         # The bound by duals leaves the other limits aside: it has no words for them.
         self.relaxed = Flow(self.costs, deadline=begun + 0.6 * (self.deadline - begun), clock=self.clock)
@@ -144,6 +150,7 @@ class Threshold:
             if trial.feasible:
                 high = min(period, trial.slowest)
             elif trial.duals is not None:
+                self.prices = trial.prices
                 reached = self.relaxed.extend(trial.duals, period, high)
                 # At least above `period` itself: that much is verified.
                 self._raise(max(reached, math.nextafter(period, math.inf)), trial.duals)
@@ -165,12 +172,11 @@ class Threshold:
     def _take(self, segments: Segments) -> bool:
         if not keeps(self.costs, segments):
             return False
-        # Local search looks at the period only.
-        for plan in (
-            (segments,)
-            if self.limits or self.costs.errors is not None
-            else (segments, improve(self.costs, segments))
-        ):
+        # Local search looks at the period only, and takes long on large tables.
+        plans = [segments]
+        if not self.limits and self.costs.errors is None and len(segments) ** 2 * self.costs.n**2 < MOST_SEARCHED:
+            plans.append(improve(self.costs, segments))
+        for plan in plans:
             period = figures(self.costs, plan).period
             if period < self.upper and keeps(self.costs, plan):
                 self.best, self.upper = plan, period
@@ -181,10 +187,15 @@ class Threshold:
         more = GRACE * self.given if self.best is None else 0.0
         return self.deadline + more - self.clock()
 
+    def _slowness(self) -> float:
+        """How much longer than on `clock` things take: the solver's limit is of wall time."""
+        taken, wall = self.clock() - self._begun[0], time.monotonic() - self._begun[1]
+        return min(max(wall / max(taken, 1e-3), 1.0), SLOWEST)
+
     def _try(self, period: float, share: float) -> bool | None:
         """Is there a plan of `period`? None: not known."""
         period = min(period, self.most)
-        answer = ask(self.flow, period, None, self._left() * share)
+        answer = ask(self.flow, period, None, self._left() * share * self._slowness())
         if answer.segments is not None and self._take(answer.segments):
             return True
         if answer.ended and answer.segments is None and math.isinf(answer.bound):
@@ -234,7 +245,7 @@ class Threshold:
                 asked = math.nextafter(period, math.inf)
 
     def _guided(self, period: float) -> bool:
-        found = guided(self.relaxed, period)
+        found = guided(self.relaxed, period, self.prices)
         return found is not None and self._take(found)
 
 
