@@ -72,7 +72,7 @@ BENCHMARKS = (
         "turns",
         "frames/s of copies, of a stage on several nodes and of pipelines side by side, as ratios to one node",
         "8 min",
-        "-",
+        "docs/explanation/performance.md",
     ),
     Benchmark(
         "window",
