@@ -161,13 +161,34 @@ def _other_family(plan: PlanFile, ledger: Ledger, name: str, proof: Proof) -> Ch
         if value is not None and proof.value * (1 - FLOATS) <= value:
             return Check(name, "proved", "computed again from the nodes that can run the whole model")
         return Check(name, "failed", f"computed again it is {float(value or 0) * 1e3:.4f} ms")
-    if plan.family in SHARED and ledger.hop_bytes is None:
+    if plan.family in (COPIES, "one-node") and plan.objective in ("latency", "energy", "nodes"):
+        if proof.value * (1 - FLOATS) <= _whole(plan, ledger):
+            return Check(name, "proved", "computed again from the nodes that can run the whole model")
+    elif plan.family in SHARED and ledger.hop_bytes is None:
         groups = plan.family == "replicated-stages"
         if plan.objective == "period" and shares.proves(ledger, proof.value * (1 - FLOATS), groups):
             return Check(name, "proved", "by prices of nodes, in exact rationals")
         if plan.objective in ("latency", "energy") and proof.value * (1 - FLOATS) <= _least_of_paths(plan, ledger):
             return Check(name, "proved", "no path through the model is below it")
     return Check(name, "solver-asserted", f"no other proof was found for {plan.family}")
+
+
+def _whole(plan: PlanFile, ledger: Ledger) -> Exact:
+    """The least latency or energy of the whole model on a node, or the fewest nodes within the period."""
+    able = [k for k, kind in enumerate(ledger.kinds) if ledger.n in ledger.columns[0] and kind.may(0, ledger.n)]
+    if plan.objective != "nodes":
+        aim = _aim(plan, ledger)
+        return min((aim(k, 0, ledger.n) for k in able), default=0)
+    most = ledger.goal.real("max_period") * (1 + FLOATS) if ledger.goal.has("max_period") else NEVER
+    rates = sorted(
+        (
+            1 / max(Fraction(ledger.kinds[k].stage(0, ledger.n) or 0), 1 / NEVER)
+            for k in able
+            for _ in ledger.kinds[k].ids
+        ),
+        reverse=True,
+    )
+    return next((count for count in range(1, len(rates) + 1) if sum(rates[:count], Fraction(0)) * most >= 1), 0)
 
 
 def _least_of_paths(plan: PlanFile, ledger: Ledger) -> Exact:
