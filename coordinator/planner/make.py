@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.memory import slice_memory
 from coordinator.planner.answer import Layout, NoPlanError
 from coordinator.planner.assemble import assemble, window_of
+from coordinator.planner.codec_costs import chosen_states
 from coordinator.planner.cost import build_costs, permitted
 from coordinator.planner.exact import solve
 from coordinator.planner.memory import memory_by_runtime
@@ -18,12 +19,13 @@ from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
 from coordinator.planner.moves import with_moves
 from coordinator.planner.operators import Needs, check_somewhere, supports_of, who_lacks
 from coordinator.planner.plan import Plan
-from coordinator.planner.problem import Costs
+from coordinator.planner.problem import Costs, State
 from coordinator.planner.shapes import alone, compare, pipeline_layout
 from coordinator.planner.shortage import shortage, wishes_forbid, without_wishes
 from slicemq.errors import InsufficientCapacityError, PlanError
 
 if TYPE_CHECKING:
+    from converters.codec_errors import CodecMeasures
     from converters.graph import Graph
     from converters.profile import Profile
 
@@ -42,6 +44,7 @@ def make_plan(
     clock: Callable[[], float] = time.perf_counter,
     record: Callable[[Costs], None] = lambda _: None,
     seconds: float = 0.0,
+    measures: CodecMeasures | None = None,
 ) -> Plan:
     """The best plan of any shape for `graph` on `fleet`, with the figures of the other shapes.
 
@@ -51,6 +54,7 @@ def make_plan(
     `memory` gives a slice's bytes beyond an idle worker, `profile` the operators' seconds on the machine of speed
     1, `needs` what each operator asks of a runtime (`converters.needs`; without it every node takes
     all). `planner` makes single pipelines, `seconds` is what more the search for replicated stages may take.
+    `measures` are what codecs do to the model's tensors (None: raw only).
     `clock` is read for `solve_seconds` only; `record` is given the costs that the plan was made of. Raises
     InsufficientCapacityError when the nodes cannot hold or run the model, PlanError when the options (pins,
     exclusions, limits, shapes) are wrong or leave no plan.
@@ -64,8 +68,13 @@ def make_plan(
     if needs is not None:
         check_somewhere(graph, permitted(fleet, options), needs)
     supports = None if needs is None else supports_of(needs)
-    table = memory_by_runtime(graph, permitted(fleet, options), memory)
-    costs = with_moves(build_costs(graph, profile, fleet, table, options, supports), graph)
+    nodes, states = permitted(fleet, options), chosen_states(graph, options, measures)
+
+    def costs_of(wanted: PlanOptions, between: Sequence[State] = states) -> Costs:
+        table = memory_by_runtime(graph, nodes, memory, between)
+        return build_costs(graph, profile, fleet, table, wanted, supports, between, measures)
+
+    costs = with_moves(costs_of(options), graph)
     try:
         if graph.stateful:
             costs, layout, others = _of_stateful(costs, options, planner)
@@ -73,7 +82,7 @@ def make_plan(
             layout, others = compare(costs, planner, options.shapes, seconds=seconds)
     except NoPlanError as error:
         free = without_wishes(options)
-        if free is not None and _has_plan(build_costs(graph, profile, fleet, table, free, supports), planner):
+        if free is not None and _has_plan(costs_of(free), planner):
             raise wishes_forbid(options) from error
         if reason := str(getattr(error, "reason", "")):
             raise PlanError(reason) from error
@@ -82,9 +91,9 @@ def make_plan(
                 "no plan was found, although one may exist: the nodes' memory is too scarce for the model"
             ) from error
         lacks = [] if needs is None else who_lacks(graph, permitted(fleet, options), needs)
-        raise shortage(graph, fleet, options, costs, lacks) from error
+        raise shortage(graph, fleet, options, costs_of(options, ()), lacks) from error
     record(costs)
-    return assemble(graph, profile, costs, layout, others, clock() - begun)
+    return assemble(graph, profile, costs, layout, others, clock() - begun, measures.ratios if measures else None)
 
 
 def _of_stateful(costs: Costs, options: PlanOptions, planner: Planner) -> tuple[Costs, Layout, tuple[Layout, ...]]:
