@@ -1,6 +1,7 @@
 """How the planner's time and certified gap grow with nodes and units.
 
-    python -m benchmarks.planner_growth [--only star] [--seeds 2] [--format json] [--write] [--fresh]
+    python -m benchmarks.planner_growth [--only star] [--seeds 2] [--nodes 200] [--units 400]
+                                        [--format json] [--write] [--fresh]
 
 Problems are those of `benchmarks.planner_instances`; `star, one lost` plans anew after the node with most work has
 left, with the bytes to ship in mind. Seconds are processor time of one process, so that other work on the machine
@@ -222,6 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=list(SIZES), help="this kind of problem")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=200, help="the most nodes")
+    parser.add_argument("--units", type=int, default=400, help="the most units")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--fresh", action="store_true")
@@ -232,7 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
     KEPT.parent.mkdir(exist_ok=True)
     for kind in options.only or SIZES:
         for nodes, units in SIZES[kind]:
-            for seed in range(1, options.seeds + 1) if nodes <= options.nodes else ():
+            for seed in range(1, options.seeds + 1) if nodes <= options.nodes and units <= options.units else ():
                 row = known.get((kind, nodes, units, seed))
                 if row is None:
                     row = measure(kind, seed, nodes, units)
