@@ -27,7 +27,7 @@ class Kind:
             raise PlanError(f"{row.at('ids')}: expected at least one")
         self.memory_bytes = row.real("memory")
         self.memory_limit = row.real("memory_limit")
-        self._memory = memories[row.whole("memory_table", 0, len(memories) - 1)] if memories else []
+        self._memory = memories[row.whole("memory_table", 0, len(memories) - 1)]
         self._speed, self._down, self._up = (row.real(name, above=0) for name in ("speed", "down", "up"))
         self.rtt, self.watts, self.per_byte = (row.real(name) for name in ("rtt", "watts", "joules_per_byte"))
         self.seconds = row.reals("steps")
