@@ -15,7 +15,7 @@ from coordinator.planner.labels import least, relayed_limit
 from coordinator.planner.problem import Costs
 from coordinator.planner.reach import Budget, OutOfBudgetError, Segments
 from coordinator.planner.segments import Table
-from coordinator.planner.threshold import limits_of
+from coordinator.planner.threshold import limits_of, without_max_nodes
 from coordinator.planner.whole import ask
 
 LABELS = 300_000
@@ -41,16 +41,19 @@ def least_aim(costs: Costs, deadline: float, clock: Callable[[], float] = time.p
     aim = aim_tables(costs, costs.goal.objective)
     period, limits = costs.goal.max_period, limits_of(costs)
     begun = clock()
-    relaxed = Flow(costs, aim=aim, deadline=begun + 0.5 * (deadline - begun), clock=clock)
+    free = without_max_nodes(costs)
+    relaxed = Flow(free, aim=aim, deadline=begun + 0.5 * (deadline - begun), clock=clock)
     known = relaxed.least(period)
     if math.isinf(known.bound) and known.bound > 0:
         raise NoPlanError(proved=True)
     bounds = []
     if known.duals is not None:
         value = relaxed.proved(known.duals, period)
+        if costs.goal.objective == "nodes":
+            value = float(math.ceil(value * (1 - ROUNDING)))
         if value > 0:
             bounds.append(Bound(value, "lp-duals", known.duals))
-    flow = replace(relaxed, limits=limits, deadline=math.inf) if limits else relaxed
+    flow = replace(relaxed, costs=costs, limits=limits, deadline=math.inf)
     answer = ask(flow, period, aim, deadline - clock())
     if answer.segments is None and answer.ended and math.isinf(answer.bound):
         raise NoPlanError(proved=True)

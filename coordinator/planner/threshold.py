@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -72,9 +72,11 @@ class Threshold:
         begun = self.clock()
         self._begun = (begun, time.monotonic())
         self.given = max(0.0, self.deadline - begun)
-        # The bound by duals leaves the other limits aside: it has no words for them.
-        self.relaxed = Flow(self.costs, deadline=begun + 0.6 * (self.deadline - begun), clock=self.clock)
-        self.flow = self.relaxed if not self.limits else Flow(self.costs, self.limits, clock=self.clock)
+        # The bound by duals leaves the goal's other limits aside: it has no words for them.
+        free = without_max_nodes(self.costs)
+        self.relaxed = Flow(free, deadline=begun + 0.6 * (self.deadline - begun), clock=self.clock)
+        same = not self.limits and free is self.costs
+        self.flow = self.relaxed if same else Flow(self.costs, self.limits, clock=self.clock)
         self.most = self.costs.goal.max_period
 
     def run(self, start: Segments | None = None) -> Found:
@@ -106,7 +108,9 @@ class Threshold:
         """The proof for a bound below which there is no arc at all."""
         reached = np.where(np.arange(self.costs.n + 1) == 0, 0.0, np.inf)
         duals = self.relaxed.rows.whole(Prices(np.zeros(len(self.costs.types))), reached, 1.0, 0)
-        return Bound(lower, "lp-duals", duals) if proves(self.costs, self.relaxed.rows, duals, lower) else None
+        return (
+            Bound(lower, "lp-duals", duals) if proves(self.relaxed.costs, self.relaxed.rows, duals, lower) else None
+        )
 
     def _candidates(self, low: float, high: float) -> Table:
         """The arcs' periods from `low` to below `high`, in order."""
@@ -208,7 +212,7 @@ class Threshold:
     def _whole_numbers(self) -> None:
         step = 0.0
         # Limits may leave no plan at any period.
-        if self.best is None and self.limits and self._try(self.top, 0.4) is False:
+        if self.best is None and self.flow is not self.relaxed and self._try(self.top, 0.4) is False:
             raise NoPlanError(proved=True)
         while self.best is None or self.upper > self.lower * (1 + EQUAL):
             if self._left() <= 0:
@@ -247,6 +251,13 @@ class Threshold:
     def _guided(self, period: float) -> bool:
         found = guided(self.relaxed, period, self.prices)
         return found is not None and self._take(found)
+
+
+def without_max_nodes(costs: Costs) -> Costs:
+    """The problem in which the number of slices is not limited by the goal's `max_nodes`."""
+    if costs.goal.max_nodes is None or costs.max_slices > costs.goal.max_nodes:
+        return costs
+    return replace(costs, max_slices=min(costs.n, sum(kind.count for kind in costs.types)))
 
 
 def limits_of(costs: Costs) -> tuple[Limit, ...]:
