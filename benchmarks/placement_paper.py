@@ -83,9 +83,10 @@ def _tasks(arguments: argparse.Namespace) -> list[Task]:
     return published + [
         Task(kind, table, model, memory, nodes, arguments.seed, graph)
         for kind in kinds
+        # So that a run that was stopped is whole for the first graphs.
+        for graph in range(arguments.graphs)
         for table in arguments.tables
         for model, memory, nodes in chosen
-        for graph in range(arguments.graphs)
     ]
 
 

@@ -155,13 +155,20 @@ def text(found: Sequence[Summary], published: Sequence[Summary]) -> str:
     for table in TABLES:
         chosen = [one for one in found if one["table"] == table and one["ours"]["found"]]
         if chosen:
-            parts += [f"**Table of costs: {table}**", _by_method(chosen), _by_configuration(chosen)]
+            parts += [
+                f"**Table of costs: {table}** ({chosen[0]['graphs']} graphs for each configuration)",
+                _by_method(chosen),
+                _by_configuration(chosen),
+            ]
     without = [one for one in found if one["infeasible"] == one["graphs"]]
     if without:
         names = ", ".join(f"{one['model']} {one['memory_mb']} MB ({one['table']})" for one in without)
         parts.append(f"On {without[0]['nodes']} nodes no plan exists, which is proved, for: {names}.")
     if published:
-        parts += ["**The published figures, and the same set-up here**", _published(published)]
+        parts += [
+            f"**The published figures, and the same set-up here** ({published[0]['graphs']} graphs)",
+            _published(published),
+        ]
     return "\n\n".join(parts)
 
 
