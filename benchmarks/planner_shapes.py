@@ -1,25 +1,35 @@
 """Which shape of plan wins: copies where the model fits every node, a pipeline where none can hold it.
 
     python -m benchmarks.planner_shapes
+    python -m benchmarks.planner_shapes --replicas
 
 Two cases, on nodes of different speed: MobileNetV2 on nodes that each hold it, and ResNet50 on nodes of 128 MB in
 all (agent, worker and slice together). The first must be won by whole-model copies, with a reason that says so; in
 the second no node can hold the model, so it must be cut, and every slice must fit what a node has left. The exit
 code is 1 when it is not so. Operators' seconds are estimated from the graph, so that every machine plans the same.
+
+`--replicas`: random chains on unlike nodes with scarce memory instead (`benchmarks.planner_instances`); the period
+and the gap of replicated stages with the mixed-integer program. The exit code is 1 when 50 nodes and 40 units take
+more than 60 s.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from dataclasses import dataclass
 
 from benchmarks.models import real_models
+from benchmarks.planner_instances import star
 from converters.graph import read_graph
 from converters.profile import estimate
 from coordinator.planner import make_plan
+from coordinator.planner.drafts import nodes_of
+from coordinator.planner.exact import solve
 from coordinator.planner.model import Fleet, NodeSpec
 from coordinator.planner.plan import Alternative, Plan
+from coordinator.planner.replicas import replicas, with_bound
 
 WHOLE_NODE = 128e6
 AGENT = 28e6
@@ -32,6 +42,10 @@ ROOM = int(WHOLE_NODE - AGENT - WORKER - KEPT_FREE)
 LINK = 94e6 / 8
 SPEEDS = (0.05, 0.05, 0.06, 0.07, 0.08, 0.1)
 """Of this machine's, like small boards: computing weighs more than sending."""
+
+SIZES = ((10, 20), (20, 20), (20, 40), (50, 40))
+PROGRAM_SECONDS = 24.0
+MARK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -85,10 +99,32 @@ def row(model: str, other: Plan | Alternative, best: float) -> str:
     return f"| {model} | {name} | {len(nodes)} nodes{slices} | {best / other.period_ms:.2f} | {other.reason} |"
 
 
+def replicated() -> int:
+    """The table of replicated stages; the exit code says whether the mark for time is met."""
+    print("| nodes, units | pipeline's period to this one's | nodes in use | turns | gap | seconds |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    slow = False
+    for nodes, units in SIZES:
+        costs = star(1, nodes, units)
+        begun = time.monotonic()
+        base = solve(costs)
+        found = with_bound(costs, replicas(costs, base, seconds=PROGRAM_SECONDS))
+        seconds = time.monotonic() - begun
+        slow = slow or seconds > MARK_SECONDS
+        print(
+            f"| {nodes}, {units} | {base.period / found.period:.3f} | {len(nodes_of(found))} | {found.turns} "
+            f"| {100 * (found.period / found.lower_bound - 1):.2f} % ({found.bounds[-1].proof}) | {seconds:.1f} |",
+            flush=True,
+        )
+    return 1 if slow else 0
+
+
 def main() -> int:
     """Print the table; the exit code says whether all is as it must be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    parser.add_argument("--replicas", action="store_true", help="replicated stages on up to 50 unlike nodes")
+    if parser.parse_args().replicas:
+        return replicated()
     print("| model | shape | nodes | rate to the winner's | why |")
     print("| --- | --- | --- | --- | --- |")
     wrong = []
