@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.planner_instances import small, star
-from coordinator.planner import make_plan
+from coordinator.planner import make_plan, solver
 from coordinator.planner.answer import Layout, NoPlanError
 from coordinator.planner.drafts import broken_limits, nodes_of, value
 from coordinator.planner.goal import OBJECTIVES, Goal
@@ -226,3 +226,12 @@ def test_the_same_problem_gives_the_same_plan() -> None:
     for layout, other in itertools.pairwise([first[0], second[0]]):
         assert figures(layout) == figures(other)
     assert math.isfinite(first[0].period)
+
+
+def test_without_scipy_plans_are_as_good_and_bounds_still_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = star(4, 8, 10)
+    with_scipy, _ = compare(costs, split)
+    monkeypatch.setattr(solver, "_FOUND", False)
+    without, _ = compare(costs, split, seconds=1.0)
+    assert without.period <= with_scipy.period * (1 + 1e-9)
+    assert 0 < without.lower_bound <= without.period
