@@ -16,7 +16,7 @@ from edge_node.runtime import open_interpreter
 from emulator.site import Site
 from slicemq.client import Pipeline
 from tests.converters.tiny import diamond
-from tests.e2e.scene import deploy
+from tests.e2e.scene import ONE_TURN, deploy
 
 GROUPS = {"n1": [0, 1], "n2": [2], "n3": [3, 4]}
 
@@ -25,7 +25,7 @@ def test_two_branches_go_to_two_nodes(site: Site, tmp_path: Path) -> None:
     """tanh -> (relu, logistic) -> add -> add with the input: each branch beside the other, the ends on one node."""
     file, plan = tmp_path / "diamond.tflite", tmp_path / "plan.json"
     file.write_bytes(diamond())
-    site.json("plan", "make", str(file), "--profile", "estimate", "-o", str(plan))
+    site.json("plan", "make", str(file), "--profile", "estimate", *ONE_TURN, "-o", str(plan))
     body = json.loads(plan.read_text())
     body.pop("bundles")
     body["slices"] = [
@@ -55,7 +55,7 @@ def test_slices_send_what_their_codecs_make_of_it(site: Site, tmp_path: Path) ->
     data = diamond()
     file, plan = tmp_path / "packed.tflite", tmp_path / "plan.json"
     file.write_bytes(data)
-    site.json("plan", "make", str(file), "--profile", "estimate", "-o", str(plan))
+    site.json("plan", "make", str(file), "--profile", "estimate", *ONE_TURN, "-o", str(plan))
     body = json.loads(plan.read_text())
     groups, sends = list(GROUPS.values()), ("int8", "f16", "raw")
     graph = read_graph(data)
