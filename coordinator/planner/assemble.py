@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from coordinator.planner.answer import Layout, StageChoice
 from coordinator.planner.codec_costs import packed_bytes
-from coordinator.planner.drafts import nodes_of, value
+from coordinator.planner.drafts import error_of, nodes_of, value
 from coordinator.planner.plan import (
     Alternative,
+    Inexact,
     Plan,
     PlannedBundle,
     PlannedSlice,
@@ -21,6 +22,7 @@ from coordinator.planner.plan import (
 from coordinator.planner.plan_checks import CLIENT
 from coordinator.planner.problem import Costs, NodeType
 from coordinator.planner.segments import FRAME_BYTES
+from slicemq.codecs import is_lossless
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -75,6 +77,7 @@ def assemble(
         reason=layout.reason,
         energy_j=round(layout.energy, 6),
         certificate=() if graph.stateful else layout.bounds,
+        error=_error(costs, layout, bundles),
     )
 
 
@@ -135,6 +138,14 @@ def _coded(
         return bundle
     size = FRAME_BYTES + sum(packed_bytes(graph.tensors[tensor], codec, ratios) for tensor in bundle.tensors)
     return replace(bundle, codec=codec, bytes=size)
+
+
+def _error(costs: Costs, layout: Layout, bundles: Sequence[PlannedBundle]) -> Inexact | None:
+    """What the cuts of the worst lane err together; None when no codec of the plan loses anything."""
+    if all(is_lossless(bundle.codec) for bundle in bundles):
+        return None
+    worst = max(error_of(costs, [stage.start for stage in lane[1:]]) for lane in layout.lanes)
+    return Inexact(costs.goal.error_budget, float(f"{worst:.6g}"))
 
 
 def _alternative(other: Layout) -> Alternative:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.memory import slice_memory
-from coordinator.planner.answer import Layout, NoPlanError
+from coordinator.planner.answer import NoPlanError
 from coordinator.planner.assemble import assemble, window_of
 from coordinator.planner.codec_costs import chosen_states
 from coordinator.planner.cost import build_costs, permitted
 from coordinator.planner.exact import solve
+from coordinator.planner.least_loss import least_loss
 from coordinator.planner.memory import memory_by_runtime
 from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
 from coordinator.planner.moves import with_moves
@@ -22,6 +23,7 @@ from coordinator.planner.plan import Plan
 from coordinator.planner.problem import Costs, State
 from coordinator.planner.shapes import alone, compare, pipeline_layout
 from coordinator.planner.shortage import shortage, wishes_forbid, without_wishes
+from coordinator.planner.wider import Answer, better, may_gain, with_branches, with_reason
 from slicemq.errors import InsufficientCapacityError, PlanError
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ def make_plan(
 ) -> Plan:
     """The best plan of any shape for `graph` on `fleet`, with the figures of the other shapes.
 
+    It cuts between two steps of the model's order, or, where that gains (`wider.py`), between branches and with the
+    codecs of the options; it is never worse than the best plan of the first kind.
+
     Of a stateful model one frame is on its way at a time (protocol rule 6), so a further slice only adds to its
     latency: it is cut into the fewest slices that fit, unless the options name slices or their number.
 
@@ -68,18 +73,28 @@ def make_plan(
     if needs is not None:
         check_somewhere(graph, permitted(fleet, options), needs)
     supports = None if needs is None else supports_of(needs)
-    nodes, states = permitted(fleet, options), chosen_states(graph, options, measures)
+    nodes = permitted(fleet, options)
 
-    def costs_of(wanted: PlanOptions, between: Sequence[State] = states) -> Costs:
-        table = memory_by_runtime(graph, nodes, memory, between)
-        return build_costs(graph, profile, fleet, table, wanted, supports, between, measures)
+    def costs_of(wanted: PlanOptions, states: Sequence[State] = ()) -> Costs:
+        table = memory_by_runtime(graph, nodes, memory, states)
+        return with_moves(build_costs(graph, profile, fleet, table, wanted, supports, states, measures), graph)
 
-    costs = with_moves(costs_of(options), graph)
-    try:
+    def best(costs: Costs) -> Answer:
         if graph.stateful:
-            costs, layout, others = _of_stateful(costs, options, planner)
+            return _of_stateful(costs, options, planner)
+        return Answer(costs, *compare(costs, planner, options.shapes, seconds=seconds))
+
+    states = chosen_states(graph, options, measures)
+    prefixes = costs_of(options)
+    try:
+        try:
+            known = best(prefixes)
+        except NoPlanError:
+            if not states:
+                raise
+            answer = best(costs_of(options, states))
         else:
-            layout, others = compare(costs, planner, options.shapes, seconds=seconds)
+            answer = _widened(graph, known, options, planner, states, lambda: costs_of(options, states), best)
     except NoPlanError as error:
         free = without_wishes(options)
         if free is not None and _has_plan(costs_of(free), planner):
@@ -91,12 +106,37 @@ def make_plan(
                 "no plan was found, although one may exist: the nodes' memory is too scarce for the model"
             ) from error
         lacks = [] if needs is None else who_lacks(graph, permitted(fleet, options), needs)
-        raise shortage(graph, fleet, options, costs_of(options, ()), lacks) from error
-    record(costs)
-    return assemble(graph, profile, costs, layout, others, clock() - begun, measures.ratios if measures else None)
+        raise shortage(graph, fleet, options, prefixes, lacks) from error
+    layout = least_loss(answer.costs, answer.layout)
+    record(answer.costs)
+    ratios = measures.ratios if measures else None
+    return assemble(graph, profile, answer.costs, layout, answer.others, clock() - begun, ratios)
 
 
-def _of_stateful(costs: Costs, options: PlanOptions, planner: Planner) -> tuple[Costs, Layout, tuple[Layout, ...]]:
+def _widened(
+    graph: Graph,
+    known: Answer,
+    options: PlanOptions,
+    planner: Planner,
+    states: Sequence[State],
+    costs_of: Callable[[], Costs],
+    best: Callable[[Costs], Answer],
+) -> Answer:
+    """The plan of prefixes, or a better one with cuts between branches or with codecs."""
+    coded = any(state.codec != "raw" for state in states)
+    allowed = coded or options.shapes is None or "pipeline" in options.shapes
+    if not states or not allowed or not (graph.stateful or may_gain(graph, known, single=not coded)):
+        return known
+    if not coded:
+        return with_branches(costs_of(), known, planner) or known
+    try:
+        other = best(costs_of())
+    except NoPlanError:
+        return known
+    return with_reason(known, other) if better(known, other, graph.stateful) else known
+
+
+def _of_stateful(costs: Costs, options: PlanOptions, planner: Planner) -> Answer:
     """One pipeline, with the fewest slices that fit unless the options name slices or their number."""
     if options.shapes is not None and "pipeline" not in options.shapes and "one-node" not in options.shapes:
         raise PlanError(
@@ -107,8 +147,8 @@ def _of_stateful(costs: Costs, options: PlanOptions, planner: Planner) -> tuple[
     for most in range(1, costs.max_slices) if fewest else ():
         with contextlib.suppress(NoPlanError):
             limited = replace(costs, max_slices=most)
-            return limited, pipeline_layout(limited, planner(limited)), others
-    return costs, pipeline_layout(costs, planner(costs)), others
+            return Answer(limited, pipeline_layout(limited, planner(limited)), others)
+    return Answer(costs, pipeline_layout(costs, planner(costs)), others)
 
 
 def _has_plan(costs: Costs, planner: Planner) -> bool:

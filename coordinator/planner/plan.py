@@ -92,6 +92,19 @@ class CostsFile:
 
 
 @dataclass(frozen=True)
+class Inexact:
+    """How far lossy codecs may change the results, as a share of an output's largest magnitude.
+
+    `estimated` is the sum of what each cut errs by itself, `measured` what the slices err one after the other with
+    their codecs (None: not measured).
+    """
+
+    budget: float
+    estimated: float
+    measured: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which slices run where, at which cost, and how good that is known to be.
 
@@ -99,6 +112,7 @@ class Plan:
     fewest frames on their way that reach 95 % of the peak rate, and one more for what varies. A frame of
     sequence number q takes turn q mod `turns`, and is computed by the slices and nodes that serve it. `certificate`
     are the proofs of bounds, the highest last; `costs` names the file of the numbers that the plan was made of.
+    `error` is what lossy codecs do to the results (None: nothing is lost).
     """
 
     model: str
@@ -120,6 +134,7 @@ class Plan:
     energy_j: float = 0.0
     certificate: tuple[Bound, ...] = ()
     costs: CostsFile | None = None
+    error: Inexact | None = None
     format: int = FORMAT
 
     def digest(self) -> str:

@@ -1,0 +1,117 @@
+"""Cuts besides those between two steps of the model's order, where they can gain (PURE but for the planner).
+
+Tables of down-sets take longer to build than a plan of prefixes to make, and most models gain nothing. So plans of
+prefixes come first. Cuts between branches are only for single pipelines, and only looked at while arithmetic (the
+work that there is, the client's traffic, the longest step) and, for many unlike nodes, one question to the flow
+program leave room for a plan that is better by more than the goal's share. Codecs, which the user asks for, are
+looked at for all shapes wherever the work leaves room.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from coordinator.planner import solver
+from coordinator.planner.answer import Layout, NoPlanError, Split
+from coordinator.planner.drafts import broken_limits, value
+from coordinator.planner.exact import solve
+from coordinator.planner.floors import floor
+from coordinator.planner.model import Planner
+from coordinator.planner.problem import Costs
+from coordinator.planner.reach import state_count
+from coordinator.planner.shapes import PREFIXES, pipeline_layout
+from coordinator.planner.split import EXACT_STATES
+from coordinator.planner.threshold import Threshold
+
+if TYPE_CHECKING:
+    from converters.graph import Graph
+
+QUESTION_SECONDS = 1.0
+"""How long the flow program may take to rule out that cuts between branches gain."""
+SEARCH_SECONDS = 2.0
+"""How long the search for a plan with them may take where nodes are many and unlike."""
+_ORDER = ("one-node", "whole-model-copies", PREFIXES, "replicated-stages", "parallel-pipelines")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A layout, the costs that it is of, and the layouts that it was compared with."""
+
+    costs: Costs
+    layout: Layout
+    others: tuple[Layout, ...]
+
+
+def may_gain(graph: Graph, known: Answer, single: bool) -> bool:
+    """Whether arithmetic leaves room for plans with other cuts or codecs that are better than `known`, a plan of
+    prefixes, by more than the goal's share. `single`: only single pipelines.
+    """
+    goal = known.costs.goal
+    return value(goal, known.layout) > floor(graph, known.costs, single) * (1 + goal.within)
+
+
+def with_branches(
+    costs: Costs, known: Answer, planner: Planner, clock: Callable[[], float] = time.process_time
+) -> Answer | None:
+    """The best single pipeline of `costs`, whose states are down-sets, if it is better than `known`."""
+    goal = costs.goal
+    wanted = value(goal, known.layout) / (1 + goal.within)
+    quick = planner
+    if planner is solve and _many(costs):
+        if _refuted(costs, wanted, clock):
+            return None
+        quick = _limited
+    try:
+        layout = pipeline_layout(costs, quick(costs))
+    except NoPlanError:
+        return None
+    if value(goal, layout) >= wanted or broken_limits(costs, layout):
+        return None
+    others = [replace(known.layout, reason=""), *known.others]
+    others.sort(key=lambda other: _ORDER.index(other.family) if other.family in _ORDER else len(_ORDER))
+    reason = f"A pipeline with cuts between branches: {_gain(known, layout)} plans that cut between two steps only"
+    return Answer(costs, replace(layout, reason=reason), tuple(others))
+
+
+def better(known: Answer, other: Answer, stateful: bool) -> bool:
+    """Whether `other` is better than `known` by more than the goal's share."""
+    goal = known.costs.goal
+    if stateful:
+        return other.layout.latency < known.layout.latency / (1 + goal.within)
+    return value(goal, other.layout) < value(goal, known.layout) / (1 + goal.within)
+
+
+def with_reason(known: Answer, other: Answer) -> Answer:
+    """`other` with what it gains over plans without codecs in its reason."""
+    reason = f"{other.layout.reason}; {_gain(known, other.layout)} plans without codecs"
+    return replace(other, layout=replace(other.layout, reason=reason))
+
+
+def _gain(known: Answer, layout: Layout) -> str:
+    goal = known.costs.goal
+    before, after = value(goal, known.layout), value(goal, layout)
+    if goal.objective == "throughput":
+        return f"{before / after if after > 0 else math.inf:.3g} times the rate of"
+    what = {"latency": "the latency", "nodes": "the nodes", "energy": "the energy"}[goal.objective]
+    return f"{after / before if before > 0 else 1.0:.3g} times {what} of"
+
+
+def _many(costs: Costs) -> bool:
+    """Whether the planner goes by the solver instead of counting."""
+    return costs.hops is None and state_count([kind.count for kind in costs.types]) > EXACT_STATES
+
+
+def _refuted(costs: Costs, wanted: float, clock: Callable[[], float]) -> bool:
+    if costs.goal.objective != "throughput" or not solver.available():
+        return False
+    search = Threshold(costs, (), clock() + QUESTION_SECONDS, clock)
+    found = search.certify(wanted)
+    return found is not None and found.value >= wanted
+
+
+def _limited(costs: Costs) -> Split:
+    return solve(costs, seconds=SEARCH_SECONDS, certify=False)
