@@ -33,6 +33,9 @@ def proves(ledger: Ledger, period: Fraction, groups: bool) -> bool:
 
     `groups`: of one pipeline with replicated stages; else of any number of pipelines.
     """
+    # Often the broker alone is what limits.
+    if ledger.broker_rate is not None and _exactly(ledger, period, [0.0] * len(ledger.kinds), 1.0, groups):
+        return True
     arcs = _arcs(ledger)
     counts = [kind.count for kind in ledger.kinds]
     target = float(period)
@@ -50,7 +53,7 @@ def proves(ledger: Ledger, period: Fraction, groups: bool) -> bool:
         length, path = _cheapest(ledger, arcs, prices, byte, target, groups)
         if length / worth > best[0]:
             best = length / worth, prices, byte
-            if best[0] > 1 + 1e-9 and _exactly(ledger, period, prices, byte, groups):
+            if best[0] > 1 and _exactly(ledger, period, prices, byte, groups):
                 return True
         step = 3.0 / math.sqrt(number + 1)
         used = [0.0] * len(counts)
