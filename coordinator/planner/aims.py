@@ -15,7 +15,7 @@ from coordinator.planner.labels import least, relayed_limit
 from coordinator.planner.problem import Costs
 from coordinator.planner.reach import Budget, OutOfBudgetError, Segments
 from coordinator.planner.segments import Table
-from coordinator.planner.threshold import limits_of, without_max_nodes
+from coordinator.planner.threshold import GRACE, limits_of, without_max_nodes
 from coordinator.planner.whole import ask
 
 LABELS = 300_000
@@ -54,7 +54,12 @@ def least_aim(costs: Costs, deadline: float, clock: Callable[[], float] = time.p
         if value > 0:
             bounds.append(Bound(value, "lp-duals", known.duals))
     flow = replace(relaxed, costs=costs, limits=limits, deadline=math.inf)
+    wall = time.monotonic()
     answer = ask(flow, period, aim, deadline - clock())
+    if answer.segments is None and not answer.ended:
+        # Any plan is better than none, and on a busy machine the solver has had little of the time.
+        some = ask(flow, period, None, GRACE * max(deadline - begun, time.monotonic() - wall))
+        answer = replace(answer, segments=some.segments) if some.segments is not None else some
     if answer.segments is None and answer.ended and math.isinf(answer.bound):
         raise NoPlanError(proved=True)
     found = answer.segments if answer.segments is not None and keeps(costs, answer.segments) else None
