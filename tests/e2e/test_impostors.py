@@ -15,7 +15,7 @@ from slicemq.messages import ChunkRequest, decode
 from slicemq.session import Session
 from slicemq.topics import Topics
 from slicemq.transfer import serve
-from tests.e2e.scene import Flow, Wire, deploy, model
+from tests.e2e.scene import ONE_TURN, Flow, Wire, deploy, model
 
 
 def test_second_node_with_the_same_id(site: Site, wire: Wire, undisturbed: Flow, tmp_path: Path) -> None:
@@ -74,13 +74,13 @@ def test_wrong_artifacts_are_never_loaded(
 ) -> None:
     file = tmp_path / "again.tflite"
     file.write_bytes(model("face-back").read_bytes())
-    done = site.command("deploy", str(file), "--name", "again", "--timeout", "20")
+    done = site.command("deploy", str(file), "--name", "again", *ONE_TURN, "--timeout", "20")
     assert liar.told > 0
     if done.returncode != 0:
         # The liar was always faster. The reason names the artifact, and nothing of it is kept.
         assert "SHA-256" in done.stderr or "hash" in done.stderr, done.stderr
         liar.session.stop()
-        deploy(site, file, "again")
+        deploy(site, file, "again", *ONE_TURN)
     with Flow(site, file, name="again") as flow:
         flow.passes(10)
     site.json("undeploy", "again")
