@@ -46,6 +46,8 @@ DECIDING_ROUNDS = 300
 """How many rounds of the flow program one question about its bound may take."""
 QUESTIONS = 16
 """How many questions the search within prices may ask."""
+FURTHER = 5
+"""How many more it may ask for plans alone, where a period could not be decided."""
 STEPS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 """Shares above the flow program's bound at which plans are looked for first."""
 FEWER_LABELS = 200_000
@@ -174,10 +176,26 @@ class _Search:
                 low = middle
             else:
                 unsure = middle
+        low = max(low, self._improve(bracket, values, unsure, high))
         proved = float(values[min(low + 1, len(values) - 1)])
         if proved > bracket.proved:
             bracket.proved = proved
             bracket.bounds.append(Bound(proved, "routes"))
+
+    def _improve(self, bracket: _Bracket, values: npt.NDArray[np.float64], unsure: int, high: int) -> int:
+        """Look for plans between a period that could not be decided and the best plan's; the last proved place."""
+        proved = -1
+        for _ in range(FURTHER):
+            if high - unsure <= 1:
+                break
+            middle = (unsure + high) // 2
+            verdict = self._within_prices(float(values[middle]))
+            if verdict.plan is not None:
+                high = self._found(bracket, verdict.plan, values)
+                continue
+            unsure = middle
+            proved = middle if verdict.proved else proved
+        return proved
 
     def _certified(self, bracket: _Bracket, values: npt.NDArray[np.float64]) -> int:
         """The last place of `values` that the flow program proves to have no plan, -1 for none."""
