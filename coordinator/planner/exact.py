@@ -16,7 +16,7 @@ import numpy as np
 
 from coordinator.planner import solver
 from coordinator.planner.aims import LABELS, least_aim, nicest
-from coordinator.planner.answer import Bound, NoPlanError, Split
+from coordinator.planner.answer import Bound, Method, NoPlanError, Split
 from coordinator.planner.broker import meeting_period
 from coordinator.planner.figures import SLACK, aim_tables, figures, keeps, lossless, segments_of, to_split
 from coordinator.planner.flow import Limit
@@ -198,7 +198,8 @@ class _Solve:
         if costs.slice_pins:
             segments = unlayered(costs, segments)
             bounds = [Bound(b.value, "branch-and-bound") for b in bounds[-1:]]
-        return to_split(self._costs, segments, found.lower, "milp", bounds)
+        method: Method = "heuristic" if found.by_beam and not found.ended else "milp"
+        return to_split(self._costs, segments, found.lower, method, bounds)
 
     def _aim(self) -> Split:
         costs = self._plain if self._costs.slice_pins else self._costs

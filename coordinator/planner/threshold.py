@@ -44,13 +44,14 @@ FIRST_STEP = 5e-4
 class Found:
     """The best plan found, None when none was; `lower` holds for all plans, `bounds` are its proofs.
 
-    `ended`: plan and bound meet.
+    `ended`: plan and bound meet. `by_beam`: the plan is of the beam search, not the solver's.
     """
 
     segments: Segments | None
     lower: float
     bounds: list[Bound]
     ended: bool
+    by_beam: bool
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Threshold:
     bounds: list[Bound] = field(default_factory=list)
     top: float = math.inf
     prices: Prices | None = None
+    by_beam: bool = False
 
     def __post_init__(self) -> None:
         begun = self.clock()
@@ -91,7 +93,7 @@ class Threshold:
             raise NoPlanError(proved=True)
         self._whole_numbers()
         ended = self.best is not None and self.upper <= self.lower * (1 + EQUAL)
-        return Found(self.best, self.lower, self.bounds, ended)
+        return Found(self.best, self.lower, self.bounds, ended, self.by_beam)
 
     def certify(self, lower: float) -> Bound | None:
         """A proof by duals that no plan has a period below `lower`, if the flow program has one."""
@@ -200,7 +202,9 @@ class Threshold:
         """Is there a plan of `period`? None: not known."""
         period = min(period, self.most)
         answer = ask(self.flow, period, None, self._left() * share * self._slowness())
+        before = self.upper
         if answer.segments is not None and self._take(answer.segments):
+            self.by_beam = self.by_beam and self.upper >= before
             return True
         if answer.ended and answer.segments is None and math.isinf(answer.bound):
             above = self._candidates(math.nextafter(period, math.inf), self.upper)
@@ -250,7 +254,10 @@ class Threshold:
 
     def _guided(self, period: float) -> bool:
         found = guided(self.relaxed, period, self.prices)
-        return found is not None and self._take(found)
+        before = self.upper
+        taken = found is not None and self._take(found)
+        self.by_beam = self.by_beam or self.upper < before
+        return taken
 
 
 def without_max_nodes(costs: Costs) -> Costs:
