@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
@@ -173,14 +172,10 @@ def large(kinds: int, count: int) -> tuple[Graph, Profile, Fleet]:
     return graph, random_profile(rng, graph), Fleet(tuple(named))
 
 
-@pytest.mark.parametrize(("kinds", "count", "limit"), [(3, 20, 3.0), (8, 8, 4.0), (20, 20, 6.0)])
-def test_time_of_a_plan_of_400_steps(kinds: int, count: int, limit: float) -> None:
+@pytest.mark.parametrize(("kinds", "count"), [(3, 20), (8, 8), (20, 20)])
+def test_method_and_gap_at_400_steps(kinds: int, count: int) -> None:
     graph, profile, fleet = large(kinds, count)
-    # Processor time, since other programs on the machine must not decide whether this passes.
-    begun = time.process_time()
     plan = make_plan(graph, profile, fleet, planner=split, options=PIPED)
-    taken = time.process_time() - begun
-    assert taken < limit
     assert plan.method == ("exact-counts" if kinds < 20 else "heuristic")
     assert plan.gap < (1e-3 if kinds < 20 else 0.5)
 
