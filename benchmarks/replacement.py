@@ -169,11 +169,11 @@ class Scene:
         else:
             self.events.put(lambda: self.cluster.on_foreseen(time.monotonic(), job, made))
 
-    @property
-    def ready(self) -> bool:
-        """Whether a plan is ready for every loss."""
-        ready, wanted = self.cluster.records["p"].foreseen
-        return ready == wanted > 0
+    def ready_for(self, name: str) -> bool:
+        """Whether a plan is ready for the loss of a node: they are made in the order of the nodes' names."""
+        active = self.cluster.records["p"].active
+        assert active is not None
+        return self.cluster.records["p"].foreseen[0] > sorted(active.nodes).index(name)
 
     def lose(self, name: str) -> float:
         """Seconds from the loss of a node to the new assignments."""
@@ -214,14 +214,19 @@ def measured(model: Path, count: int, memory: float, losses: int) -> dict[str, A
                     assert active is not None
                     methods.add(str(active.blueprint.plan["method"]))
                     slices.append(len(active.nodes))
-                    if foreseen:
-                        scene.until(lambda scene=scene: scene.ready)  # type: ignore[misc]
-                        ahead.append((time.monotonic() - scene.ahead[0]) / len(active.nodes))
                     lost = random.Random(seed).choice(sorted(active.nodes))
+                    if foreseen:
+                        scene.until(lambda scene=scene, lost=lost: scene.ready_for(lost))  # type: ignore[misc]
+                        made = scene.cluster.records["p"].foreseen[0]
+                        ahead.append((time.monotonic() - scene.ahead[0]) / made)
                     (warm if foreseen else cold).append(scene.lose(lost))
                     new = scene.cluster.records["p"].active
                     assert new is not None
-                    assert (new.prepared_for == lost) == foreseen
+                    if (new.prepared_for == lost) != foreseen:
+                        raise SystemExit(
+                            f"{count} nodes, seed {seed}, loss of {lost}: revision {new.id} was prepared for "
+                            f"{new.prepared_for or 'no loss'}; ready: {len(scene.ahead)} begun"
+                        )
                 finally:
                     scene.close()
     return {
