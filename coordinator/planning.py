@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.classes import class_of
+from converters.codec_errors import CodecMeasures
 from converters.graph import Graph, read_graph
 from converters.memory import slice_memory
 from converters.needs import needs
@@ -24,13 +25,17 @@ from converters.profile import Profile, estimate
 from converters.shapes import named_shapes, resolve_shapes
 from converters.slicing import iter_slices
 from coordinator.artifacts import ArtifactStore
+from coordinator.codec_notes import error_of_plan, measures_of
+from coordinator.error_budget import kept_budget
 from coordinator.intents import Blueprint, Intent
 from coordinator.known import Known, informed
 from coordinator.planner import make_plan
+from coordinator.planner.codec_costs import candidates
 from coordinator.planner.fleet import fleet_from_capacities
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.operators import Needs, lacking
 from coordinator.planner.plan import Plan
+from coordinator.planner.states import down_sets
 from coordinator.planner.wishes import options_from_plain
 from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint
@@ -131,16 +136,26 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
     # What an operator asks for is placed as well as possible; what replaces a lost plan moves little.
     known = replace(job.known, held={}) if job.asked else job.known
 
+    measures = None
+    if options.codecs != ("raw",):
+        kept = str(job.folder / "profiles")
+        measures = model_measures(path, options.codecs, kept, job.tools, _shapes(job))
+
     def attempt(nodes: list[Capacity]) -> tuple[Plan, Computing]:
         fleet = informed(fleet_from_capacities(nodes, reference), known)
-        plan = make_plan(
-            graph,
-            profile,
-            fleet,
-            memory=slice_memory,
-            options=_with_turns_known(options, nodes),
-            needs=model_needs(path, job.tools, _shapes(job)),
-        )
+
+        def make(wanted: PlanOptions) -> Plan:
+            return make_plan(
+                graph,
+                profile,
+                fleet,
+                memory=slice_memory,
+                options=wanted,
+                needs=model_needs(path, job.tools, _shapes(job)),
+                measures=measures,
+            )
+
+        plan = kept_budget(make, _with_turns_known(options, nodes), lambda plan: _error(job, graph, path, plan))
         # An estimate is no measurement that another could correct.
         return plan, computing_of(plan, graph, profile, fleet) if profile.measured else {}
 
@@ -151,6 +166,12 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
         except InsufficientCapacityError:
             logger.info("not enough without the nodes that failed lately: planning with them")
     return attempt(list(job.nodes))
+
+
+def _error(job: PlanningJob, graph: Graph, path: str, plan: Plan) -> float:
+    """How much a plan with lossy codecs changes the results, by running its slices."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return error_of_plan(data, graph, job.tools.function(job.tools.load), plan)
 
 
 def computing_of(plan: Plan, graph: Graph, profile: Profile, fleet: Fleet) -> Computing:
@@ -286,6 +307,18 @@ def model_profile(path: str, source: str, folder: str, tools: Tools, shapes: Sha
         return estimate(graph)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return profile_of(data, graph, tools.function(tools.load), tools.function(tools.runtime)(), Path(folder))
+
+
+@lru_cache(maxsize=4)
+def model_measures(
+    path: str, codecs: tuple[str, ...], folder: str, tools: Tools, shapes: Shapes = ()
+) -> CodecMeasures:
+    """What codecs do to a stored model, measured once on seeded noise and kept in `folder`."""
+    graph = model_graph(path, tools, shapes)
+    load, runtime = tools.function(tools.load), tools.function(tools.runtime)()
+    sets = candidates(graph, down_sets(graph))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return measures_of(data, graph, load, runtime, Path(folder), sets, codecs)
 
 
 @lru_cache(maxsize=1)

@@ -64,6 +64,11 @@ def command(
     costs_file: Path | None = typer.Option(
         None, "--costs", help="Write every number that the plan was made of (JSON) here, for `slicemq plan check`."
     ),
+    calibration: Path | None = typer.Option(
+        None,
+        "--calibration",
+        help="A folder of typical inputs, as for `model convert`: codecs are measured on these, else on noise.",
+    ),
     input_shape: list[str] = INPUT_SHAPE,
 ) -> None:
     """Make a plan for a model: the slices, their nodes, what each costs, and how good the plan is."""
@@ -86,6 +91,8 @@ def command(
     shapes = parse_shapes(input_shape)
     from converters.needs import needs
     from converters.schema import open_model
+    from coordinator.cli.codec_tools import codec_tools
+    from coordinator.error_budget import kept_budget
     from coordinator.planner import make_plan
     from coordinator.planner.fleet import fleet_from_file
     from coordinator.planner.wishes import options_from_plain
@@ -104,13 +111,30 @@ def command(
             graph, costs = _costs(data, graph, profile, shapes)
         except ModelError as error:
             raise type(error)(f"{file}: {error}") from error
+        tools = None
+        if options.codecs != ("raw",):
+            progress.update(task, description=f"what {', '.join(options.codecs[1:])} make of the tensors")
+            tools = codec_tools(data, graph, options.codecs, calibration)
         progress.update(task, description="planning")
         used: list[Costs] = []
-        plan = make_plan(
-            graph, costs, nodes, options=options, needs=needs(data, graph), record=used.append, planner=method
-        )
+        needed, given, profiled = needs(data, graph), nodes, costs
+
+        def make(chosen: PlanOptions) -> Plan:
+            return make_plan(
+                graph,
+                profiled,
+                given,
+                options=chosen,
+                needs=needed,
+                record=used.append,
+                planner=method,
+                measures=None if tools is None else tools.measures,
+            )
+
+        plan = make(options) if tools is None else kept_budget(make, options, tools.error)
     if costs_file is not None:
-        plan = replace(plan, costs=_write_costs(costs_file, graph, costs, used[-1], options))
+        ratios = None if tools is None else tools.measures.ratios
+        plan = replace(plan, costs=_write_costs(costs_file, graph, costs, used[-1], options, ratios))
     if output is not None:
         _write(output, plan)
     out.result(plan.to_plain(), lambda: describe(plan, graph, nodes, out, output))
@@ -161,11 +185,18 @@ def _write(output: Path, plan: Plan) -> None:
         raise StoreError(f"{output}: {error.strerror}") from error
 
 
-def _write_costs(target: Path, graph: Graph, profile: Profile, costs: Costs, options: PlanOptions) -> CostsFile:
+def _write_costs(
+    target: Path,
+    graph: Graph,
+    profile: Profile,
+    costs: Costs,
+    options: PlanOptions,
+    ratios: Mapping[int, float] | None,
+) -> CostsFile:
     from coordinator.planner.books import books, text_of
     from coordinator.planner.plan import CostsFile
 
-    data = text_of(books(graph, profile, costs, options)).encode()
+    data = text_of(books(graph, profile, costs, options, ratios)).encode()
     try:
         target.write_bytes(data)
     except OSError as error:

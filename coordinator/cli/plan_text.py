@@ -64,6 +64,7 @@ def describe(plan: Plan, graph: Graph, fleet: Fleet, out: Output, written: Path 
     if not graph.stateful:
         lines.append(f"limited by {words(bottleneck(plan))}")
     lines.append(_certified(plan))
+    lines += codec_lines(plan)
     if plan.reason:
         lines.append(plan.reason)
     lines += [_compared(plan, other) for other in plan.alternatives]
@@ -77,6 +78,22 @@ def describe(plan: Plan, graph: Graph, fleet: Fleet, out: Output, written: Path 
     if written is not None:
         lines.append(f"written to {written}")
     return "\n".join(lines)
+
+
+def codec_lines(plan: Plan) -> list[str]:
+    """The codecs between the slices, and how far the results may be off; nothing when all is raw."""
+    sent = [f"{b.codec} from {b.source} to {'+'.join(b.targets)}" for b in plan.bundles if b.codec != "raw"]
+    lines = (
+        [f"codecs: {', '.join(sent[:8])}{f' and {len(sent) - 8} more' if len(sent) > 8 else ''}"] if sent else []
+    )
+    if plan.error is not None:
+        known = plan.error.measured
+        measured = "" if known is None else f", measured {100 * known:.2g} %"
+        lines.append(
+            f"results off by (share of an output's largest): estimated {100 * plan.error.estimated:.2g} %"
+            f"{measured}, budget {100 * plan.error.budget:.2g} %"
+        )
+    return lines
 
 
 def _certified(plan: Plan) -> str:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from coordinator.planner.goal import ENOUGH, OBJECTIVES, Goal, Objective
 from coordinator.planner.model import PlanOptions
+from slicemq.codecs import is_lossless
 from slicemq.errors import PlanError
 
 SHAPES = ("one-node", "copies", "pipeline", "replicas", "parallel")
@@ -25,13 +26,20 @@ def options_from_plain(body: Mapping[str, Any]) -> PlanOptions:
     """The planner's options. Raises PlanError that names the field and what was expected."""
     shapes = _names(body, "shape", SHAPES)
     codecs = _names(body, "codecs", CODECS)
+    goal = _goal(body)
+    lossy = [codec for codec in codecs if not is_lossless(codec)]
+    if lossy and goal.error_budget <= 0:
+        raise PlanError(
+            f"field codecs: {', '.join(lossy)} changes the results: say by how much with an error budget above 0 "
+            "(error_budget, --error-budget), such as 0.01"
+        )
     return PlanOptions(
         pins=_texts(body, "pins", "slice -> node"),
         exclude=frozenset(_list(body, "exclude", "nodes")),
         require=_texts(body, "require", "label -> value"),
         max_slices=_count(body, "max_slices"),
         headroom=_number(body, "headroom", 0.0, most=1.0),
-        goal=_goal(body),
+        goal=goal,
         codecs=tuple(dict.fromkeys(("raw", *codecs))),
         shapes=shapes or None,
     )
