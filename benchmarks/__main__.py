@@ -54,6 +54,12 @@ BENCHMARKS = (
         "docs/explanation/planning.md",
     ),
     Benchmark(
+        "plan_reality",
+        "predicted and measured rates of 12 plans on nodes of limited speed and memory",
+        "20 min",
+        "docs/explanation/planning.md",
+    ),
+    Benchmark(
         "planning", "how long planning takes and how good plans are", "5 min", "docs/explanation/planning.md"
     ),
     Benchmark(
