@@ -60,7 +60,22 @@ BENCHMARKS = (
         "docs/explanation/planning.md",
     ),
     Benchmark(
-        "planning", "how long planning takes and how good plans are", "5 min", "docs/explanation/planning.md"
+        "planner_growth",
+        "seconds and certified gap of plans, from 5 nodes and 20 units to 200 and 400 (can be resumed)",
+        "15 min",
+        "docs/explanation/planning.md",
+    ),
+    Benchmark(
+        "planner_shapes",
+        "which shape wins where the model fits every node and where it fits none",
+        "1 min",
+        "docs/explanation/planning.md",
+    ),
+    Benchmark(
+        "planner_exactness",
+        "the planner against all plans of 20,000 random small problems (can be resumed)",
+        "5 min",
+        "docs/explanation/planning.md",
     ),
     Benchmark(
         "replacement",
