@@ -20,7 +20,7 @@ from slicemq.jsondoc import encode as encode
 from slicemq.jsondoc import from_plain as from_plain
 from slicemq.jsondoc import to_plain as to_plain
 from slicemq.topics import RELEASE, is_id, is_revision, is_sha256
-from slicemq.turns import turn_of, turns_fault
+from slicemq.turns import MAX_TURNS, turn_of, turns_fault
 
 NodeStateWord = Literal["init", "ready", "draining", "disconnected", "lost"]
 SliceStateWord = Literal["fetching", "loading", "ready", "failed"]
@@ -320,6 +320,7 @@ class Route:
             _expect(1 <= self.parts <= 1024, "parts: expected 1 to 1024, or several turns")
             _expect(not self.lanes, "lanes: expected none with one turn")
             return
+        _expect(1 < self.turns <= MAX_TURNS, f"turns: expected 1 to {MAX_TURNS}")
         _expect(not self.entry and self.parts == 0, "entry, parts: expected none with several turns")
         for lane in self.lanes:
             fault = turns_fault(lane.turns, self.turns)

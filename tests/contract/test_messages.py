@@ -182,6 +182,7 @@ WRONG: list[tuple[str, str, Any]] = [
     ("pipeline-turns", "routes.0.turns", 1),
     ("pipeline-turns", "routes.0.turns", 4),
     ("pipeline-turns", "routes.0.turns", 257),
+    ("pipeline-turns", "routes.0.turns", (1 << 63) - 1),
     ("pipeline-turns", "routes.0.parts", 1),
     ("pipeline-turns", "routes.0.entry", [{"id": "b0", "tensors": [dataclasses.asdict(SPEC)]}]),
     ("pipeline-turns", "routes.0.lanes", []),
@@ -334,3 +335,9 @@ def test_a_frame_takes_the_turn_of_its_number() -> None:
     (one,) = KINDS["pipeline"].routes
     assert one.turn(7) is None
     assert one.ways() == (one.lane(7),) == (m.Lane((0,), (BUNDLE,), 2),)
+
+
+@pytest.mark.parametrize("turns", [0, -1])
+def test_a_route_without_turns_is_refused_though_no_lane_is_missing(turns: int) -> None:
+    with pytest.raises(ValueError, match="turns: expected 1 to 256"):
+        m.Route("1-0123abcd", "active", 1.0, (), 0, turns, ())
