@@ -75,8 +75,8 @@ def check(costs: Costs, found: Split | None) -> bool:
 
 
 def test_equal_to_all_plans() -> None:
-    found = [check(costs, answer(costs)) for costs in (small(seed) for seed in range(120))]
-    assert sum(found) > 60
+    found = [check(costs, answer(costs)) for costs in (small(seed) for seed in range(60))]
+    assert sum(found) > 30
     assert not all(found)
 
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not solver.available(), reason="without SciPy")
 
 def test_a_refused_period_has_no_plan_and_an_extended_proof_holds() -> None:
     refused = extended = 0
-    for seed in range(40):
+    for seed in range(14):
         costs = small(seed, goal=Goal(error_budget=0.02))
         plans = [plan.period for _, plan in all_plans(costs)]
         flow = Flow(costs)
@@ -38,15 +38,15 @@ def test_a_refused_period_has_no_plan_and_an_extended_proof_holds() -> None:
             assert not any(plan < reached for plan in plans)
             assert reached == period or proves(costs, flow.rows, trial.duals, reached)
             extended += reached > period
-    assert refused > 40
-    assert extended > 20
+    assert refused > 15
+    assert extended > 8
 
 
 def test_damaged_duals_prove_nothing_false() -> None:
     """Any integers at all: what they prove is true."""
     rng = np.random.default_rng(1)
     proved = 0
-    for seed in range(80):
+    for seed in range(20):
         costs = small(seed)
         best = min((plan.period for _, plan in all_plans(costs)), default=math.inf)
         rows = Rows.of(costs)
@@ -57,13 +57,13 @@ def test_damaged_duals_prove_nothing_false() -> None:
                 if math.isfinite(period) and proves(costs, rows, duals, period):
                     proved += 1
                     assert period <= best
-    assert proved > 20
+    assert proved > 5
 
 
 @pytest.mark.parametrize("objective", ["latency", "energy", "nodes"])
 def test_the_bound_on_an_aim_is_below_every_plan(objective: str) -> None:
     tight = 0
-    for seed in range(50):
+    for seed in range(15):
         costs = small(seed, broker=seed % 3 == 0)
         plans = [plan for _, plan in all_plans(costs)]
         if not plans:
@@ -76,13 +76,13 @@ def test_the_bound_on_an_aim_is_below_every_plan(objective: str) -> None:
         best = min(plan.of(objective) for plan in plans if plan.period <= most)  # type: ignore[arg-type]
         assert value <= best
         tight += value >= best * (1 - 1e-6)
-    assert tight > 15
+    assert tight > 4
 
 
 def test_generated_arcs_give_the_same_answers_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = star(3, 12, 40)
+    costs = star(3, 10, 24)
     finite = np.unique(np.concatenate([k.period[np.isfinite(k.period)] for k in costs.types]))
-    periods = [float(finite[len(finite) * share // 16]) for share in range(1, 16)]
+    periods = [float(finite[len(finite) * share // 16]) for share in range(1, 16, 2)]
     whole = [Flow(costs).trial(period) for period in periods]
     monkeypatch.setattr(flow_module, "ALL_AT_ONCE", 0)
     grown = Flow(costs)
