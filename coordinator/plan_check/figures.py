@@ -20,6 +20,7 @@ from coordinator.plan_check.report import Check
 HALF = Fraction(5, 100_000)
 """Half a unit of the last digit of times in a plan file, in milliseconds."""
 GAP = Fraction(1, 10**6)
+METHODS = ("exact-counts", "milp", "routes", "heuristic")
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def check_figures(plan: PlanFile, ledger: Ledger, placed: Placed, exact: Figures
         )
     found.append(_window(plan, ledger, exact))
     found.append(_gap(plan, exact))
-    return [*found, _limits(ledger, exact)]
+    return [*found, _method(plan, ledger), _limits(ledger, exact)]
 
 
 def _wrong(name: str, given: str, exact: str) -> Check:
@@ -236,6 +237,16 @@ def _gap(plan: PlanFile, exact: Figures) -> Check:
     if abs(plan.gap - gap) <= slack:
         return Check("gap", "proved", f"{float(gap):.6f}")
     return _wrong("gap", f"{float(plan.gap):.6f}", f"{float(gap):.6f}")
+
+
+def _method(plan: PlanFile, ledger: Ledger) -> Check:
+    """Methods that end with the best leave no gap but the share that the goal leaves free."""
+    if plan.method not in METHODS:
+        return Check("method", "failed", f"{plan.method[:40]} is none")
+    within = ledger.goal.real("within") if ledger.goal.has("within") else Fraction(0)
+    if plan.method in ("exact-counts", "routes") and plan.bound_ms > 0 and plan.gap > within + 4 * GAP:
+        return Check("method", "failed", f"{plan.method} with a gap of {float(plan.gap):.6f}")
+    return Check("method", "proved", plan.method)
 
 
 def _limits(ledger: Ledger, exact: Figures) -> Check:

@@ -12,6 +12,7 @@ from coordinator.plan_check.planfile import CLIENT, PlanFile, Slice
 from coordinator.plan_check.report import Check
 
 ONE_TURN = ("contiguous-one-per-node", "dag-one-per-node", "one-node")
+FAMILIES = (*ONE_TURN, "whole-model-copies", "replicated-stages", "parallel-pipelines")
 FLOATS = Fraction(1, 10**9)
 """The share by which figures may be off because the planner adds floating-point numbers."""
 
@@ -44,6 +45,8 @@ def place(plan: PlanFile, ledger: Ledger) -> tuple[Placed | None, list[Check]]:
         own = [turn for turns in item.turns for turn in turns]
         if len(own) != len(set(own)) or not all(item.turns):
             fail("turns", f"slice {item.id}: expected each turn on one node, and a turn for each node")
+    if any(bundle.source == CLIENT and bundle.codec != "raw" for bundle in plan.bundles):
+        fail("cuts", "a bundle from the client has a codec")
     placed: Placed = []
     for lane in lanes:
         stages: list[Stage] = []
@@ -70,6 +73,8 @@ def place(plan: PlanFile, ledger: Ledger) -> tuple[Placed | None, list[Check]]:
                 fail("state", f"slice {item.id} has {len(item.nodes)} nodes, but the model keeps state")
             done |= steps
             end = _state(plan, ledger, item, done)
+            if end is not None and (wrong := _other_codec(plan, item, ledger.states[end].codec)):
+                fail("cuts", wrong)
             if end is None:
                 fail("cuts", f"behind slice {item.id} the model cannot be cut")
             elif not failures and end not in ledger.columns[state]:
@@ -107,11 +112,32 @@ def _state(plan: PlanFile, ledger: Ledger, item: Slice, done: int) -> int | None
     return next(iter(found.values()), None)
 
 
+def _other_codec(plan: PlanFile, item: Slice, codec: str) -> str:
+    """Which bundle of a slice has another codec than the state behind it; the client's are raw."""
+    for bundle in plan.bundles:
+        if bundle.source == item.id and bundle.codec != ("raw" if CLIENT in bundle.targets else codec):
+            return f"bundle {bundle.id} has the codec {bundle.codec[:40]}, the costs file {codec}"
+    return ""
+
+
+def _no_such_shape(family: str, placed: Placed) -> str:
+    """Why a plan of these slices is not of the family that its bound speaks of."""
+    if family not in FAMILIES:
+        return f"{family[:80]} is no family of plans"
+    if family == "replicated-stages" and len(placed) != 1:
+        return f"plans of the family {family} are one pipeline"
+    if family == "whole-model-copies" and any(len(stages) != 1 for stages in placed):
+        return f"plans of the family {family} have the whole model in each slice"
+    return ""
+
+
 def allowed(plan: PlanFile, ledger: Ledger, placed: Placed) -> list[Check]:
-    """Nodes, memory, operators, pins, exclusions, the number of slices and the error budget."""
+    """The family, nodes, memory, operators, pins, exclusions, the number of slices and the error budget."""
     wrong: dict[str, list[str]] = {
-        name: [] for name in ("nodes", "memory", "operators", "pins", "exclusions", "slices", "errors")
+        name: [] for name in ("family", "nodes", "memory", "operators", "pins", "exclusions", "slices", "errors")
     }
+    if mismatch := _no_such_shape(plan.family, placed):
+        wrong["family"].append(mismatch)
     used: dict[str, str] = {}
     for stage, node, kind in nodes_of(ledger, placed):
         item = stage.slice
@@ -154,6 +180,7 @@ def allowed(plan: PlanFile, ledger: Ledger, placed: Placed) -> list[Check]:
                 f"the cuts' errors are {float(error):.4g} together, allowed {float(ledger.budget):.4g}"
             )
     said = {
+        "family": plan.family,
         "nodes": "each node has one slice at most",
         "memory": "each slice fits the memory that may be used",
         "operators": "each node can run its slice",

@@ -60,6 +60,13 @@ def _scaled(key: str, factor: float) -> Any:
     return damage
 
 
+def _named(key: str, value: str) -> Any:
+    def damage(plan: dict[str, Any], _: dict[str, Any]) -> None:
+        plan[key] = value
+
+    return damage
+
+
 def _slice(key: str, factor: float) -> Any:
     def damage(plan: dict[str, Any], _: dict[str, Any]) -> None:
         plan["slices"][0][key] = type(plan["slices"][0][key])(plan["slices"][0][key] * factor)
@@ -162,6 +169,10 @@ DAMAGES = {
     "bundle's tensors": _bundle("tensors", []),
     "bundle's source": _bundle("from", "s1"),
     "bundle's target": _bundle("to", ["s1"]),
+    "codec of a bundle": _bundle("codec", "f16"),
+    "family that there is not": _named("family", "pipelines"),
+    "family of one slice": _named("family", "whole-model-copies"),
+    "method that there is not": _named("method", "exact"),
     "model": _books("model", "cd" * 32),
     "excluded": _books("excluded", lambda plan, _: plan["slices"][0]["nodes"]),
     "pinned elsewhere": _books(
@@ -200,11 +211,28 @@ def test_the_gap_must_be_that_of_period_and_bound() -> None:
     assert [check.name for check in checked(plan, CUT[0].books).failed] == ["gap"]
 
 
+def test_an_exact_method_leaves_no_gap() -> None:
+    plan = copy.deepcopy(CUT[0].plan)
+    plan["lower_bound_ms"] = round(plan["lower_bound_ms"] * 0.8, 4)
+    plan["gap"] = round(plan["period_ms"] / plan["lower_bound_ms"] - 1, 6)
+    plan["method"] = "exact-counts"
+    assert [check.name for check in checked(plan, CUT[0].books).failed] == ["method"]
+
+
+def test_several_pipelines_are_not_one_with_replicated_stages() -> None:
+    plans = [case for case in SHARED if case.plan["family"] == "parallel-pipelines"]
+    assert plans
+    for case in plans:
+        failed = checked({**case.plan, "family": "replicated-stages"}, case.books).failed
+        assert "family" in [check.name for check in failed]
+
+
 def test_a_lower_bound_that_is_lower_than_it_could_be_is_still_one() -> None:
     case = CUT[0]
     plan = copy.deepcopy(case.plan)
     plan["lower_bound_ms"] = round(plan["lower_bound_ms"] * 0.8, 4)
     plan["gap"] = round(plan["period_ms"] / plan["lower_bound_ms"] - 1, 6)
+    plan["method"] = "heuristic"
     assert not checked(plan, case.books).failed
 
 
