@@ -108,6 +108,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "overhead_real",
+        "what a node adds to a frame of a real model besides invoke, beside what the planner counts",
+        "1 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
         "planner_states",
         "how many states models have, how long their tables take, what cuts between branches gain",
         "1 min",

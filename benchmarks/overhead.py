@@ -190,7 +190,7 @@ def fit(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     return found
 
 
-class _Driver:
+class Driver:
     """Sends payloads with a plain paho client and collects the answers."""
 
     def __init__(self, broker: BrokerOptions, answers: str) -> None:
@@ -210,7 +210,7 @@ class _Driver:
         self._client.loop_start()
         subscribed.get(timeout=_ANSWER_SECONDS)
 
-    def __enter__(self) -> _Driver:
+    def __enter__(self) -> Driver:
         return self
 
     def __exit__(
@@ -261,7 +261,7 @@ def _worker(broker: BrokerOptions, path: Path, kind: str, size: int, given: Any)
     topics = Topics(CLUSTER)
     with (
         LoneWorker(assignment(kind, size), path, broker, given.runtime) as worker,
-        _Driver(broker, topics.results("overhead", _CLIENT)) as driver,
+        Driver(broker, topics.results("overhead", _CLIENT)) as driver,
     ):
         worker.wait_for("ready")
         topic = topics.data("overhead", _REVISION, "b0")
@@ -275,7 +275,7 @@ def _bare(broker: BrokerOptions, size: int, frames: int, repeats: int) -> Figure
         assert echo.stdout is not None
         try:
             echo.stdout.readline()
-            with _Driver(broker, "bare/out") as driver:
+            with Driver(broker, "bare/out") as driver:
                 return driver.measure("bare/in", echo.pid, elements("both", size)[0], frames, repeats)
         finally:
             echo.kill()

@@ -130,13 +130,13 @@ class Overheads:
     """What a node's worker spends on a frame besides invoking, on the profile's machine.
 
     `message` is for one message, in or out; `receive_per_byte` covers reading and decoding,
-    `send_per_byte` encoding and writing. The defaults are what `benchmarks.overhead` measures
+    `send_per_byte` encoding and writing. The defaults are what `benchmarks.overhead_real` measures
     (docs/explanation/performance.md).
     """
 
-    message: float = 0.0001
-    receive_per_byte: float = 6e-10
-    send_per_byte: float = 5e-10
+    message: float = 0.0003
+    receive_per_byte: float = 8e-10
+    send_per_byte: float = 7e-10
 
 
 @dataclass(frozen=True)

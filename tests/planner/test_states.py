@@ -19,7 +19,7 @@ from coordinator.planner.codec_costs import COSTS, changes, codec_sets, crossing
 from coordinator.planner.cost import build_costs
 from coordinator.planner.make import make_plan
 from coordinator.planner.memory import memory_by_runtime, segment_memory, state_memory
-from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
+from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
 from coordinator.planner.problem import State
 from coordinator.planner.segments import FRAME_BYTES, wire_bytes
 from coordinator.planner.state_tables import prefix_tables, state_tables
@@ -230,7 +230,7 @@ def test_costs_of_states() -> None:
     assert costs.errors is not None
     known = {("int8", branch): 0.01, ("int8", 1): 0.5}
     assert costs.errors.tolist() == [known.get((state.codec, state.done), 0.0) for state in states]
-    arcs = state_tables(graph, states)
+    arcs, counted = state_tables(graph, states), Overheads()
     for kind in costs.types:
         for i, j in np.argwhere(arcs.possible):
             coded = "int8" in (states[i].codec, states[j].codec)
@@ -238,7 +238,8 @@ def test_costs_of_states() -> None:
             runs = (kind.ids[0] == "old" or not pinned) and (kind.ids[0] == "new" or not coded)
             assert np.isfinite(kind.period[i, j]) == runs
             spent = sum(kind.steps[place] for place in costs.steps_of(i, j))
-            moved = 0.0001 * 2 + 6e-10 * arcs.bytes_in[i, j] + 5e-10 * arcs.bytes_out[i, j]
+            moved = 2 * counted.message
+            moved += counted.receive_per_byte * arcs.bytes_in[i, j] + counted.send_per_byte * arcs.bytes_out[i, j]
             spent += (profile.overhead + moved + arcs.codec_seconds[i, j]) / kind.spec.mean_speed
             assert kind.compute[i, j] == pytest.approx(spent)
         assert not np.isfinite(kind.period[~arcs.possible]).any()
