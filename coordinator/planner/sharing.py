@@ -13,6 +13,9 @@ from typing import Any
 
 from coordinator.planner.model import Fleet, NodeSpec
 
+_MOST_RATE = 1e9
+"""Frames per second; a plan that states more than this would make sums that are no numbers."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -37,7 +40,7 @@ def planned_rates(plan: Mapping[str, Any]) -> dict[tuple[str, str], float]:
         nodes, served = _list(row.get("nodes")), _list(row.get("turns"))
         for place, node in enumerate(nodes):
             share = len(_list(served[place])) / turns if place < len(served) else 1.0
-            found[str(row.get("id")), str(node)] = share / period if period > 0 else 0.0
+            found[str(row.get("id")), str(node)] = min(share / period, _MOST_RATE) if period > 0 else 0.0
     return found
 
 

@@ -38,6 +38,12 @@ def test_a_plan_uses_its_stages_times_at_its_rate() -> None:
     assert astuple(usage_of_plan(plan, 0.25)["b"]) == pytest.approx((0.25, 3125, 6250, 1))
 
 
+def test_a_plan_of_no_time_leaves_others_their_share() -> None:
+    plan = {"period_ms": 1e-320, "slices": [row(["a"], compute_ms=0.0, bytes_out=0)]}
+    spec = beside(SPEC, usage_of_plan(plan)["a"])
+    assert (spec.busy, spec.busy_up, spec.busy_down) == (0.0, 0.0, SPEC.down / 2)
+
+
 def test_a_replica_uses_its_turns() -> None:
     plan = {"period_ms": 10.0, "turns": 4, "slices": [row(["a", "b"], turns=[[0, 1, 2], [3]])]}
     used = usage_of_plan(plan)
