@@ -34,6 +34,9 @@ SECONDS = 4.0
 MOST_SECONDS = 60.0
 SEARCH = 0.8
 """The share of the time that goes into the objective; the rest is for what is made nicer within its tolerance."""
+NICER = 0.3
+"""The most of the time that the second takes, and at most so many seconds:"""
+NICER_SECONDS = 4.0
 _USUAL = 50 * 80**2
 
 
@@ -193,12 +196,12 @@ class _Solve:
         if segments is None:
             return self._without_solver(found.bounds)
         period = figures(work, segments).period * (1 + costs.goal.within)
-        segments = nicest(work, segments, period, self._deadline, self._clock)
+        segments = nicest(work, segments, period, self._nicer_until(begun), self._clock)
         bounds = found.bounds
         if costs.slice_pins:
             segments = unlayered(costs, segments)
             bounds = [Bound(b.value, "branch-and-bound") for b in bounds[-1:]]
-        method: Method = "heuristic" if found.by_beam and not found.ended else "milp"
+        method: Method = "heuristic" if found.by_rules and not found.ended else "milp"
         return to_split(self._costs, segments, found.lower, method, bounds)
 
     def _aim(self) -> Split:
@@ -210,12 +213,15 @@ class _Solve:
         found = least_aim(work, begun + SEARCH * (self._deadline - begun), self._clock)
         if found.segments is None:
             return self._without_solver(found.bounds)
-        segments = nicest(work, found.segments, costs.goal.max_period, self._deadline, self._clock)
+        segments = nicest(work, found.segments, costs.goal.max_period, self._nicer_until(begun), self._clock)
         bounds = found.bounds
         if costs.slice_pins:
             segments = unlayered(costs, segments)
             bounds = [Bound(b.value, "branch-and-bound") for b in bounds[-1:]]
         return to_split(self._costs, segments, found.lower, "milp", bounds)
+
+    def _nicer_until(self, begun: float) -> float:
+        return min(self._deadline, self._clock() + min(NICER_SECONDS, NICER * (self._deadline - begun)))
 
     def _without_solver(self, bounds: list[Bound] | None = None) -> Split:
         """The plan of the least period, if it keeps the limits; its bound only if the period is the objective."""

@@ -20,16 +20,19 @@ def improve(costs: Costs, segments: Segments) -> Segments:
     """A plan of the same family that is never slower; with pinned slices, the plan itself."""
     if costs.slice_pins:
         return segments
-    best = _settle(costs, segments)
+    best = settle(costs, segments)
     for _ in range(EXCHANGES):
         following = _exchange(costs, best)
         if following is None:
             break
-        best = _settle(costs, following)
+        best = settle(costs, following)
     return best
 
 
-def _settle(costs: Costs, segments: Segments) -> Segments:
+def settle(costs: Costs, segments: Segments) -> Segments:
+    """A plan that is never slower, by assignment and cutting anew in turn; with pinned slices, the plan itself."""
+    if costs.slice_pins:
+        return segments
     best = segments
     for _ in range(ROUNDS):
         following = cut_in_order(costs, _order(costs, assign(costs, best)))

@@ -1,9 +1,10 @@
 """The least period bounds by the flow program, plans by the solver (PURE but for its clock).
 
 Only periods of arcs are candidates (and, with a broker, what it needs for a plan's bytes). The flow program is
-bisected over them: its bound is proved by integers. Then the solver is asked for a plan at the bound; where there
-is none, the bound rises by the solver's word, and longer periods are tried, ever further away, until one is found;
-the rest of the time goes into halving what is between.
+bisected over them: its bound is proved by integers. A plan near the bound is looked for in the program's solutions
+(`dive.py`). Unless it meets the bound, the solver is asked for a plan at the bound; where there is none, the bound
+rises by the solver's word, and longer periods are tried, ever further away, until one is found; the rest of the
+time goes into halving what is between.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import numpy as np
 
 from coordinator.planner.answer import Bound, Duals, NoPlanError
 from coordinator.planner.certify import proves
+from coordinator.planner.dive import dive
 from coordinator.planner.figures import figures, keeps
 from coordinator.planner.flow import Flow, Limit, Prices
 from coordinator.planner.guided import guided
-from coordinator.planner.improve import improve
+from coordinator.planner.improve import improve, settle
 from coordinator.planner.problem import Costs
 from coordinator.planner.reach import Segments
 from coordinator.planner.segments import Table
@@ -31,7 +33,9 @@ EQUAL = 1e-9
 FINE = 1e-6
 """How finely periods that only the broker's rate sets are told apart."""
 MOST_SEARCHED = 1 << 26
-"""Local search is for problems in which (slices x states) squared is less."""
+"""Exchanges are for problems in which (slices x states) squared is less."""
+DIVES = 0.5
+"""The share of the time that is left that the search in the program's solutions may take."""
 SLOWEST = 10.0
 """The most that other work on the machine is taken to slow the solver down."""
 GRACE = 5.0
@@ -44,14 +48,14 @@ FIRST_STEP = 5e-4
 class Found:
     """The best plan found, None when none was; `lower` holds for all plans, `bounds` are its proofs.
 
-    `ended`: plan and bound meet. `by_beam`: the plan is of the beam search, not the solver's.
+    `ended`: plan and bound meet. `by_rules`: the plan is of a search that rules guide, not the solver's.
     """
 
     segments: Segments | None
     lower: float
     bounds: list[Bound]
     ended: bool
-    by_beam: bool
+    by_rules: bool
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Threshold:
     bounds: list[Bound] = field(default_factory=list)
     top: float = math.inf
     prices: Prices | None = None
-    by_beam: bool = False
+    by_rules: bool = False
 
     def __post_init__(self) -> None:
         begun = self.clock()
@@ -93,7 +97,7 @@ class Threshold:
             raise NoPlanError(proved=True)
         self._whole_numbers()
         ended = self.best is not None and self.upper <= self.lower * (1 + EQUAL)
-        return Found(self.best, self.lower, self.bounds, ended, self.by_beam)
+        return Found(self.best, self.lower, self.bounds, ended, self.by_rules)
 
     def certify(self, lower: float) -> Bound | None:
         """A proof by duals that no plan has a period below `lower`, if the flow program has one."""
@@ -178,10 +182,12 @@ class Threshold:
     def _take(self, segments: Segments) -> bool:
         if not keeps(self.costs, segments):
             return False
-        # Local search looks at the period only, and takes long on large tables.
+        # Local search looks at the period only, and exchanges take long on large tables.
         plans = [segments]
-        if not self.limits and self.costs.errors is None and len(segments) ** 2 * self.costs.n**2 < MOST_SEARCHED:
-            plans.append(improve(self.costs, segments))
+        open_ = figures(self.costs, segments).period > self.lower * (1 + EQUAL)
+        if open_ and not self.limits and self.costs.errors is None:
+            small = len(segments) ** 2 * self.costs.n**2 < MOST_SEARCHED
+            plans.append((improve if small else settle)(self.costs, segments))
         for plan in plans:
             period = figures(self.costs, plan).period
             if period < self.upper and keeps(self.costs, plan):
@@ -204,7 +210,7 @@ class Threshold:
         answer = ask(self.flow, period, None, self._left() * share * self._slowness())
         before = self.upper
         if answer.segments is not None and self._take(answer.segments):
-            self.by_beam = self.by_beam and self.upper >= before
+            self.by_rules = self.by_rules and self.upper >= before
             return True
         if answer.ended and answer.segments is None and math.isinf(answer.bound):
             above = self._candidates(math.nextafter(period, math.inf), self.upper)
@@ -215,6 +221,9 @@ class Threshold:
 
     def _whole_numbers(self) -> None:
         step = 0.0
+        if not self.limits and (self.best is None or self.upper > self.lower * (1 + EQUAL)):
+            now = self.clock()
+            self._rules(dive(self.flow, self.lower, now + DIVES * max(0.0, self.deadline - now), self.clock))
         # Limits may leave no plan at any period.
         if self.best is None and self.flow is not self.relaxed and self._try(self.top, 0.4) is False:
             raise NoPlanError(proved=True)
@@ -225,7 +234,7 @@ class Threshold:
             if period >= self.upper:
                 break
             known = self._try(period, 0.4)
-            if known is None and self._guided(period):
+            if known is None and self._rules(guided(self.relaxed, period, self.prices)):
                 known = True
             if known:
                 break
@@ -252,11 +261,10 @@ class Threshold:
             if self._try(period, 0.5) is not True:
                 asked = math.nextafter(period, math.inf)
 
-    def _guided(self, period: float) -> bool:
-        found = guided(self.relaxed, period, self.prices)
+    def _rules(self, found: Segments | None) -> bool:
         before = self.upper
         taken = found is not None and self._take(found)
-        self.by_beam = self.by_beam or self.upper < before
+        self.by_rules = self.by_rules or self.upper < before
         return taken
 
 
