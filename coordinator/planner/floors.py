@@ -22,8 +22,10 @@ def floor(graph: Graph, costs: Costs, single: bool) -> float:
     if costs.goal.objective == "nodes":
         return 1.0
     if costs.goal.objective == "latency":
-        travel = min(float(kind.down[0, n] + kind.up[0, n]) + kind.spec.rtt for kind in types)
-        return float(steps.min(axis=0).sum() + extra.min()) + travel
+        down = float(costs.bytes_in[0, n]) / max(kind.spec.free_down for kind in types)
+        up = float(costs.bytes_out[0, n]) / max(kind.spec.free_up for kind in types)
+        rtt = min(kind.spec.rtt for kind in types)
+        return float(steps.min(axis=0).sum() + extra.min()) + down + up + rtt
     if costs.goal.objective == "energy":
         watts = np.array([kind.spec.watts for kind in types])
         moved = float(costs.bytes_in[0, n] + costs.bytes_out[0, n])

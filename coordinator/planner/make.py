@@ -23,7 +23,7 @@ from coordinator.planner.plan import Plan
 from coordinator.planner.problem import Costs, State
 from coordinator.planner.shapes import alone, compare, pipeline_layout
 from coordinator.planner.shortage import shortage, wishes_forbid, without_wishes
-from coordinator.planner.wider import Answer, better, may_gain, with_branches, with_reason
+from coordinator.planner.wider import Answer, better, in_time, may_gain, with_branches, with_reason
 from slicemq.errors import InsufficientCapacityError, PlanError
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def make_plan(
     exclusions, limits, shapes) are wrong or leave no plan.
     """
     options = options or PlanOptions()
+    planner = in_time if planner is solve and seconds <= 0 else planner
     begun = clock()
     if not permitted(fleet, options):
         raise shortage(graph, fleet, options, None)

@@ -34,6 +34,8 @@ QUESTION_SECONDS = 1.0
 """How long the flow program may take to rule out that cuts between branches gain."""
 SEARCH_SECONDS = 2.0
 """How long the search for a plan with them may take where nodes are many and unlike."""
+WAITED_SECONDS = 4.0
+"""How long the search for a single pipeline may take when a coordinator waits for the plan."""
 _ORDER = ("one-node", "whole-model-copies", PREFIXES, "replicated-stages", "parallel-pipelines")
 
 
@@ -61,7 +63,7 @@ def with_branches(
     goal = costs.goal
     wanted = value(goal, known.layout) / (1 + goal.within)
     quick = planner
-    if planner is solve and _many(costs):
+    if planner in (solve, in_time) and _many(costs):
         if _refuted(costs, wanted, clock):
             return None
         quick = _limited
@@ -111,6 +113,11 @@ def _refuted(costs: Costs, wanted: float, clock: Callable[[], float]) -> bool:
     search = Threshold(costs, (), clock() + QUESTION_SECONDS, clock)
     found = search.certify(wanted)
     return found is not None and found.value >= wanted
+
+
+def in_time(costs: Costs) -> Split:
+    """What `solve` finds in the time for which somebody waits, however large the problem is."""
+    return solve(costs, seconds=WAITED_SECONDS)
 
 
 def _limited(costs: Costs) -> Split:
