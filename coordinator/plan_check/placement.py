@@ -16,6 +16,9 @@ FAMILIES = (*ONE_TURN, "whole-model-copies", "replicated-stages", "parallel-pipe
 FLOATS = Fraction(1, 10**9)
 """The share by which figures may be off because the planner adds floating-point numbers."""
 
+DIGITS = Fraction(1, 10**5)
+"""The share by which a plan's error may be off: it is written with six digits."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -159,6 +162,7 @@ def allowed(plan: PlanFile, ledger: Ledger, placed: Placed) -> list[Check]:
         wrong["nodes"].append(f"plans of the family {plan.family} have one turn, and one node for each slice")
     if plan.family == "one-node" and len(plan.slices) != 1:
         wrong["slices"].append("plans of the family one-node have one slice")
+    most = Fraction(0)
     for stages in placed:
         for number, stage in enumerate(stages):
             pinned = ledger.slice_pins.get(number)
@@ -174,11 +178,16 @@ def allowed(plan: PlanFile, ledger: Ledger, placed: Placed) -> list[Check]:
             )
         if len(stages) > ledger.max_slices:
             wrong["slices"].append(f"{len(stages)} slices in a pipeline, {ledger.max_slices} are allowed")
-        error = sum(ledger.states[stage.end].error for stage in stages[:-1])
+        error = sum((ledger.states[stage.end].error for stage in stages[:-1]), Fraction(0))
+        most = max(most, error)
         if error > ledger.budget * (1 + FLOATS):
             wrong["errors"].append(
                 f"the cuts' errors are {float(error):.4g} together, allowed {float(ledger.budget):.4g}"
             )
+    if abs((plan.error or 0) - most) > most * DIGITS:
+        wrong["errors"].append(
+            f"the plan says {float(plan.error or 0):.4g}, the cuts' errors are {float(most):.4g}"
+        )
     said = {
         "family": plan.family,
         "nodes": "each node has one slice at most",

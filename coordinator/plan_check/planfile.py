@@ -89,6 +89,7 @@ class PlanFile:
         self.bundles = [_bundle(row) for row in body.rows("bundles", 10 * MAX_SLICES)]
         self.others = [_other(row) for row in body.rows("alternatives", 100)] if body.has("alternatives") else []
         self.certificate = [_proof(row) for row in body.rows("certificate", 100)] if body.has("certificate") else []
+        self.error = body.row("error").real("estimated") if body.has("error") else None
         self.costs: tuple[str, str] | None = None
         if body.has("costs"):
             named = body.row("costs")

@@ -60,7 +60,7 @@ def _scaled(key: str, factor: float) -> Any:
     return damage
 
 
-def _named(key: str, value: str) -> Any:
+def _named(key: str, value: Any) -> Any:
     def damage(plan: dict[str, Any], _: dict[str, Any]) -> None:
         plan[key] = value
 
@@ -173,6 +173,7 @@ DAMAGES = {
     "family that there is not": _named("family", "pipelines"),
     "family of one slice": _named("family", "whole-model-copies"),
     "method that there is not": _named("method", "exact"),
+    "an error that no cut makes": _named("error", {"budget": 0.1, "estimated": 0.01, "measured": None}),
     "model": _books("model", "cd" * 32),
     "excluded": _books("excluded", lambda plan, _: plan["slices"][0]["nodes"]),
     "pinned elsewhere": _books(

@@ -15,6 +15,7 @@ import pytest
 
 from converters.codec_errors import CodecMeasures
 from converters.graph import Graph
+from converters.profile import Profile
 from coordinator.plan_check.check import check_plan
 from coordinator.plan_check.ledger import Ledger
 from coordinator.planner import make_plan
@@ -23,7 +24,7 @@ from coordinator.planner.books_read import costs_from_text
 from coordinator.planner.cost import build_costs
 from coordinator.planner.goal import Goal
 from coordinator.planner.memory import memory_by_runtime
-from coordinator.planner.model import Fleet, PlanOptions
+from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.problem import Costs
 from coordinator.planner.states import down_sets, states_of
 from slicemq.errors import PlanError
@@ -158,3 +159,33 @@ def test_segments_of_memory_are_read_by_runtime() -> None:
     found = {kind.ids[0]: kind.memory(0, ledger.n) for kind in ledger.kinds}
     assert found == {kind.ids[0]: float(kind.memory[0, costs.n]) for kind in costs.types}
     assert len(set(found.values())) == 2
+
+
+def test_what_lossy_cuts_err_is_added_up_again() -> None:
+    graph = make_graph(
+        [("CONV_2D", (0,), (1,), False), ("CONV_2D", (1,), (2,), False)],
+        [4000, 400_000, 400],
+        (0,),
+        (2,),
+        [10**6] * 2,
+    )
+    profile = Profile({0: 0.005, 1: 0.005}, "test", measured=True, overhead=0.0)
+    nodes = tuple(NodeSpec(f"n{k}", 1_500_000, {"all": 1.0}, 1e7, 1e7, codecs=("raw", "int8")) for k in range(2))
+    options = PlanOptions(codecs=("raw", "int8"), goal=Goal(error_budget=0.1), shapes=("pipeline",))
+    measures = CodecMeasures({}, {"int8": {1: 0.0312345678}})
+    kept: list[Costs] = []
+    plan = make_plan(
+        graph,
+        profile,
+        Fleet(nodes, None),
+        memory=weights_memory,
+        options=options,
+        measures=measures,
+        record=kept.append,
+    ).to_plain()
+    assert plan["error"]["estimated"] == 0.0312346
+    text = text_of(books(graph, profile, kept[0], options))
+    assert not check_plan(json.dumps({**plan, "costs": None}), text.encode()).failed
+    for error in (None, {**plan["error"], "estimated": 0.0312}):
+        failed = check_plan(json.dumps({**plan, "error": error}), text.encode()).failed
+        assert [check.name for check in failed] == ["errors"]
