@@ -37,6 +37,9 @@ class Rates:
 
     def note(self, now: float, node: str, key: SliceKey, frames: int, planned: float) -> bool:
         """Take in a slice's counter of frames; whether its level changed. `planned`: frames per second here."""
+        if planned <= 0.0:
+            # Not a slice of the plan: whatever a node says it runs must not push others out.
+            return False
         track = self._tracks.get((node, key))
         if track is None or frames < track.frames:
             self._tracks[node, key] = _Track(frames, now)
@@ -44,7 +47,7 @@ class Rates:
                 self._tracks.popitem(last=False)
             return False
         passed = now - track.since
-        if passed < WINDOW or planned <= 0.0:
+        if passed < WINDOW:
             return False
         track.shares.append((frames - track.frames) / passed / planned)
         track.frames, track.since = frames, now

@@ -45,6 +45,14 @@ def test_the_level_is_the_quarter_above_the_rate(share: float, level: float) -> 
     assert made.level == level
 
 
+def test_slices_that_no_plan_has_push_nothing_out() -> None:
+    made = Slice()
+    made.windows(*[0.1] * WINDOWS)
+    for number in range(10_000):
+        made.rates.note(made.now, "n2", ("p", "1-a", f"x{number}"), 1, 0.0)
+    assert made.level == 0.25
+
+
 def test_a_pause_changes_nothing_and_a_burst_counts_at_once() -> None:
     made = Slice()
     assert made.windows(*[1.0] * WINDOWS, *[0.0] * (WINDOWS - 1), 1.0, *[0.0] * (WINDOWS - 1)) == 0
