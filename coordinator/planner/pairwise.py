@@ -19,6 +19,7 @@ import numpy.typing as npt
 from coordinator.planner.answer import Bound, Method, NoPlanError, Split
 from coordinator.planner.pairflow import Columns, Flow, Walks, certificate, flow
 from coordinator.planner.pairlabels import MOST_NODES, search
+from coordinator.planner.pairlocal import Work, exchange
 from coordinator.planner.problem import Costs
 from coordinator.planner.reach import Budget, Segments
 from coordinator.planner.routes import Network, Tables, Verdict, decide
@@ -34,22 +35,26 @@ KEPT = 8
 """How many critical nodes are kept from one question for the next."""
 UNSURE = 3
 """After so many questions without an answer the search with critical nodes is given up."""
-EXACT_LABELS = 1_500_000
-"""How many labels the search within prices may look at for one question."""
 QUICK_LABELS = 100_000
-"""The same with the prices of another question."""
-BEAM_WIDTH = 3_000
-"""How many labels per state the beam search keeps."""
-ROUNDS = 60
-"""How many rounds of the flow program one question of the search within prices may take."""
-DECIDING_ROUNDS = 300
+"""How many labels the search within the prices of another question may look at."""
+STAGES = ((60, (3_000, 30_000)), (60, (100_000,)))
+"""How many rounds of the flow program one question may take, and how many labels per state the searches within its
+prices keep, the cheapest first; what remains open after the first stage is asked again in the second."""
+Stage = tuple[int, tuple[int, ...]]
+DECIDING_ROUNDS = 120
 """How many rounds of the flow program one question about its bound may take."""
 QUESTIONS = 16
-"""How many questions the search within prices may ask."""
+"""How many questions the search within prices may ask, and a quarter as many with the widest searches."""
 FURTHER = 5
 """How many more it may ask for plans alone, where a period could not be decided."""
-STEPS = (0.0, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
+STEPS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
 """Shares above the flow program's bound at which plans are looked for first."""
+NEAR = 1e-3
+"""A gap of this share is left open where questions have been hard; the flow program's bound may lack as much."""
+TARGETS = (0.02, 0.005)
+"""Shares below the best plan's period that are tried by exchanges."""
+EXCHANGES = 1_500_000_000
+"""How many table entries all exchanges of one plan may look at."""
 FEWER_LABELS = 200_000
 """How many labels the search for a plan with fewer slices may look at."""
 
@@ -102,6 +107,8 @@ class _Search:
         nodes = len(costs.types)
         self.columns = Columns(nodes)
         self.prices = np.full(nodes, 1.0 / nodes)
+        self.exchanges = Work(EXCHANGES)
+        self.hard = False
 
     def run(self) -> Split:
         most = self.costs.goal.max_period
@@ -156,19 +163,53 @@ class _Search:
         values = self.tables.candidates(-np.inf, bracket.high)
         low, high = self._certified(bracket, values), len(values) - 1
         low = max(low, int(np.searchsorted(values, bracket.proved)) - 1)
-        unsure, floor = high, float(values[min(low + 1, high)])
-        steps = list(STEPS)
-        for _ in range(self.questions):
-            if min(high, unsure) - low <= 1:
+        floor = float(values[min(low + 1, high)])
+        steps = [floor * (1 + step) for step in STEPS]
+        questions, further = self.questions, FURTHER
+        for stage in STAGES:
+            low, high, unsure = self._narrow(bracket, values, (low, high), steps, questions, stage)
+            low = max(low, self._improve(bracket, values, unsure, high, further, stage))
+            high = int(np.searchsorted(values, bracket.high))
+            if not self._near(values, low, high):
+                high = self._found(bracket, self._exchanged(bracket.plan, float(values[low + 1])), values)
+            if self._near(values, low, high) or len(self.tables.same) > MOST_NODES:
                 break
-            middle = (low + min(high, unsure)) // 2
+            questions, further, steps = -(-questions // 4), -(-further // 2), []
+        proved = float(values[min(low + 1, len(values) - 1)])
+        if proved > bracket.proved:
+            bracket.proved = proved
+            bracket.bounds.append(Bound(proved, "routes"))
+
+    def _near(self, values: npt.NDArray[np.float64], low: int, high: int) -> bool:
+        """Whether nothing is left between the places, or too little to go on where questions have been hard."""
+        if high - low <= 1:
+            return True
+        return self.hard and float(values[high]) <= float(values[low + 1]) * (1 + NEAR)
+
+    def _narrow(
+        self,
+        bracket: _Bracket,
+        values: npt.NDArray[np.float64],
+        places: tuple[int, int],
+        steps: list[float],
+        questions: int,
+        stage: Stage,
+    ) -> tuple[int, int, int]:
+        """The last place without a plan, the first with one, and the first that could not be decided."""
+        low, high = places
+        unsure = high
+        for _ in range(questions):
+            top = min(high, unsure)
+            if self._near(values, low, top):
+                break
+            middle = _between(values, low, top)
             while steps:
                 # From the program's bound upwards first: it is near, and questions far above it are the long ones.
-                place = int(np.searchsorted(values, floor * (1 + steps.pop(0))))
-                if low < place < min(high, unsure):
+                place = int(np.searchsorted(values, steps.pop(0)))
+                if low < place < top:
                     middle = place
                     break
-            verdict = self._within_prices(float(values[middle]))
+            verdict = self._within_prices(float(values[middle]), stage)
             if verdict.plan is not None:
                 steps.clear()
                 high = self._found(bracket, verdict.plan, values)
@@ -176,20 +217,24 @@ class _Search:
                 low = middle
             else:
                 unsure = middle
-        low = max(low, self._improve(bracket, values, unsure, high))
-        proved = float(values[min(low + 1, len(values) - 1)])
-        if proved > bracket.proved:
-            bracket.proved = proved
-            bracket.bounds.append(Bound(proved, "routes"))
+        return low, high, unsure
 
-    def _improve(self, bracket: _Bracket, values: npt.NDArray[np.float64], unsure: int, high: int) -> int:
+    def _improve(
+        self,
+        bracket: _Bracket,
+        values: npt.NDArray[np.float64],
+        unsure: int,
+        high: int,
+        questions: int,
+        stage: Stage,
+    ) -> int:
         """Look for plans between a period that could not be decided and the best plan's; the last proved place."""
         proved = -1
-        for _ in range(FURTHER):
-            if high - unsure <= 1:
+        for _ in range(questions):
+            if self._near(values, unsure, high):
                 break
-            middle = (unsure + high) // 2
-            verdict = self._within_prices(float(values[middle]))
+            middle = _between(values, unsure, high)
+            verdict = self._within_prices(float(values[middle]), stage)
             if verdict.plan is not None:
                 high = self._found(bracket, verdict.plan, values)
                 continue
@@ -197,16 +242,29 @@ class _Search:
             proved = middle if verdict.proved else proved
         return proved
 
+    def _exchanged(self, plan: Segments, floor: float) -> Segments:
+        """The plan, or a better one by exchanges; none is looked for below `floor`."""
+        while self.exchanges.left > 0:
+            period = self.tables.period_of(plan)
+            targets = [period * (1 - share) for share in TARGETS if period * (1 - share) >= floor]
+            tries = (exchange(self.tables, plan, target, self.exchanges) for target in targets)
+            better = next((found for found in tries if found is not None), None)
+            if better is None:
+                break
+            plan = better
+        return plan
+
     def _certified(self, bracket: _Bracket, values: npt.NDArray[np.float64]) -> int:
         """The last place of `values` that the flow program proves to have no plan, -1 for none."""
         low, high, best = -1, len(values) - 1, None
-        while high - low > 1:
-            middle = (low + high) // 2
-            network, found = self._flow(float(values[middle]), decide_only=True)
+        middle = _between(values, int(np.searchsorted(values, bracket.proved)) - 1, high)
+        while high - low > 1 and (low < 0 or float(values[high]) > float(values[low + 1]) * (1 + NEAR)):
+            network, found = self._flow(float(values[middle]), decide_only=True, rounds=DECIDING_ROUNDS)
             if found.impossible:
                 low, best = middle, (network, found)
             else:
                 high = middle
+            middle = _between(values, low, high)
         if best is not None:
             duals = certificate(best[0], best[1].prices)
             if duals is None:
@@ -216,35 +274,36 @@ class _Search:
             bracket.bounds.insert(0, Bound(value, "lp-duals", duals))
         return low
 
-    def _flow(self, period: float, decide_only: bool) -> tuple[Network, Flow]:
+    def _flow(self, period: float, decide_only: bool, rounds: int) -> tuple[Network, Flow]:
         network = self.tables.network(period)
-        rounds = DECIDING_ROUNDS if decide_only else ROUNDS
         found = flow(network, period, self.tables, self.columns, self.prices, decide_only, rounds)
         if found.prices.any():
             self.prices = found.prices
         return network, found
 
-    def _within_prices(self, period: float) -> Verdict:
-        """A plan, or a proof that there is none, by exact sets of nodes; a beam search where there are too many."""
+    def _within_prices(self, period: float, stage: Stage = STAGES[0]) -> Verdict:
+        """A plan, or a proof that there is none, by exact sets of nodes, of which each search keeps so many."""
         network = self.tables.network(period)
         walks = Walks(network)
         verdict = search(network, walks, self.prices, Budget(QUICK_LABELS))
         if verdict.plan is not None or verdict.proved:
             return verdict
-        _, found = self._flow(period, decide_only=False)
+        _, found = self._flow(period, decide_only=False, rounds=stage[0])
         if found.impossible:
             return Verdict(None, proved=True)
-        verdict = search(network, walks, found.prices, Budget(EXACT_LABELS))
-        if verdict.plan is not None or verdict.proved:
-            return verdict
-        return self._beam(network, found)
+        for width in stage[1]:
+            verdict = self._beam(network, walks, found, width)
+            if verdict.plan is not None or verdict.proved:
+                return verdict
+            self.hard = True
+        return verdict
 
-    def _beam(self, network: Network, found: Flow) -> Verdict:
+    def _beam(self, network: Network, walks: Walks, found: Flow, width: int) -> Verdict:
         chosen = np.sort(np.argsort(-found.use, kind="stable")[:MOST_NODES])
         if network.nodes <= MOST_NODES or network.pins:
-            return search(network, Walks(network), found.prices, Budget(1 << 60), BEAM_WIDTH)
+            return search(network, walks, found.prices, Budget(1 << 60), width)
         part = replace(network, arcs=network.arcs[chosen], hops=network.hops[:, chosen][:, :, chosen])
-        verdict = search(part, Walks(part), found.prices[chosen], Budget(1 << 60), BEAM_WIDTH)
+        verdict = search(part, Walks(part), found.prices[chosen], Budget(1 << 60), width)
         if verdict.plan is None:
             return Verdict(None, proved=False)
         return Verdict([(i, j, int(chosen[k])) for i, j, k in verdict.plan], proved=False)
@@ -280,6 +339,14 @@ class _Search:
             method=method,
             bounds=tuple(sorted(bounds, key=lambda bound: bound.value)),
         )
+
+
+def _between(values: npt.NDArray[np.float64], low: int, high: int) -> int:
+    """A place between two: halfway by values where both are known and positive, else by number."""
+    middle = (low + high) // 2
+    if low >= 0 and values[low] > 0:
+        middle = int(np.searchsorted(values, math.sqrt(float(values[low]) * float(values[high]))))
+    return min(max(middle, low + 1), high - 1)
 
 
 def latency_of(costs: Costs, plan: Segments) -> float:
