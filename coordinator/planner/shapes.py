@@ -86,7 +86,9 @@ def compare(
     ]
     able = [row for row in found if row.shape in allowed and row.layout is not None and not row.reason]
     if not able:
-        if failed is not None and ("pipeline" in allowed or len(allowed) == 0):
+        # What limits leave of single pipelines says nothing of the other shapes.
+        limits = getattr(failed, "reason", "") and any(row.layout is not None for row in found)
+        if failed is not None and ("pipeline" in allowed or len(allowed) == 0) and not limits:
             raise failed
         raise NoShapeError(found, allowed)
     winner = _winner(costs, able)
@@ -196,7 +198,9 @@ def _copies(costs: Costs) -> Compared:
     try:
         layout = copies(free)
     except NoPlanError:
-        return Compared("copies", None, "no copies keep to the limits")
+        goal = costs.goal
+        layout = copies(replace(free, goal=Goal(goal.objective, within=goal.within)))
+        return Compared("copies", layout, _forbidden(costs, layout) or "no copies keep to the limits")
     return Compared("copies", layout, _forbidden(costs, layout))
 
 

@@ -161,6 +161,20 @@ def test_objectives_and_limits_are_kept(objective: str) -> None:
     assert made > 1
 
 
+def test_limits_that_leave_no_pipeline_are_said_of_every_shape() -> None:
+    graph, profile = chain([MB] * 4)
+    fleet = nodes(3, 10 * MB)
+    with pytest.raises(PlanError) as raised:
+        make_plan(graph, profile, fleet, memory=weights_memory, options=PlanOptions(goal=Goal(max_period=1e-3)))
+    text = str(raised.value)
+    for shape in (
+        "one node: it has a period of",
+        "copies of the whole model: it has a period of",
+        "a pipeline: no plan",
+    ):
+        assert shape in text
+
+
 def test_copies_win_where_the_model_fits_everywhere_and_the_plan_says_why() -> None:
     graph, profile = chain([MB] * 8)
     plan = make_plan(graph, profile, nodes(*[100 * MB] * 3), memory=weights_memory)
