@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from coordinator.planner.plan import Plan
 
 
+class BadCostsError(PlanError):
+    """A costs file that is none, or is damaged."""
+
+
 @verb
 def command(
     out: Output,
@@ -32,7 +36,12 @@ def command(
     if plot is not None:
         check_target(plot)
     made = read_plan(plan)
-    body = explanation(made, read_costs(plan, made, costs), str(plan))
+    text = read_costs(plan, made, costs)
+    try:
+        body = explanation(made, text, str(plan))
+    except BadCostsError as error:
+        named = "" if made.costs is None else str(plan.parent / made.costs.file)
+        raise PlanError(f"{named if costs is None else costs}: {error}") from error
     if plot is not None:
         from coordinator.cli.plan_plot import draw
         from coordinator.planner.explain import Point
@@ -42,21 +51,36 @@ def command(
 
 
 def explanation(made: Plan, text: bytes, where: str) -> dict[str, Any]:
-    """What `explain` says of a plan, given its costs file. Raises PlanError when that is of another model."""
+    """What `explain` says of a plan, given its costs file.
+
+    Raises BadCostsError when that is damaged, PlanError when it is of another model or lacks a node of the plan.
+    """
+    from coordinator.plan_check.ledger import Ledger
     from coordinator.planner import explain
     from coordinator.planner.books_read import costs_from_text
     from coordinator.planner.exact import solve
     from coordinator.planner.shapes import compare
 
-    costs = costs_from_text(text)
+    try:
+        Ledger(text)
+        costs = costs_from_text(text)
+    except PlanError as error:
+        raise BadCostsError(str(error)) from error
     if json.loads(text).get("model") != made.model:
         raise PlanError(f"{where}: the costs file is of another model")
-    found = explain.bottleneck(made, made.window == 1 and made.turns == 1 and made.period_ms == made.latency_ms)
+    known = {node for kind in costs.types for node in kind.ids}
+    for item in made.slices:
+        for node in item.nodes:
+            if node not in known:
+                raise PlanError(f"{where}: slice {item.id}: the costs file has no node {node}")
+    stateful = made.window == 1 and made.turns == 1 and made.period_ms == made.latency_ms
+    found = explain.bottleneck(made, stateful, costs.hops is not None)
     rows = explain.lifts(costs, made, lambda changed: compare(changed, solve)[0].period)
     return {
         "plan": where,
         "period_ms": made.period_ms,
         "latency_ms": made.latency_ms,
+        "objective": made.objective,
         "lower_bound_ms": made.lower_bound_ms,
         "method": made.method,
         "family": made.family,
@@ -70,9 +94,10 @@ def explanation(made: Plan, text: bytes, where: str) -> dict[str, Any]:
 
 
 def _shown(out: Output, body: dict[str, Any], plot: Path | None) -> str:
+    unit, digits = {"nodes": ("nodes", 0), "energy": ("J", 4)}.get(body["objective"], ("ms", 2))
     lines = [
-        f"period {body['period_ms']:.2f} ms, latency {body['latency_ms']:.2f} ms, proved: not below "
-        f"{body['lower_bound_ms']:.2f} ms ({body['family']}, {body['method']})",
+        f"period {body['period_ms']:.2f} ms, latency {body['latency_ms']:.2f} ms; {body['objective']} not below "
+        f"{body['lower_bound_ms']:.{digits}f} {unit} ({body['family']}, {body['method']})",
         f"limited by {body['bottleneck']['words']}",
         *([f"why this shape: {body['reason']}"] if body["reason"] else []),
         "",

@@ -120,6 +120,12 @@ def _slice(
         down_ms=_ms(slowest.down[i, j]),
         up_ms=_ms(slowest.up[i, j]),
         turns=tuple(share.turns for share in stage.shares) if layout.turns > 1 else (),
+        busy_ms=_ms(
+            max(seconds(kind) * len(share.turns) for kind, share in zip(kinds, stage.shares, strict=True))
+            / layout.turns
+        )
+        if layout.turns > 1
+        else 0.0,
     )
 
 

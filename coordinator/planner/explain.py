@@ -19,7 +19,7 @@ from coordinator.planner.model import Planner
 from coordinator.planner.plan import Plan, PlannedSlice
 from coordinator.planner.problem import Costs, NodeType
 
-Resource = Literal["compute", "down", "up", "broker", "one frame at a time"]
+Resource = Literal["compute", "down", "up", "broker", "hop", "one frame at a time"]
 Best = Callable[[Costs], float]
 """The period of the best plan for some costs, in seconds; raises NoPlanError."""
 
@@ -58,14 +58,17 @@ class Point:
     nodes: tuple[str, ...]
 
 
-def bottleneck(plan: Plan, stateful: bool = False) -> Bottleneck:
-    """What limits `plan`: the slice whose share of the period is the largest, or the broker when none fills it."""
+def bottleneck(plan: Plan, stateful: bool = False, links: bool = False) -> Bottleneck:
+    """What limits `plan`: the slice whose share of the period is the largest.
+
+    When none fills the period it is the broker, or with `links` between pairs of nodes a hop.
+    """
     if stateful:
         return Bottleneck("one frame at a time", None, (), plan.latency_ms)
     slowest = max(plan.slices, key=lambda item: busy_ms(plan, item))
     busy = busy_ms(plan, slowest)
     if busy < plan.period_ms * (1 - 1e-3):
-        return Bottleneck("broker", None, (), plan.period_ms)
+        return Bottleneck("hop" if links else "broker", None, (), plan.period_ms)
     times: dict[Resource, float] = {"compute": slowest.compute_ms, "down": slowest.down_ms, "up": slowest.up_ms}
     resource = max(times, key=lambda name: times[name])
     return Bottleneck(resource, slowest.id, slowest.nodes, times[resource])
@@ -73,7 +76,7 @@ def bottleneck(plan: Plan, stateful: bool = False) -> Bottleneck:
 
 def lifts(costs: Costs, plan: Plan, best: Best) -> tuple[Lift, ...]:
     """What each of some changes would make of the best period, the most helpful first."""
-    found = bottleneck(plan)
+    found = bottleneck(plan, links=costs.hops is not None)
     changes: list[tuple[str, Costs]] = []
     if costs.hops is None:
         for kind in _distinct(costs):
@@ -102,10 +105,15 @@ def lifts(costs: Costs, plan: Plan, best: Best) -> tuple[Lift, ...]:
 
 
 def pareto(costs: Costs, planner: Planner, points: int = POINTS) -> tuple[Point, ...]:
-    """Single pipelines that trade rate against latency, the fastest first; at most `points` + 2."""
+    """Single pipelines that trade rate against latency, the fastest first; at most `points` + 2.
+
+    With links between pairs of nodes only the fastest: plans of the least latency are not made there.
+    """
     plain = replace(costs.goal, max_period=math.inf, max_latency=math.inf)
     quickest = planner(replace(costs, goal=replace(plain, objective="throughput")))
-    calmest = planner(replace(costs, goal=replace(plain, objective="latency")))
+    calmest = quickest
+    if costs.hops is None:
+        calmest = planner(replace(costs, goal=replace(plain, objective="latency")))
     found = [quickest, calmest]
     if calmest.period > quickest.period * (1 + 1e-6):
         for period in np.geomspace(quickest.period * (1 + 1e-6), calmest.period, points):
@@ -127,9 +135,15 @@ def pareto(costs: Costs, planner: Planner, points: int = POINTS) -> tuple[Point,
 
 
 def busy_ms(plan: Plan, item: PlannedSlice) -> float:
-    """How long the busiest of a slice's nodes works in a period."""
+    """How long the busiest of a slice's nodes works in a period.
+
+    A plan that does not give it is taken to hold: of unlike nodes the slowest seldom serves the most turns.
+    """
+    if item.busy_ms > 0:
+        return item.busy_ms
     served = max((len(turns) for turns in item.turns), default=plan.turns)
-    return item.stage_ms * served / plan.turns
+    busy = item.stage_ms * served / plan.turns
+    return busy if len(item.nodes) == 1 else min(busy, plan.period_ms)
 
 
 def _distinct(costs: Costs) -> list[NodeType]:
@@ -231,8 +245,11 @@ def words(found: Bottleneck) -> str:
         return "the model keeps state, so one frame is on its way at a time and the period is the latency"
     if found.resource == "broker":
         return f"the broker: it needs {found.milliseconds:.2f} ms to deliver what one frame sends"
+    if found.resource == "hop":
+        return f"a hop between two nodes: {found.milliseconds:.2f} ms a frame"
     what = {"compute": "computing", "down": "receiving", "up": "sending"}[found.resource]
-    return f"{what} on {', '.join(found.nodes)} (slice {found.slice}): {found.milliseconds:.2f} ms a frame"
+    slowest = " on the slowest" if len(found.nodes) > 1 else ""
+    return f"{what} on {', '.join(found.nodes)} (slice {found.slice}): {found.milliseconds:.2f} ms a frame{slowest}"
 
 
 def summary(rows: Sequence[Lift]) -> str:

@@ -32,7 +32,7 @@ class PlannedSlice:
 
     `memory_mb` is memory beyond an idle worker, MB is 10^6 bytes; bytes are bytes on the wire. `turns` has for each
     of `nodes` the turns that it serves; empty: one node, every turn. With several nodes the times are those of a
-    frame on the slowest of them.
+    frame on the slowest of them, and `busy_ms` is how long the busiest of them works in a period (0: not given).
     """
 
     id: str
@@ -45,6 +45,7 @@ class PlannedSlice:
     down_ms: float = 0.0
     up_ms: float = 0.0
     turns: tuple[tuple[int, ...], ...] = ()
+    busy_ms: float = 0.0
 
     @property
     def stage_ms(self) -> float:

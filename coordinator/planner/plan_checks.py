@@ -37,7 +37,7 @@ def check_shape(plan: Plan) -> None:
         for node in item.nodes:
             _check(is_id(node), f"{where}.nodes", f"{node!r} is not a node's id")
         _check(len(item.operators) > 0, f"{where}.operators", "expected at least one")
-        for name in ("memory_mb", "compute_ms", "down_ms", "up_ms", "bytes_in", "bytes_out"):
+        for name in ("memory_mb", "compute_ms", "down_ms", "up_ms", "bytes_in", "bytes_out", "busy_ms"):
             _check(getattr(item, name) >= 0, f"{where}.{name}", "expected at least 0")
         _check(len(set(item.operators)) == len(item.operators), f"{where}.operators", "an operator is there twice")
     for lane in lanes_of(plan.slices, plan.turns):

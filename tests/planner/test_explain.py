@@ -207,3 +207,75 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, error = _run(capsys, "explain", tmp_path / "none.json")
     assert code == 72
     assert "none.json" in error
+
+
+def _made(tmp_path: Path, capsys: pytest.CaptureFixture[str], fleet: str, *words: object) -> tuple[Path, Path]:
+    model = real_models()["face-back"].path
+    if not model.is_file():
+        pytest.skip("the face models are not installed")
+    given, plan, costs = tmp_path / "fleet.toml", tmp_path / "plan.json", tmp_path / "costs.json"
+    given.write_text(fleet, "utf-8")
+    made = ("make", model, "--fleet", given, "--profile", "estimate", "-o", plan, "--costs", costs, *words)
+    code, _, error = _run(capsys, *made)
+    assert code == 0, error
+    return plan, costs
+
+
+def _board(name: str, speed: float, count: int = 1) -> str:
+    return (
+        f'[[node]]\nid = "{name}"\ncount = {count}\nmemory_mb = 300\nspeed = {speed}\n'
+        "up_mbps = 900\ndown_mbps = 900\n"
+    )
+
+
+def test_copies_on_unlike_nodes_work_no_longer_than_the_period(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, _ = _made(tmp_path, capsys, _board("slow", 0.1, 2) + _board("fast", 0.5), "--shape", "copies")
+    body = json.loads(plan.read_text())
+    item = body["slices"][0]
+    slowest = max(item["compute_ms"], item["down_ms"], item["up_ms"])
+    most = max(len(turns) for turns in item["turns"])
+    assert slowest * most / body["turns"] > 1.5 * body["period_ms"]
+    assert item["busy_ms"] == pytest.approx(body["period_ms"], abs=1e-3)
+    read = Plan.from_json(plan.read_text())
+    without = replace(read.slices[0], busy_ms=0.0)
+    assert explain.busy_ms(read, without) == read.period_ms
+    _, text, _ = _run(capsys, "explain", plan)
+    assert "ms a frame on the slowest" in text
+
+
+def test_links_between_pairs_of_nodes_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fleet = _board("pi", 0.1, 3) + '[[link]]\na = "pi-1"\nb = "pi-2"\nmbps = 400\n'
+    plan, _ = _made(tmp_path, capsys, fleet, "--shape", "pipeline")
+    code, text, error = _run(capsys, "explain", plan, "--format", "json")
+    assert code == 0, error
+    assert len(json.loads(text)["pareto"]) == 1
+    read = Plan.from_json(plan.read_text())
+    slower = replace(read, period_ms=read.period_ms * 2)
+    assert "hop" in explain.words(explain.bottleneck(slower, links=True))
+
+
+def test_a_bound_has_the_unit_of_its_objective(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, _ = _made(tmp_path, capsys, _board("pi", 0.1), "--objective", "energy")
+    joules = json.loads(plan.read_text())["lower_bound_ms"]
+    assert f"energy not below {joules:.4f} J" in _run(capsys, "explain", plan)[1]
+
+
+def test_damaged_costs_and_unknown_nodes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, costs = _made(tmp_path, capsys, _board("pi", 0.1, 2))
+    body = json.loads(costs.read_text())
+    other = tmp_path / "other.json"
+    changes: list[dict[str, Any]] = [{"broker_rate": -1}, {"nodes": []}]
+    changes.append({"nodes": [body["nodes"][0] | {"speed": 0}]})
+    for change in changes:
+        other.write_text(json.dumps(body | change), "utf-8")
+        code, _, error = _run(capsys, "explain", plan, "--costs", other)
+        assert code == 20
+        assert f"{other}: costs: field {next(iter(change))}" in error
+    moved = json.loads(plan.read_text())
+    moved["slices"][0]["nodes"][0] = "zz"
+    plan.write_text(json.dumps(moved), "utf-8")
+    code, _, error = _run(capsys, "explain", plan)
+    assert code == 20
+    assert "slice s0: the costs file has no node zz" in error
