@@ -24,7 +24,7 @@ from coordinator.planner.model import Planner
 from coordinator.planner.problem import Costs
 from coordinator.planner.reach import state_count
 from coordinator.planner.shapes import PREFIXES, pipeline_layout
-from coordinator.planner.split import EXACT_STATES
+from coordinator.planner.split import EXACT_STATES, split
 from coordinator.planner.threshold import Threshold
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ SEARCH_SECONDS = 2.0
 """How long the search for a plan with them may take where nodes are many and unlike."""
 WAITED_SECONDS = 4.0
 """How long the search for a single pipeline may take when a coordinator waits for the plan."""
+LARGE = 4_000
+"""States times nodes beyond which the flow program takes longer than somebody waits."""
+FAR = 1.15
+"""Of large problems, cuts between branches are left out where the best pipeline without them is so many times worse
+than another shape."""
 _ORDER = ("one-node", "whole-model-copies", PREFIXES, "replicated-stages", "parallel-pipelines")
 
 
@@ -52,8 +57,11 @@ def may_gain(graph: Graph, known: Answer, single: bool) -> bool:
     """Whether arithmetic leaves room for plans with other cuts or codecs that are better than `known`, a plan of
     prefixes, by more than the goal's share. `single`: only single pipelines.
     """
-    goal = known.costs.goal
-    return value(goal, known.layout) > floor(graph, known.costs, single) * (1 + goal.within)
+    goal, reached = known.costs.goal, value(known.costs.goal, known.layout)
+    pipelines = [value(goal, other) for other in known.others if other.lanes and other.family == PREFIXES]
+    if single and _many(known.costs) and _is_large(known.costs) and min(pipelines, default=0.0) > FAR * reached:
+        return False
+    return reached > floor(graph, known.costs, single) * (1 + goal.within)
 
 
 def with_branches(
@@ -107,6 +115,10 @@ def _many(costs: Costs) -> bool:
     return costs.hops is None and state_count([kind.count for kind in costs.types]) > EXACT_STATES
 
 
+def _is_large(costs: Costs) -> bool:
+    return costs.n * sum(kind.count for kind in costs.types) > LARGE
+
+
 def _refuted(costs: Costs, wanted: float, clock: Callable[[], float]) -> bool:
     if costs.goal.objective != "throughput" or not solver.available():
         return False
@@ -115,10 +127,21 @@ def _refuted(costs: Costs, wanted: float, clock: Callable[[], float]) -> bool:
     return found is not None and found.value >= wanted
 
 
-def in_time(costs: Costs) -> Split:
-    """What `solve` finds in the time for which somebody waits, however large the problem is."""
-    return solve(costs, seconds=WAITED_SECONDS)
+def in_time(costs: Costs, seconds: float = WAITED_SECONDS) -> Split:
+    """What is found while somebody waits: as `solve` does, of large problems by merged counts and local search.
+
+    On real models of 300 to 600 steps and 20 unlike nodes these find the same plans in a third of the time or less.
+    """
+    goal = costs.goal
+    plain = goal.objective == "throughput" and costs.errors is None and goal.max_nodes is None
+    plain = plain and math.isinf(goal.max_latency) and math.isinf(goal.max_energy)
+    plain = plain and all(kind.moves is None for kind in costs.types)
+    if plain and _many(costs) and _is_large(costs):
+        found = split(costs)
+        if found.period <= goal.max_period:
+            return found
+    return solve(costs, seconds=seconds)
 
 
 def _limited(costs: Costs) -> Split:
-    return solve(costs, seconds=SEARCH_SECONDS, certify=False)
+    return in_time(costs, SEARCH_SECONDS)
