@@ -2,8 +2,8 @@
 
 The flow program is solved, the arcs that carry most of its flow become stages, and what is left is a smaller
 problem of the same kind: fewer nodes, and a state fewer wherever a stage was taken, since its two ends become one.
-Arcs are generated anew in each of them. Where the rest has no fractional plan, the period is raised. A rest that is
-small goes to the solver whole.
+Arcs are generated anew in each of them. Where the rest has no fractional plan, the last stages are given back and
+one of them is forbidden; after some such steps the period is raised. A rest that is small goes to the solver whole.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ SMALL = 4_000
 """A rest with so many arcs or fewer is asked whole."""
 WHOLE_SHARE = 0.15
 """The share of the time that one such question may take."""
+BACK = 12
+"""How often stages are given back where the rest has no fractional plan, each time one step more."""
 RAISE = 1.01
 RAISES = 6
 """How often the period is raised, each time by twice as much as the last, until it is given up."""
@@ -57,8 +59,17 @@ class Rest:
         """Stages in the whole problem's numbers."""
         return [(int(self.leaves[i]), int(self.enters[j]), int(self.types[k])) for i, j, k in segments]
 
+    def forbidding(self, stage: tuple[int, int, int]) -> Rest:
+        """The same without one arc."""
+        i, j, k = stage
+        period = self.costs.types[k].period.copy()
+        period[i, j] = np.inf
+        types = list(self.costs.types)
+        types[k] = replace(types[k], period=period)
+        return replace(self, costs=replace(self.costs, types=tuple(types)))
+
     def without(self, segments: Segments, pool: Arcs) -> tuple[Rest, Arcs]:
-        """What is left after these stages, in order, and which of the arcs of `pool` are left.
+        """What is left after these stages, and which of the arcs of `pool` are left.
 
         The stages may not be a whole plan.
         """
@@ -69,7 +80,7 @@ class Rest:
             inside[i + 1 : j + 1] = True
             crossed[i + 1 :] += 1
         # A stage's two ends are one state, where arcs end at the first and begin at the last of a run of stages.
-        for i, j, _ in reversed(segments):
+        for i, j, _ in sorted(segments, reverse=True):
             follows[i] = follows[j]
         first = np.flatnonzero(~inside)
         last = follows[first]
@@ -107,14 +118,19 @@ class Rest:
 
 
 def dive(
-    flow: Flow, period: float, deadline: float, clock: Callable[[], float] = time.process_time
+    flow: Flow,
+    period: float,
+    deadline: float,
+    clock: Callable[[], float] = time.process_time,
+    most_raises: int = RAISES,
 ) -> Segments | None:
     """A plan of about `period`, longer where that has none; None: none was found before `deadline` on `clock`.
 
     Of the limits, nodes, slices and errors are kept; the broker's is looked at without the stages that are taken.
     """
-    rest, pool, raises = Rest.of(flow.costs), flow.pool, 0
-    taken: Segments = []
+    rest, pool, raises, failures = Rest.of(flow.costs), flow.pool, 0, 0
+    taken: list[Segments] = []
+    before: list[tuple[Rest, Arcs, Segments]] = []
     given = deadline - clock()
     while clock() < deadline:
         smaller = Flow(rest.costs, deadline=deadline, clock=clock, pool=pool)
@@ -125,17 +141,27 @@ def dive(
             if not found or smaller.count(period) <= SMALL:
                 found = ask(smaller, period, None, WHOLE_SHARE * given).segments or found
         if not found:
-            if raises == RAISES:
+            if before and failures < BACK:
+                failures += 1
+                for _ in range(min(failures, len(before))):
+                    rest, pool, found = before.pop()
+                    taken.pop()
+                assert found
+                rest = rest.forbidding(found[-1])
+                pool = pool.of(np.isfinite(pool.values([kind.period for kind in rest.costs.types])))
+                continue
+            if raises == most_raises:
                 return None
             period *= 1 + (RAISE - 1) * 2**raises
             raises += 1
             continue
-        taken += rest.original(found)
+        taken.append(rest.original(found))
         # All that is left is one state.
         if sum(j - i for i, j, _ in found) == rest.costs.n:
-            return sorted(taken)
+            return sorted(stage for some in taken for stage in some)
         if rest.costs.max_slices <= len(found) or len(found) >= sum(kind.count for kind in rest.costs.types):
             return None
+        before.append((rest, smaller.pool, found))
         rest, pool = rest.without(found, smaller.pool)
     return None
 
@@ -143,7 +169,7 @@ def dive(
 def stages(trial: Trial) -> Segments:
     """The arcs of a flow that become stages: those that carry nearly all of it, and some of those that carry most.
 
-    When none carries more than half, the one that carries most.
+    When none carries more than half, the one that carries most. The surest come first.
     """
     if trial.arcs is None or trial.x is None or not len(trial.arcs):
         return []
@@ -154,4 +180,4 @@ def stages(trial: Trial) -> Segments:
     sure = int((x >= SURE).sum())
     chosen = order[: max(1, min(most, max(sure, math.ceil(SOME * max(1.0, float(x.sum()))))))]
     arcs = trial.arcs.of(chosen)
-    return sorted(zip(arcs.starts.tolist(), arcs.ends.tolist(), arcs.kinds.tolist(), strict=True))
+    return list(zip(arcs.starts.tolist(), arcs.ends.tolist(), arcs.kinds.tolist(), strict=True))

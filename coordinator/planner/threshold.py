@@ -18,7 +18,7 @@ import numpy as np
 
 from coordinator.planner.answer import Bound, Duals, NoPlanError
 from coordinator.planner.certify import proves
-from coordinator.planner.dive import dive
+from coordinator.planner.dive import RAISES, dive
 from coordinator.planner.figures import figures, keeps
 from coordinator.planner.flow import Flow, Limit, Prices
 from coordinator.planner.guided import guided
@@ -34,7 +34,10 @@ FINE = 1e-6
 """How finely periods that only the broker's rate sets are told apart."""
 MOST_SEARCHED = 1 << 26
 """Exchanges are for problems in which (slices x states) squared is less."""
-DIVES = 0.5
+STEPS = ((8e-3, 0), (3e-2, RAISES), (2e-3, 0), (0.0, 0))
+"""The shares by which the periods at which plans are looked for in the program's solutions are above the bound, and
+how often each may be raised; those that may are for when there is no plan yet."""
+DIVES = 0.6
 """The share of the time that is left that the search in the program's solutions may take."""
 SLOWEST = 10.0
 """The most that other work on the machine is taken to slow the solver down."""
@@ -221,9 +224,7 @@ class Threshold:
 
     def _whole_numbers(self) -> None:
         step = 0.0
-        if not self.limits and (self.best is None or self.upper > self.lower * (1 + EQUAL)):
-            now = self.clock()
-            self._rules(dive(self.flow, self.lower, now + DIVES * max(0.0, self.deadline - now), self.clock))
+        self._dives()
         # Limits may leave no plan at any period.
         if self.best is None and self.flow is not self.relaxed and self._try(self.top, 0.4) is False:
             raise NoPlanError(proved=True)
@@ -260,6 +261,17 @@ class Threshold:
                 return
             if self._try(period, 0.5) is not True:
                 asked = math.nextafter(period, math.inf)
+
+    def _dives(self) -> None:
+        """Plans by `dive`, at periods a little above the bound, as long as plan and bound do not meet."""
+        now = self.clock()
+        until = now + DIVES * max(0.0, self.deadline - now)
+        for step, raises in STEPS:
+            now, period = self.clock(), self.lower * (1 + step)
+            if self.limits or self.upper <= self.lower * (1 + EQUAL) or now >= until:
+                return
+            if period < self.upper and not (raises and self.best is not None):
+                self._rules(dive(self.flow, period, (now + until) / 2, self.clock, raises))
 
     def _rules(self, found: Segments | None) -> bool:
         before = self.upper
