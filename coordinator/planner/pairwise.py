@@ -288,6 +288,10 @@ class _Search:
         verdict = search(network, walks, self.prices, Budget(QUICK_LABELS))
         if verdict.plan is not None or verdict.proved:
             return verdict
+        if stage is not STAGES[0]:
+            # Prices that do not come from another period's walks leave other labels: what was hard may be easy.
+            self.columns = Columns(network.nodes)
+            self.prices = np.full(network.nodes, 1.0 / network.nodes)
         _, found = self._flow(period, decide_only=False, rounds=stage[0])
         if found.impossible:
             return Verdict(None, proved=True)
