@@ -325,6 +325,7 @@ class Route:
         for lane in self.lanes:
             fault = turns_fault(lane.turns, self.turns)
             _expect(not fault, f"lanes: {fault}")
+            _expect(len(lane.entry) > 0, "lanes: entry: must not be empty")
         served = sorted(turn for lane in self.lanes for turn in lane.turns)
         _expect(served == list(range(self.turns)), f"lanes: expected each of {self.turns} turns in one lane")
 

@@ -192,6 +192,7 @@ WRONG: list[tuple[str, str, Any]] = [
     ("pipeline-turns", "routes.0.lanes.1.parts", 0),
     ("pipeline-turns", "routes.0.lanes.1.parts", 1025),
     ("pipeline-turns", "routes.0.lanes.1.entry", None),
+    ("pipeline-turns", "routes.0.lanes.1.entry", []),
     ("pipeline", "routes.0.turns", 2),
     ("pipeline", "state", "on"),
     ("pipeline", "window", 0),
