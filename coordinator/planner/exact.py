@@ -71,8 +71,7 @@ def solve(
     goal = costs.goal
     if goal.max_nodes is not None and goal.max_nodes < costs.max_slices:
         costs = replace(costs, max_slices=goal.max_nodes)
-    size = sum(kind.count for kind in costs.types) * costs.n**2
-    given = min(MOST_SECONDS, SECONDS * max(1.0, size / _USUAL)) if seconds is None else seconds
+    given = seconds_for(costs) if seconds is None else seconds
     try:
         return _Solve(costs, clock() + given, certify, clock).run()
     except NoPlanError as error:
@@ -82,6 +81,12 @@ def solve(
         if not reason:
             raise
         raise LimitsError(reason) from error
+
+
+def seconds_for(costs: Costs) -> float:
+    """How long the search takes at most when nothing else is said."""
+    size = sum(kind.count for kind in costs.types) * costs.n**2
+    return min(MOST_SECONDS, SECONDS * max(1.0, size / _USUAL))
 
 
 class _Solve:
@@ -255,7 +260,8 @@ def _why(costs: Costs, seconds: float, clock: Callable[[], float]) -> str:
     goal = costs.goal
     names: list[tuple[str, Goal]] = []
     if math.isfinite(goal.max_period):
-        wish = f"period of at most {goal.max_period * 1e3:.4g} ms"
+        rate = 1 / goal.max_period if goal.max_period > 0 else math.inf
+        wish = f"period of at most {goal.max_period * 1e3:.4g} ms ({rate:.4g} frames/s)"
         names.append((wish, replace(goal, objective="throughput", max_period=math.inf)))
     if math.isfinite(goal.max_latency):
         wish = f"latency of at most {goal.max_latency * 1e3:.4g} ms"
