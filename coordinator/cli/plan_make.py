@@ -59,7 +59,8 @@ def command(
     planner: str = typer.Option(
         "slicemq",
         "--planner",
-        help="slicemq, or a method of others to compare with (explanation/planning.md).",
+        help="slicemq, or a method of others (explanation/placement-papers.md); these make pipelines "
+        "unless --shape says otherwise.",
     ),
     costs_file: Path | None = typer.Option(
         None, "--costs", help="Write every number that the plan was made of (JSON) here, for `slicemq plan check`."
@@ -88,6 +89,10 @@ def command(
     )
     pins = wish.pairs(pin, "--pin", "SLICE=NODE such as s0=pi-1, or FIRST-LAST=NODE")
     method = _method(planner)
+    if planner != "slicemq":
+        wishes.setdefault("shape", ["pipeline"])  # what the others make; else our copies would win in their name
+    if output is not None and costs_file is not None and output.resolve() == costs_file.resolve():
+        raise UsageError(f"--costs {costs_file}: expected another file than --output")
     shapes = parse_shapes(input_shape)
     from converters.needs import needs
     from converters.schema import open_model

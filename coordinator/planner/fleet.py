@@ -21,6 +21,8 @@ from slicemq.topics import is_id
 
 _toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 MAX_NODES = 1000
+LEAST, MOST = 1e-6, 1e12
+"""Sizes, speeds and rates: what lies beyond is a slip of the pen."""
 MAX_LINKS = 100_000
 _TOP = ("broker", "node", "link")
 _BROKER = ("rate_mbps",)
@@ -228,11 +230,16 @@ def _positive(row: Mapping[str, Any], key: str, where: str, prefix: str) -> floa
     value = row.get(key)
     if value is None:
         raise ConfigError(f"{where}: {prefix}{key}: missing")
-    if not _is_number(value) or value <= 0:
+    if _is_number(value) and value > 0:
+        if value < LEAST:
+            raise ConfigError(f"{where}: {prefix}{key}: expected at least {LEAST:g}, got {value!r}")
+    elif isinstance(value, float) and value >= MOST:
+        raise ConfigError(f"{where}: {prefix}{key}: expected less than {MOST:g}, got {value!r}")
+    else:
         raise ConfigError(f"{where}: {prefix}{key}: expected a number above 0, got {value!r}")
     return float(value)
 
 
 def _is_number(value: object) -> bool:
     # The upper end keeps bytes and rates far from what a float counts exactly.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value < 1e12
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value < MOST

@@ -56,6 +56,8 @@ def test_every_field_is_in_the_reference() -> None:
         (NODE.replace("0.5", "nan"), "node[0].speed"),
         (NODE.replace("0.5", "inf"), "node[0].speed"),
         (NODE.replace("0.5", "true"), "node[0].speed"),
+        (NODE.replace("0.5", "1e-300"), "node[0].speed: expected at least 1e-06, got 1e-300"),
+        (NODE.replace("0.5", "1e300"), "node[0].speed: expected less than 1e+12, got 1e+300"),
         (NODE.replace("0.5", '"fast"'), "node[0].speed: expected a number above 0, got 'fast'"),
         (NODE.replace('"pi"', '"Pi 4"'), "node[0].id: 'Pi 4' is not an id"),
         (NODE.replace('"pi"', "4"), "node[0].id: expected a text"),

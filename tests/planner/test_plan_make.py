@@ -204,3 +204,32 @@ def test_operators_are_shown_asranges() -> None:
     assert ranges((3, 1, 2)) == "1-3"
     assert ranges((1, 5, 6)) == "1,5-6"
     assert ranges((1, 3, 5, 7, 8)) == "1..7-8 (5)"
+
+
+def test_the_planner_that_is_named_makes_the_plan(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet, target = tmp_path / "roomy.toml", tmp_path / "plan.json"
+    fleet.write_text(FLEET.replace("memory_mb = 22", "memory_mb = 300"))
+    words = (model, "--fleet", fleet, "--profile", "estimate", "-o", target, "--exclude", "tiny")
+    assert run(capsys, *words)[0] == 0
+    assert Plan.from_json(target.read_text()).family == "whole-model-copies"
+    assert run(capsys, *words, "--planner", "defer")[0] == 0
+    plan = Plan.from_json(target.read_text())
+    assert (plan.family, plan.turns, len(plan.slices)) == ("contiguous-one-per-node", 1, 4)
+    assert run(capsys, *words, "--planner", "defer", "--shape", "copies")[0] == 0
+    assert Plan.from_json(target.read_text()).family == "whole-model-copies"
+
+
+def test_wishes_that_cannot_be(
+    model: Path, fleet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "same.json"
+    words = (model, "--fleet", fleet, "--profile", "estimate")
+    code, _, error = run(capsys, *words, "-o", target, "--costs", target)
+    assert code == 2
+    assert "expected another file than --output" in error
+    assert not target.exists()
+    code, _, error = run(capsys, *words, "--min-rate", "1e9")
+    assert code == 20
+    assert "(1e+09 frames/s)" in error
