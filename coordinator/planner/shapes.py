@@ -297,7 +297,7 @@ def _why(costs: Costs, winner: Compared, found: Sequence[Compared], allowed: Seq
         begin = f"Copies of the whole model: it fits {fits}, and a frame sends only its inputs and results"
     if not rows:
         none = why_no_whole(costs)
-        return f"{begin}: no other shape has a plan{f', for {none}' if none else ''}"
+        return f"{begin}: no other shape has a plan that may be used{f', for {none}' if none else ''}"
     next_best = min(rows, key=lambda row: value(goal, row.layout) if row.layout else math.inf)
     assert next_best.layout is not None
     other = value(goal, next_best.layout)

@@ -233,3 +233,27 @@ def test_wishes_that_cannot_be(
     code, _, error = run(capsys, *words, "--min-rate", "1e9")
     assert code == 20
     assert "(1e+09 frames/s)" in error
+
+
+def test_shapes_that_pins_forbid_are_said_to_be_so(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet, target = tmp_path / "roomy.toml", tmp_path / "plan.json"
+    fleet.write_text(FLEET.replace("memory_mb = 22", "memory_mb = 300").replace("count = 4", "count = 2"))
+    words = (
+        model,
+        "--fleet",
+        fleet,
+        "--profile",
+        "estimate",
+        "-o",
+        target,
+        "--pin",
+        "s0=pi-2",
+        "--max-slices",
+        "1",
+    )
+    code, text, error = run(capsys, *words)
+    assert code == 0, error
+    assert Plan.from_json(target.read_text()).reason.endswith("no other shape has a plan that may be used")
+    assert "copies of the whole model (pi-1, pi-2)" in text
