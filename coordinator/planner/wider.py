@@ -105,9 +105,9 @@ def _gain(known: Answer, layout: Layout) -> str:
     goal = known.costs.goal
     before, after = value(goal, known.layout), value(goal, layout)
     if goal.objective == "throughput":
-        return f"{before / after if after > 0 else math.inf:.3g} times the rate of"
+        return f"{before / after if after > 0 else math.inf:.4g} times the rate of"
     what = {"latency": "the latency", "nodes": "the nodes", "energy": "the energy"}[goal.objective]
-    return f"{after / before if before > 0 else 1.0:.3g} times {what} of"
+    return f"{after / before if before > 0 else 1.0:.4g} times {what} of"
 
 
 def _many(costs: Costs) -> bool:
