@@ -8,8 +8,8 @@ tensors that cross are packed and unpacked with each codec. `bytes` is what rema
 after it, of the tensor that shrinks least; times are those of one thread, the least of several runs, per MB (10^6
 bytes) of plain tensor, of the tensors that shrink (lz4 gives up early on others); the error is the largest
 difference of an output relative to its largest magnitude when all that crosses at one place goes through the codec.
-The last lines are what `coordinator/planner/codec_costs.py` has as COSTS: the times on the model where they are
-longest.
+The last lines are what `coordinator/planner/tables/codec_costs.py` has as COSTS: the times on the model where they
+are longest.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from converters.codec_errors import CodecMeasures, Frame, measure_codecs, trace
 from converters.graph import Graph, read_graph
 from converters.runtime import Array, random_inputs
 from converters.shapes import resolve_shapes
-from coordinator.planner.codec_costs import candidates, crossing
-from coordinator.planner.states import down_sets
+from coordinator.planner.tables.codec_costs import candidates, crossing
+from coordinator.planner.tables.states import down_sets
 from edge_node.runtime import open_interpreter
 from slicemq import codecs
 from slicemq.errors import SliceMQError

@@ -32,7 +32,7 @@ from converters.needs import merged, needs
 from converters.runtime import Array, random_inputs
 from converters.schema import Bytes, open_model
 from converters.slicing import Slice, groups_at, iter_slices, legal_positions
-from coordinator.planner.operators import lacking
+from coordinator.planner.tables.operators import lacking
 from slicemq.errors import SliceMQError
 
 NEW, OLD = "ai_edge_litert", "tflite_runtime"

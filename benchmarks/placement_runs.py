@@ -19,12 +19,12 @@ from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.baselines import BASELINES
 from coordinator.planner.baselines.common import hop_seconds
 from coordinator.planner.baselines.random_cuts import draw
-from coordinator.planner.pairwise import solve
+from coordinator.planner.pairs.pairwise import solve
 from coordinator.planner.problem import Costs
 
 Kind = Literal["ours", "others", "published"]
 _CODE = {
-    "ours": ("coordinator.planner.pairwise", "benchmarks.paper_costs"),
+    "ours": ("coordinator.planner.pairs.pairwise", "benchmarks.paper_costs"),
     "others": ("coordinator.planner.baselines", "benchmarks.paper_costs"),
     "published": ("coordinator.planner.baselines", "benchmarks.paper_costs"),
 }

@@ -31,11 +31,11 @@ from pathlib import Path
 
 from benchmarks.planner_instances import small
 from coordinator.planner.answer import Layout, NoPlanError, Split
-from coordinator.planner.copies import copies
-from coordinator.planner.exact import solve
 from coordinator.planner.goal import Goal
+from coordinator.planner.methods.exact import solve
 from coordinator.planner.problem import Costs
-from coordinator.planner.replicas import replicas, with_bound
+from coordinator.planner.shapes.copies import copies
+from coordinator.planner.shapes.replicas import replicas, with_bound
 
 KINDS = ("star", "broker", "pairwise", "graph", "codecs", "goals", "copies", "replicas")
 FLOATS = 1e-9

@@ -30,8 +30,8 @@ import numpy as np
 
 from benchmarks.planner_instances import pairwise, star
 from coordinator.planner.answer import NoPlanError
-from coordinator.planner.exact import seconds_for, solve
 from coordinator.planner.goal import Goal
+from coordinator.planner.methods.exact import seconds_for, solve
 from coordinator.planner.problem import Costs
 
 MOST_SECONDS = 30.0
@@ -129,7 +129,7 @@ def _one_lost(costs: Costs) -> Costs:
 
 
 def _replicas(costs: Costs) -> tuple[float, float, str, str]:
-    from coordinator.planner.replicas import replicas, with_bound
+    from coordinator.planner.shapes.replicas import replicas, with_bound
 
     found = with_bound(costs, replicas(costs, solve(costs), seconds=PROGRAM_SECONDS))
     return found.period, found.lower_bound, found.method, found.bounds[-1].proof if found.bounds else ""

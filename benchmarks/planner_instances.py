@@ -22,7 +22,7 @@ import numpy.typing as npt
 from coordinator.planner.goal import Goal
 from coordinator.planner.model import NodeSpec
 from coordinator.planner.problem import Costs, Hops, NodeType, State
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 FLOAT_BYTES = 4.0
 SPIKE = 6.0

@@ -25,11 +25,11 @@ from benchmarks.planner_instances import star
 from converters.graph import read_graph
 from converters.profile import estimate
 from coordinator.planner import make_plan
-from coordinator.planner.drafts import nodes_of
-from coordinator.planner.exact import solve
+from coordinator.planner.methods.exact import solve
 from coordinator.planner.model import Fleet, NodeSpec
 from coordinator.planner.plan import Alternative, Plan
-from coordinator.planner.replicas import replicas, with_bound
+from coordinator.planner.shapes.drafts import nodes_of
+from coordinator.planner.shapes.replicas import replicas, with_bound
 
 WHOLE_NODE = 128e6
 AGENT = 28e6

@@ -2,7 +2,7 @@
 
     python -m benchmarks.planner_states [--models face-back,inceptionv3] [--nodes 8] [--mbps 100]
 
-States are prefixes of the operators, and down-sets of the dataflow as far as `coordinator.planner.states` takes
+States are prefixes of the operators, and down-sets of the dataflow as far as `planner.tables.states` takes
 them. The periods are the best of plans of at most `--nodes` equal nodes of 1 % of the speed of `estimate`, with
 enough memory; one pipeline without copies or codecs. For equal nodes the best is found by going through the states
 (a row for each number of slices). Times are processor time of one thread of Python and what numpy uses.
@@ -20,10 +20,10 @@ from benchmarks.models import real_models
 from converters.graph import Graph, read_graph
 from converters.profile import Profile, estimate
 from coordinator.planner.cost import build_costs
-from coordinator.planner.memory import memory_by_runtime
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.problem import Costs, State
-from coordinator.planner.states import down_sets, states_of
+from coordinator.planner.tables.memory import memory_by_runtime
+from coordinator.planner.tables.states import down_sets, states_of
 
 MODELS = (
     "resnet50",

@@ -2,9 +2,9 @@
 
 A worker's heartbeat gives the mean time of its last calls of the interpreter. A *sample* is such a mean after
 enough frames that no sample has seen, taken while the slice has had its node to itself and has not idled: what
-shares a node is counted by `planner.sharing`, and a cold cache or a clock that was lowered says nothing of a slice
-under load. The correction is the median of the latest samples over the prediction by the profile and the node's
-speeds alone.
+shares a node is counted by `planner.tables.sharing`, and a cold cache or a clock that was lowered says nothing of a
+slice under load. The correction is the median of the latest samples over the prediction by the profile and the
+node's speeds alone.
 
 A correction changes plans, so noise must not: it is adopted when the samples agree with each other and the
 factor differs by more than `ADOPT` from the one that plans use.

@@ -13,7 +13,7 @@ from typing import Any
 
 from coordinator.intents import Blueprint
 from coordinator.planner.model import Fleet, NodeSpec
-from coordinator.planner.sharing import Usage, shared
+from coordinator.planner.tables.sharing import Usage, shared
 
 _MODELS = 32
 _CUTS = 256

@@ -30,12 +30,12 @@ from coordinator.error_budget import kept_budget
 from coordinator.intents import Blueprint, Intent
 from coordinator.known import Known, informed
 from coordinator.planner import make_plan
-from coordinator.planner.codec_costs import candidates
 from coordinator.planner.fleet import fleet_from_capacities
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.operators import Needs, lacking
 from coordinator.planner.plan import Plan
-from coordinator.planner.states import down_sets
+from coordinator.planner.tables.codec_costs import candidates
+from coordinator.planner.tables.operators import Needs, lacking
+from coordinator.planner.tables.states import down_sets
 from coordinator.planner.wishes import options_from_plain
 from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint

@@ -13,7 +13,7 @@ from coordinator.feedback import Feedback, Subject
 from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.known import Cuts, Known, operators_by_slice
 from coordinator.membership import Membership
-from coordinator.planner.sharing import Usage, planned_rates, together, usage_of_plan
+from coordinator.planner.tables.sharing import Usage, planned_rates, together, usage_of_plan
 from coordinator.rates import Rates
 from slicemq.messages import Capacity, Heartbeat
 

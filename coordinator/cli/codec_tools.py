@@ -33,8 +33,8 @@ def codec_tools(data: Bytes, graph: Graph, names: tuple[str, ...], calibration: 
     from coordinator.cli.measured import cache
     from coordinator.cli.tools import load_interpreter, runtime_name
     from coordinator.codec_notes import error_of_plan, measures_of
-    from coordinator.planner.codec_costs import candidates
-    from coordinator.planner.states import down_sets
+    from coordinator.planner.tables.codec_costs import candidates
+    from coordinator.planner.tables.states import down_sets
 
     samples = None if calibration is None else frames_of(graph, calibration)
     sets = candidates(graph, down_sets(graph))

@@ -23,7 +23,7 @@ def live_fleet(net: Network) -> Fleet:
     from coordinator.cli.measured import cache
     from coordinator.cli.tools import reference_speeds
     from coordinator.planner.fleet import fleet_from_capacities
-    from coordinator.planner.sharing import shared, together, usage_of_plan
+    from coordinator.planner.tables.sharing import shared, together, usage_of_plan
     from slicemq.messages import Assignment, Capacity, NodeState, PipelineDocument, PlanDocument, decode
     from slicemq.session import Session
 

@@ -27,7 +27,7 @@ def read_costs(path: Path, plan: Plan, given: Path | None) -> bytes:
 
     Raises UncheckedPlanError when there is none, PlanError when it is not the one that the plan was made of.
     """
-    from coordinator.planner.books import MAX_BYTES
+    from coordinator.planner.books.write import MAX_BYTES
 
     if given is not None:
         return read_bytes(given, MAX_BYTES)

@@ -148,7 +148,7 @@ def command(
 def _method(name: str) -> Planner:
     """The planner of a name. Raises UsageError for an unknown one."""
     from coordinator.planner.baselines import BASELINES
-    from coordinator.planner.exact import solve
+    from coordinator.planner.methods.exact import solve
 
     if name == "slicemq":
         return solve
@@ -198,7 +198,7 @@ def _write_costs(
     options: PlanOptions,
     ratios: Mapping[int, float] | None,
 ) -> CostsFile:
-    from coordinator.planner.books import books, text_of
+    from coordinator.planner.books.write import books, text_of
     from coordinator.planner.plan import CostsFile
 
     data = text_of(books(graph, profile, costs, options, ratios)).encode()

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.planner.answer import Layout, StageChoice
-from coordinator.planner.codec_costs import packed_bytes
-from coordinator.planner.drafts import error_of, nodes_of, value
 from coordinator.planner.plan import (
     Alternative,
     Inexact,
@@ -21,7 +19,9 @@ from coordinator.planner.plan import (
 )
 from coordinator.planner.plan_checks import CLIENT
 from coordinator.planner.problem import Costs, NodeType
-from coordinator.planner.segments import FRAME_BYTES
+from coordinator.planner.shapes.drafts import error_of, nodes_of, value
+from coordinator.planner.tables.codec_costs import packed_bytes
+from coordinator.planner.tables.segments import FRAME_BYTES
 from slicemq.codecs import is_lossless
 
 if TYPE_CHECKING:

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from converters.classes import class_of
-from coordinator.planner.hops import crossing_bytes, hops_of, with_client_only
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions, Supports
+from coordinator.planner.pairs.hops import crossing_bytes, hops_of, with_client_only
 from coordinator.planner.problem import Costs, NodeType, State
-from coordinator.planner.segments import Table
-from coordinator.planner.state_tables import ArcTables, prefix_tables, state_tables
+from coordinator.planner.tables.segments import Table
+from coordinator.planner.tables.state_tables import ArcTables, prefix_tables, state_tables
 from slicemq.codecs import is_lossless
 from slicemq.errors import PlanError
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.planner.problem import Costs
-from coordinator.planner.segments import wire_bytes
+from coordinator.planner.tables.segments import wire_bytes
 
 if TYPE_CHECKING:
     from converters.graph import Graph

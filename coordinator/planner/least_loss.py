@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from coordinator.planner.answer import Layout
-from coordinator.planner.drafts import Lane, Stage, broken_limits, lay_out, value
 from coordinator.planner.problem import Costs
+from coordinator.planner.shapes.drafts import Lane, Stage, broken_limits, lay_out, value
 
 
 def least_loss(costs: Costs, layout: Layout) -> Layout:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 from converters.memory import slice_memory
 from coordinator.planner.answer import NoPlanError
 from coordinator.planner.assemble import assemble, window_of
-from coordinator.planner.codec_costs import chosen_states
 from coordinator.planner.cost import build_costs, permitted
-from coordinator.planner.exact import solve
 from coordinator.planner.least_loss import least_loss
-from coordinator.planner.memory import memory_by_runtime
+from coordinator.planner.methods.exact import solve
 from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
-from coordinator.planner.moves import with_moves
-from coordinator.planner.operators import Needs, check_somewhere, supports_of, who_lacks
 from coordinator.planner.plan import Plan
 from coordinator.planner.problem import Costs, State
-from coordinator.planner.shapes import alone, compare, pipeline_layout
+from coordinator.planner.shapes.compare import alone, compare, pipeline_layout
 from coordinator.planner.shortage import shortage, wishes_forbid, without_wishes
+from coordinator.planner.tables.codec_costs import chosen_states
+from coordinator.planner.tables.memory import memory_by_runtime
+from coordinator.planner.tables.moves import with_moves
+from coordinator.planner.tables.operators import Needs, check_somewhere, supports_of, who_lacks
 from coordinator.planner.wider import Answer, better, in_time, may_gain, with_branches, with_reason
 from slicemq.errors import InsufficientCapacityError, PlanError
 

@@ -32,10 +32,10 @@ class NodeSpec:
     geometric mean of the plain classes. `rtt` is the round trip to the broker. `operators` is the highest version
     of each operator that the runtime takes; empty: not known, it takes all. `watts` is what computing takes beyond
     idling, `joules_per_byte` what moving a byte takes. `busy`, `busy_up` and `busy_down` are what other pipelines
-    use already: a share of the computing time, and bytes per second of the links; `planner.sharing` leaves every
-    pipeline a fair share of each. `held` are the slices of this model whose files the node has, as sorted operators
-    (places in the file). `corrections` are measured seconds over predicted ones, by operator, and `correction` the
-    same for the operators that were not measured here.
+    use already: a share of the computing time, and bytes per second of the links; `planner.tables.sharing` leaves
+    every pipeline a fair share of each. `held` are the slices of this model whose files the node has, as sorted
+    operators (places in the file). `corrections` are measured seconds over predicted ones, by operator, and
+    `correction` the same for the operators that were not measured here.
     """
 
     id: str
@@ -146,7 +146,7 @@ class PlanOptions:
     `require`: only nodes that have each of these labels may be used. `pins` maps a slice (`0` or `s0`: counted from
     the model's inputs) or a range of operators (`10-20`, both ends included, places in the file) to a node's id.
     `headroom` is the share of each node's free memory that must stay free. `codecs` are those that a plan may use
-    between slices; `shapes` the shapes of plans that may win (None: all that `planner.shapes` knows).
+    between slices; `shapes` the shapes of plans that may win (None: all that `planner.shapes.compare` knows).
     """
 
     pins: Mapping[str, str] = field(default_factory=dict)

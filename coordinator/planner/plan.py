@@ -14,7 +14,7 @@ import dacite
 from coordinator.planner.answer import Bound
 from coordinator.planner.lanes import LaneGroups, PlanLane, lanes_of, wirings
 from coordinator.planner.plan_checks import CLIENT, check_bundles, check_nodes, check_operators, check_shape
-from coordinator.planner.segments import FRAME_BYTES, wire_bytes
+from coordinator.planner.tables.segments import FRAME_BYTES, wire_bytes
 from slicemq.errors import CutError, PlanError
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from coordinator.planner.goal import Goal
 from coordinator.planner.model import NodeSpec
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 
 @dataclass(frozen=True)

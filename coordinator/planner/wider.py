@@ -15,17 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from coordinator.planner import solver
 from coordinator.planner.answer import Layout, NoPlanError, Split
-from coordinator.planner.drafts import broken_limits, value
-from coordinator.planner.exact import solve
 from coordinator.planner.floors import floor
+from coordinator.planner.methods import solver
+from coordinator.planner.methods.exact import solve
+from coordinator.planner.methods.reach import state_count
+from coordinator.planner.methods.split import EXACT_STATES, split
+from coordinator.planner.methods.threshold import Threshold
 from coordinator.planner.model import Planner
 from coordinator.planner.problem import Costs
-from coordinator.planner.reach import state_count
-from coordinator.planner.shapes import PREFIXES, pipeline_layout
-from coordinator.planner.split import EXACT_STATES, split
-from coordinator.planner.threshold import Threshold
+from coordinator.planner.shapes.compare import PREFIXES, pipeline_layout
+from coordinator.planner.shapes.drafts import broken_limits, value
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -130,7 +130,7 @@ def _refuted(costs: Costs, wanted: float, clock: Callable[[], float]) -> bool:
 def in_time(costs: Costs, seconds: float = WAITED_SECONDS) -> Split:
     """What is found while somebody waits: as `solve` does, of large problems by merged counts and local search.
 
-    On real models of 300 to 600 steps and 20 unlike nodes these find the same plans in a third of the time or less.
+    On real models of 300 to 600 steps and 20 unlike nodes these find the same plans in half the time or less.
     """
     goal = costs.goal
     plain = goal.objective == "throughput" and costs.errors is None and goal.max_nodes is None

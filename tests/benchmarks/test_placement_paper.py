@@ -19,7 +19,7 @@ from benchmarks.placement_runs import Task, run
 from coordinator.planner.answer import NoPlanError
 from coordinator.planner.baselines import BASELINES
 from coordinator.planner.baselines.min_sum import partition
-from coordinator.planner.pairwise import solve
+from coordinator.planner.pairs.pairwise import solve
 from coordinator.planner.problem import Costs
 
 HERE = places(1, 0, 20)

@@ -13,7 +13,7 @@ from converters.arc_memory import arc_memory, membership
 from converters.delegation import RUNTIMES
 from converters.graph import Graph, read_graph
 from converters.memory import memory_table, slice_memory
-from coordinator.planner.states import bits, down_sets
+from coordinator.planner.tables.states import bits, down_sets
 from tests.planner.branching import branching_graph
 
 BUILTIN = ("ADD", "MUL", "RESHAPE", "GATHER", "PRELU")

@@ -24,11 +24,11 @@ from converters.graph import Graph, read_graph
 from converters.runtime import random_inputs
 from converters.schema import Bytes
 from converters.slicing import groups_at
-from coordinator.planner.codec_costs import candidates, codec_sets, crossing
 from coordinator.planner.goal import Goal
 from coordinator.planner.model import PlanOptions
-from coordinator.planner.state_tables import state_tables
-from coordinator.planner.states import DAG, bits, down_sets, family_of, states_of
+from coordinator.planner.tables.codec_costs import candidates, codec_sets, crossing
+from coordinator.planner.tables.state_tables import state_tables
+from coordinator.planner.tables.states import DAG, bits, down_sets, family_of, states_of
 from tests.converters.machine import load
 from tests.converters.tiny import chain, diamond
 from tests.planner.branching import random_path

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coordinator.known import Correction, Cuts, Known, informed, operators_of, ranges
 from coordinator.planner.model import Fleet, NodeSpec
-from coordinator.planner.sharing import Usage
+from coordinator.planner.tables.sharing import Usage
 from tests.coordinator.site import blueprint, intent
 
 MODEL = "a" * 64

@@ -13,7 +13,7 @@ from coordinator import planning
 from coordinator.known import Correction, Known
 from coordinator.planner import make_plan
 from coordinator.planner.model import Fleet, NodeSpec
-from coordinator.planner.sharing import Usage
+from coordinator.planner.tables.sharing import Usage
 from coordinator.planning import REPLACEMENT_WITHIN, PlanningJob, computing_of, run
 from tests.planner.instances import random_graph, random_profile, weights_memory
 from tests.planner.test_operators import job

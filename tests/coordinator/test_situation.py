@@ -10,7 +10,7 @@ import pytest
 from coordinator.feedback import MIN_SAMPLES, SAMPLE_FRAMES, WARM_FRAMES
 from coordinator.intents import Blueprint, Intent
 from coordinator.known import Correction, Known
-from coordinator.planner.sharing import Usage
+from coordinator.planner.tables.sharing import Usage
 from coordinator.rates import WINDOWS
 from slicemq.messages import PlanDocument
 from tests.coordinator.site import TOPICS, Board, Site, blueprint, capacity, intent

@@ -9,7 +9,7 @@ from typing import Any
 from converters.graph import Graph
 from converters.profile import Profile
 from coordinator.planner import make_plan
-from coordinator.planner.books import books
+from coordinator.planner.books.write import books
 from coordinator.planner.model import PlanOptions
 from coordinator.planner.problem import Costs
 from slicemq.errors import PlanError

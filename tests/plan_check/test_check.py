@@ -15,7 +15,7 @@ import pytest
 
 from coordinator.plan_check.check import check_plan
 from coordinator.plan_check.report import Report
-from coordinator.planner.books import text_of
+from coordinator.planner.books.write import text_of
 from slicemq.errors import PlanError, SliceMQError
 from tests.plan_check.cases import several
 

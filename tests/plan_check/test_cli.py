@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.cli.app import build
-from coordinator.planner.books import text_of
+from coordinator.planner.books.write import text_of
 from tests.plan_check.cases import several
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "costs-file.md"

@@ -19,14 +19,14 @@ from converters.profile import Profile
 from coordinator.plan_check.check import check_plan
 from coordinator.plan_check.ledger import Ledger
 from coordinator.planner import make_plan
-from coordinator.planner.books import books, text_of
-from coordinator.planner.books_read import costs_from_text
+from coordinator.planner.books.read import costs_from_text
+from coordinator.planner.books.write import books, text_of
 from coordinator.planner.cost import build_costs
 from coordinator.planner.goal import Goal
-from coordinator.planner.memory import memory_by_runtime
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.problem import Costs
-from coordinator.planner.states import down_sets, states_of
+from coordinator.planner.tables.memory import memory_by_runtime
+from coordinator.planner.tables.states import down_sets, states_of
 from slicemq.errors import PlanError
 from tests.planner.instances import make_graph, random_fleet, random_graph, random_profile, weights_memory
 
@@ -120,7 +120,7 @@ def linked_plan(seed: int) -> tuple[dict[str, Any], bytes] | None:
     body = plan.to_plain()
     body["costs"] = {"file": "costs.json", "sha256": hashlib.sha256(text).hexdigest()}
     if not body["certificate"]:
-        from coordinator.planner.pairwise import solve
+        from coordinator.planner.pairs.pairwise import solve
 
         body["certificate"] = json.loads(json.dumps([asdict(bound) for bound in solve(kept[0]).bounds]))
     return body, text

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from coordinator.planner.figures import Figures, figures
 from coordinator.planner.goal import Goal
+from coordinator.planner.methods.figures import Figures, figures
+from coordinator.planner.methods.reach import Segments
 from coordinator.planner.problem import Costs
-from coordinator.planner.reach import Segments
 
 
 def all_plans(costs: Costs) -> Iterator[tuple[Segments, Figures]]:

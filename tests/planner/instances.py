@@ -10,7 +10,7 @@ from converters.classes import class_of
 from converters.graph import Graph, Operator, Tensor
 from converters.profile import Profile
 from coordinator.planner.model import Fleet, NodeSpec, Overheads
-from coordinator.planner.segments import FRAME_BYTES, wire_bytes
+from coordinator.planner.tables.segments import FRAME_BYTES, wire_bytes
 
 NAMES = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "ADD")
 

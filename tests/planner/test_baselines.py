@@ -21,11 +21,11 @@ from coordinator.planner.baselines.random_cuts import random_plan
 from coordinator.planner.baselines.seifer import classes_of, colourful_path, runs_of, seifer
 from coordinator.planner.cost import build_costs
 from coordinator.planner.goal import Goal
-from coordinator.planner.memory import memory_by_runtime
+from coordinator.planner.methods.split import split
 from coordinator.planner.model import NodeSpec, Planner, PlanOptions
 from coordinator.planner.problem import Costs, Hops, NodeType, State
-from coordinator.planner.segments import Table
-from coordinator.planner.split import split
+from coordinator.planner.tables.memory import memory_by_runtime
+from coordinator.planner.tables.segments import Table
 from tests.planner.instances import random_fleet, random_graph, random_profile, weights_memory
 
 SEEDS = range(60)

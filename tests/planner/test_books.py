@@ -13,11 +13,11 @@ import pytest
 from converters.graph import Graph
 from converters.profile import Profile
 from coordinator.planner import make_plan
-from coordinator.planner.books import books, text_of
-from coordinator.planner.books_read import costs_from_books, costs_from_text
+from coordinator.planner.books.read import costs_from_books, costs_from_text
+from coordinator.planner.books.write import books, text_of
+from coordinator.planner.methods.split import split
 from coordinator.planner.model import PlanOptions
 from coordinator.planner.problem import Costs, Hops, State
-from coordinator.planner.split import split
 from slicemq.errors import PlanError
 from tests.planner.instances import random_fleet, random_graph, random_profile, weights_memory
 

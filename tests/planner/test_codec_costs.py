@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from converters.graph import Tensor
-from coordinator.planner.codec_costs import COSTS, changes, crossing, packed_bytes, seconds
-from coordinator.planner.segments import TENSOR_BYTES, wire_bytes
-from coordinator.planner.states import CODEC_ORDER, down_sets
+from coordinator.planner.tables.codec_costs import COSTS, changes, crossing, packed_bytes, seconds
+from coordinator.planner.tables.segments import TENSOR_BYTES, wire_bytes
+from coordinator.planner.tables.states import CODEC_ORDER, down_sets
 from slicemq import codecs
 from slicemq.frames import FrameHeader, encode_frame
 from slicemq.messages import TensorSpec

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks.planner_instances import small, star
 from coordinator.planner.answer import Layout, NoPlanError
-from coordinator.planner.copies import copies
-from coordinator.planner.drafts import Stage, broken_limits, lay_out, nodes_of, value
 from coordinator.planner.goal import OBJECTIVES, Goal
 from coordinator.planner.problem import Costs
+from coordinator.planner.shapes.copies import copies
+from coordinator.planner.shapes.drafts import Stage, broken_limits, lay_out, nodes_of, value
 
 
 def roomy(seed: int, goal: Goal | None = None) -> Costs:

@@ -14,9 +14,9 @@ from converters.graph import Operator
 from converters.memory import slice_memory
 from coordinator.planner.cost import build_costs
 from coordinator.planner.make import make_plan
-from coordinator.planner.memory import memory_by_runtime, segment_memory
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.segments import FRAME_BYTES, any_of, traffic, wire_bytes
+from coordinator.planner.tables.memory import memory_by_runtime, segment_memory
+from coordinator.planner.tables.segments import FRAME_BYTES, any_of, traffic, wire_bytes
 from slicemq.errors import PlanError
 from slicemq.frames import FrameHeader, encode_frame
 from slicemq.messages import TensorSpec

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.planner_instances import small, star
-from coordinator.planner import solver
-from coordinator.planner.dive import Rest, dive
-from coordinator.planner.figures import keeps, lossless
-from coordinator.planner.flow import Flow
 from coordinator.planner.goal import Goal
-from coordinator.planner.threshold import Threshold
+from coordinator.planner.methods import solver
+from coordinator.planner.methods.dive import Rest, dive
+from coordinator.planner.methods.figures import keeps, lossless
+from coordinator.planner.methods.flow import Flow
+from coordinator.planner.methods.threshold import Threshold
 from tests.planner.brute import all_plans
 
 pytestmark = pytest.mark.skipif(not solver.available(), reason="without SciPy")

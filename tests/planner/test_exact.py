@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from benchmarks.planner_instances import small, star
-from coordinator.planner import exact, solver
 from coordinator.planner.answer import Duals, NoPlanError, Split
-from coordinator.planner.exact import LimitsError, solve
-from coordinator.planner.figures import figures, segments_of
 from coordinator.planner.goal import Goal
+from coordinator.planner.methods import exact, solver
+from coordinator.planner.methods.exact import LimitsError, solve
+from coordinator.planner.methods.figures import figures, segments_of
 from coordinator.planner.problem import Costs
 from tests.planner.brute import all_plans, within
 

@@ -17,11 +17,11 @@ from benchmarks.planner_instances import pairwise, star
 from coordinator.cli.app import build
 from coordinator.planner import explain
 from coordinator.planner.answer import Layout, NoPlanError
-from coordinator.planner.exact import solve
 from coordinator.planner.goal import Goal
+from coordinator.planner.methods.exact import solve
 from coordinator.planner.plan import Plan, PlannedSlice, ProfileSource
 from coordinator.planner.problem import Costs
-from coordinator.planner.shapes import compare
+from coordinator.planner.shapes.compare import compare
 
 SINGLE = ("one-node", "pipeline")
 

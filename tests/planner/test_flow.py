@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from benchmarks.planner_instances import small, star
-from coordinator.planner import flow as flow_module
-from coordinator.planner import solver
 from coordinator.planner.answer import Duals
-from coordinator.planner.certify import Rows, bound_of, proves
-from coordinator.planner.figures import aim_tables
-from coordinator.planner.flow import Flow
 from coordinator.planner.goal import Goal
+from coordinator.planner.methods import flow as flow_module
+from coordinator.planner.methods import solver
+from coordinator.planner.methods.certify import Rows, bound_of, proves
+from coordinator.planner.methods.figures import aim_tables
+from coordinator.planner.methods.flow import Flow
 from tests.planner.brute import all_plans
 
 pytestmark = pytest.mark.skipif(not solver.available(), reason="without SciPy")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from coordinator.planner.cost import build_costs
-from coordinator.planner.hops import crossing_bytes
-from coordinator.planner.memory import segment_memory
 from coordinator.planner.model import Fleet, PlanOptions
-from coordinator.planner.pairwise import solve
+from coordinator.planner.pairs.hops import crossing_bytes
+from coordinator.planner.pairs.pairwise import solve
 from coordinator.planner.problem import State
-from coordinator.planner.segments import FRAME_BYTES, wire_bytes
+from coordinator.planner.tables.memory import segment_memory
+from coordinator.planner.tables.segments import FRAME_BYTES, wire_bytes
 from tests.planner.instances import make_graph, random_fleet, random_graph, random_profile, weights_memory
 
 

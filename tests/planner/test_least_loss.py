@@ -13,12 +13,12 @@ from converters.codec_errors import CodecMeasures
 from converters.profile import Profile
 from coordinator.planner.answer import Layout
 from coordinator.planner.cost import build_costs
-from coordinator.planner.drafts import Stage, lay_out
 from coordinator.planner.goal import Goal
 from coordinator.planner.least_loss import least_loss
-from coordinator.planner.memory import state_memory
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
 from coordinator.planner.problem import Costs, State
+from coordinator.planner.shapes.drafts import Stage, lay_out
+from coordinator.planner.tables.memory import state_memory
 from tests.planner.instances import make_graph, weights_memory
 
 CODECS = ("raw", "f16", "int8")

@@ -10,8 +10,8 @@ from converters.graph import Graph
 from converters.profile import Profile
 from coordinator.planner import make_plan
 from coordinator.planner.make import window_of
+from coordinator.planner.methods.split import split
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.split import split
 from slicemq.errors import InsufficientCapacityError, PlanError
 from tests.planner.instances import make_graph, random_graph, random_profile, weights_memory
 

@@ -16,16 +16,17 @@ from converters.graph import Graph
 from converters.profile import Profile
 from coordinator.cli.app import build
 from coordinator.error_budget import CAREFUL, kept_budget
-from coordinator.planner import make, make_plan, solver
-from coordinator.planner.codec_costs import chosen_states
+from coordinator.planner import make, make_plan
 from coordinator.planner.cost import build_costs
-from coordinator.planner.exact import solve
 from coordinator.planner.floors import floor
 from coordinator.planner.goal import OBJECTIVES, Goal
-from coordinator.planner.memory import memory_by_runtime
+from coordinator.planner.methods import solver
+from coordinator.planner.methods.exact import solve
+from coordinator.planner.methods.split import split
 from coordinator.planner.model import Fleet, NodeSpec, Planner, PlanOptions
 from coordinator.planner.plan import Inexact, Plan
-from coordinator.planner.split import split
+from coordinator.planner.tables.codec_costs import chosen_states
+from coordinator.planner.tables.memory import memory_by_runtime
 from slicemq.errors import InsufficientCapacityError
 from tests.planner.branching import branching_graph
 from tests.planner.instances import make_graph, random_profile, weights_memory

@@ -10,13 +10,13 @@ import pytest
 from converters.graph import Graph
 from converters.profile import Profile
 from coordinator.planner.cost import build_costs
-from coordinator.planner.exact import solve
 from coordinator.planner.goal import Goal
 from coordinator.planner.make import make_plan
-from coordinator.planner.memory import segment_memory
+from coordinator.planner.methods.exact import solve
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.moves import FILE_BYTES, with_moves
 from coordinator.planner.problem import Costs, State
+from coordinator.planner.tables.memory import segment_memory
+from coordinator.planner.tables.moves import FILE_BYTES, with_moves
 from tests.planner.instances import make_graph, random_graph, random_profile, weights_memory
 
 

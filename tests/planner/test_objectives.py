@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
-from benchmarks.planner_instances import small
-from coordinator.planner import exact, solver
+from benchmarks.planner_instances import small, star
 from coordinator.planner.answer import NoPlanError, Split
-from coordinator.planner.exact import LimitsError, solve
-from coordinator.planner.figures import figures, segments_of
 from coordinator.planner.goal import OBJECTIVES, Goal, Objective
+from coordinator.planner.methods import exact, solver
+from coordinator.planner.methods.exact import LimitsError, solve
+from coordinator.planner.methods.figures import figures, segments_of
 from coordinator.planner.problem import Costs
 from tests.planner.brute import all_plans, within
 
@@ -24,7 +24,7 @@ def drawn(seed: int, objective: Objective) -> Costs:
     costs = small(seed, goal=Goal(error_budget=rng.choice((0.0, 0.03))))
     plans = [plan for _, plan in all_plans(costs)]
     if not plans:
-        return dataclasses.replace(costs, goal=Goal(objective=objective))
+        return replace(costs, goal=Goal(objective=objective))
     some = rng.choice(plans)
     loose = rng.choice((0.9, 1.2, 2.0))
     limits: dict[str, float] = {}
@@ -33,7 +33,7 @@ def drawn(seed: int, objective: Objective) -> Costs:
             limits[name] = value * loose
     nodes = some.nodes if rng.random() < 0.3 else None
     goal = Goal(objective, max_nodes=nodes, error_budget=costs.goal.error_budget, **limits)
-    return dataclasses.replace(costs, goal=goal)
+    return replace(costs, goal=goal)
 
 
 def check(costs: Costs) -> Split | None:
@@ -71,7 +71,7 @@ def test_limits_that_leave_no_plan_are_named() -> None:
     costs = next(costs for costs in map(small, range(100)) if len(list(all_plans(costs))) > 20)
     least = min(plan.latency for _, plan in all_plans(costs))
     with pytest.raises(LimitsError, match=r"latency of at most .* the least found is .* ms") as raised:
-        solve(dataclasses.replace(costs, goal=Goal(max_latency=least * 0.9)))
+        solve(replace(costs, goal=Goal(max_latency=least * 0.9)))
     assert f"{least * 1e3:.4g} ms" in raised.value.reason
     assert raised.value.proved
 
@@ -82,10 +82,10 @@ def test_fewest_bytes_to_ship_within_the_share() -> None:
         costs = small(seed, broker=False, graph=False, errors=False, goal=Goal(within=0.3))
         held = random.Random(seed).randrange(len(costs.types))
         types = tuple(
-            dataclasses.replace(kind, moves=costs.memory * (0.0 if number == held else 1.0))
+            replace(kind, moves=costs.memory * (0.0 if number == held else 1.0))
             for number, kind in enumerate(costs.types)
         )
-        costs = dataclasses.replace(costs, types=types)
+        costs = replace(costs, types=types)
         plans = [plan for _, plan in all_plans(costs)]
         if not plans:
             continue
@@ -98,3 +98,12 @@ def test_fewest_bytes_to_ship_within_the_share() -> None:
         assert found.lower_bound == pytest.approx(best)
         moved += least < min(plan.moves for plan in plans if plan.period == best)
     assert moved > 2
+
+
+def test_an_aim_that_is_nothing_everywhere() -> None:
+    costs = star(1, 16, 12, goal=Goal("energy"))
+    spec = [replace(kind.spec, watts=0.0, joules_per_byte=0.0) for kind in costs.types]
+    free = replace(costs, types=tuple(replace(kind, spec=own) for kind, own in zip(costs.types, spec, strict=True)))
+    found = exact.solve(free)
+    assert found.lower_bound == 0.0
+    assert found.segments[-1][1] == costs.n

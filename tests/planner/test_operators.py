@@ -11,7 +11,7 @@ from coordinator.intents import Intent
 from coordinator.planner import make_plan
 from coordinator.planner.fleet import fleet_from_capacities, fleet_from_text
 from coordinator.planner.model import Fleet, PlanOptions
-from coordinator.planner.operators import lacking
+from coordinator.planner.tables.operators import lacking
 from coordinator.planning import PlanningJob, Tools, model_needs, run
 from slicemq.errors import ConfigError, InsufficientCapacityError, PlanError, UnsupportedOperatorError
 from tests.converters.test_lowering import two_layers

@@ -9,10 +9,10 @@ from dataclasses import replace
 from benchmarks.planner_instances import pairwise as random_instance
 from benchmarks.planner_instances import small
 from coordinator.planner.goal import Goal
-from coordinator.planner.pairlocal import Work, exchange
+from coordinator.planner.methods.reach import Budget, Segments
+from coordinator.planner.pairs.pairlocal import Work, exchange
+from coordinator.planner.pairs.routes import Tables, decide
 from coordinator.planner.problem import Costs
-from coordinator.planner.reach import Budget, Segments
-from coordinator.planner.routes import Tables, decide
 from tests.planner.test_pairwise import least_period
 
 WORK = 100_000_000

@@ -15,8 +15,8 @@ from benchmarks.planner_instances import pairwise as random_instance
 from benchmarks.planner_instances import small
 from coordinator.planner.answer import Bound, NoPlanError, Split
 from coordinator.planner.goal import Goal
-from coordinator.planner.pairflow import pack_walks
-from coordinator.planner.pairwise import LABELS, QUESTIONS, solve
+from coordinator.planner.pairs.pairflow import pack_walks
+from coordinator.planner.pairs.pairwise import LABELS, QUESTIONS, solve
 from coordinator.planner.problem import Costs
 from slicemq.errors import PlanError
 

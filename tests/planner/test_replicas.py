@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks.planner_instances import small, star
-from coordinator.planner import solver
 from coordinator.planner.answer import Layout, NoPlanError
-from coordinator.planner.drafts import broken_limits, nodes_of
 from coordinator.planner.goal import Goal
-from coordinator.planner.groups import Cuts, rate_table, share_out
-from coordinator.planner.prices import family_bound, highest_proof
+from coordinator.planner.methods import solver
 from coordinator.planner.problem import Costs
-from coordinator.planner.replicas import replicas, with_bound
+from coordinator.planner.shapes.drafts import broken_limits, nodes_of
+from coordinator.planner.shapes.groups import Cuts, rate_table, share_out
+from coordinator.planner.shapes.prices import family_bound, highest_proof
+from coordinator.planner.shapes.replicas import replicas, with_bound
 
 
 def by_force(costs: Costs) -> float:

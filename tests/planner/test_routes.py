@@ -8,10 +8,10 @@ import random
 import numpy as np
 import pytest
 
-from coordinator.planner.pairflow import Walks
-from coordinator.planner.pairlabels import search
-from coordinator.planner.reach import Budget, Segments
-from coordinator.planner.routes import Network, decide
+from coordinator.planner.methods.reach import Budget, Segments
+from coordinator.planner.pairs.pairflow import Walks
+from coordinator.planner.pairs.pairlabels import search
+from coordinator.planner.pairs.routes import Network, decide
 
 PLENTY = 10**9
 

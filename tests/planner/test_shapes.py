@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from benchmarks.planner_instances import small, star
-from coordinator.planner import make_plan, solver
+from coordinator.planner import make_plan
 from coordinator.planner.answer import Layout, NoPlanError
-from coordinator.planner.drafts import broken_limits, nodes_of, value
 from coordinator.planner.goal import OBJECTIVES, Goal
+from coordinator.planner.methods import solver
+from coordinator.planner.methods.split import split
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.parallel import parallel, with_bound
 from coordinator.planner.plan import Plan
-from coordinator.planner.prices import highest_proof
 from coordinator.planner.problem import Costs
-from coordinator.planner.shapes import compare
-from coordinator.planner.split import split
+from coordinator.planner.shapes.compare import compare
+from coordinator.planner.shapes.drafts import broken_limits, nodes_of, value
+from coordinator.planner.shapes.parallel import parallel, with_bound
+from coordinator.planner.shapes.prices import highest_proof
 from slicemq.errors import PlanError
 from tests.planner.instances import weights_memory
 from tests.planner.test_make import MB, chain, nodes
@@ -140,7 +141,7 @@ def test_the_winner_is_the_best_that_may_be_used_and_bounds_hold() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_objectives_and_limits_are_kept(objective: str) -> None:
-    from coordinator.planner.exact import solve
+    from coordinator.planner.methods.exact import solve
 
     made = 0
     for seed in range(0, 12, 2):

@@ -10,9 +10,9 @@ import pytest
 
 from coordinator.planner.cost import build_costs
 from coordinator.planner.make import make_plan
-from coordinator.planner.memory import segment_memory
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.sharing import Usage, beside, shared, together, usage_of_plan
+from coordinator.planner.tables.memory import segment_memory
+from coordinator.planner.tables.sharing import Usage, beside, shared, together, usage_of_plan
 from slicemq.errors import PlanError
 from tests.planner.instances import random_graph, random_profile, weights_memory
 

@@ -10,9 +10,9 @@ import pytest
 
 from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.cost import build_costs
-from coordinator.planner.memory import segment_memory
+from coordinator.planner.methods.split import TOLERANCE, split
 from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
-from coordinator.planner.split import TOLERANCE, split
+from coordinator.planner.tables.memory import segment_memory
 from tests.planner.instances import Oracle, random_fleet, random_graph, random_profile, weights_memory
 
 
@@ -168,8 +168,8 @@ def test_pins_exclusions_and_a_limit_on_slices() -> None:
 
 
 def test_merged_nodes_give_a_plan_and_a_bound_that_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coordinator.planner.split.EXACT_STATES", 1)
-    monkeypatch.setattr("coordinator.planner.split.MERGED_STATES", 5)
+    monkeypatch.setattr("coordinator.planner.methods.split.EXACT_STATES", 1)
+    monkeypatch.setattr("coordinator.planner.methods.split.MERGED_STATES", 5)
     heuristic = loose = 0
     for seed in range(300):
         case = Case(seed, binding=False, broker=seed % 5 == 0)

@@ -15,15 +15,15 @@ from converters.dataflow import Variable
 from converters.graph import read_graph
 from converters.memory import slice_memory
 from converters.slicing import legal_positions, parts
-from coordinator.planner.codec_costs import COSTS, changes, codec_sets, crossing, packed_bytes
 from coordinator.planner.cost import build_costs
 from coordinator.planner.make import make_plan
-from coordinator.planner.memory import memory_by_runtime, segment_memory, state_memory
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
 from coordinator.planner.problem import State
-from coordinator.planner.segments import FRAME_BYTES, wire_bytes
-from coordinator.planner.state_tables import prefix_tables, state_tables
-from coordinator.planner.states import DAG, PREFIXES, bits, down_sets, family_of, states_of
+from coordinator.planner.tables.codec_costs import COSTS, changes, codec_sets, crossing, packed_bytes
+from coordinator.planner.tables.memory import memory_by_runtime, segment_memory, state_memory
+from coordinator.planner.tables.segments import FRAME_BYTES, wire_bytes
+from coordinator.planner.tables.state_tables import prefix_tables, state_tables
+from coordinator.planner.tables.states import DAG, PREFIXES, bits, down_sets, family_of, states_of
 from slicemq.errors import InsufficientCapacityError, PlanError
 from tests.planner.branching import branching_graph, is_down_set, parallel, random_path, skipping, stage
 from tests.planner.instances import random_fleet, random_graph, random_profile, weights_memory

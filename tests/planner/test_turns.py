@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.planner.turns import Counts, assign, count_turns, interleave
+from coordinator.planner.shapes.turns import Counts, assign, count_turns, interleave
 
 SECONDS = st.floats(0.001, 1.0)
 STAGES = st.lists(st.lists(SECONDS, min_size=1, max_size=3), min_size=1, max_size=3)

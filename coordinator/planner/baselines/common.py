@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from coordinator.planner.answer import Bound, NoPlanError, Split
 from coordinator.planner.problem import Costs
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 Mask = npt.NDArray[np.bool_]
 Arcs = Sequence[tuple[int, int]]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 Hop = Callable[[int, int], Table]
 """The seconds of a hop between two kinds at every state."""

@@ -17,7 +17,7 @@ from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.baselines.common import allowed_on, bandwidths, judged, nodes_of
 from coordinator.planner.baselines.counted import MOST_STEPS, least_bottleneck, steps_of_counts
 from coordinator.planner.problem import Costs
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 
 def dnnpipe(costs: Costs, *, seed: int = 0) -> Split:

@@ -16,7 +16,7 @@ from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.baselines.common import bandwidths, judged, sent
 from coordinator.planner.baselines.min_sum import partition
 from coordinator.planner.problem import Costs
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 
 def greedy(costs: Costs, *, seed: int = 0) -> Split:

@@ -12,7 +12,7 @@ import numpy as np
 from coordinator.planner.answer import NoPlanError
 from coordinator.planner.baselines.common import Mask, allowed_everywhere, nodes_of, sent
 from coordinator.planner.problem import Costs
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 
 def partition(costs: Costs) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from coordinator.planner.baselines.common import allowed_on, bandwidths, judged,
 from coordinator.planner.baselines.counted import MOST_STEPS, least_bottleneck, steps_of_counts
 from coordinator.planner.baselines.dnnpipe import ranked
 from coordinator.planner.problem import Costs
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 
 def pipeedge(costs: Costs, *, seed: int = 0) -> Split:

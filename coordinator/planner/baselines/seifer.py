@@ -23,7 +23,7 @@ from coordinator.planner.answer import NoPlanError, Split
 from coordinator.planner.baselines.common import Mask, bandwidths, judged, sent
 from coordinator.planner.baselines.min_sum import partition
 from coordinator.planner.problem import Costs
-from coordinator.planner.segments import Table
+from coordinator.planner.tables.segments import Table
 
 CLASSES = 20
 """C: how many classes the transfers fall into. The paper tries 2, 5, 8, 11, 14, 17 and 20."""

@@ -1,0 +1,1 @@
+"""Open books: every number of a plan as a file, and back."""

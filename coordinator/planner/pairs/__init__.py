@@ -1,0 +1,1 @@
+"""Planning over links between pairs of nodes."""
