@@ -171,7 +171,7 @@ def test_limits_that_leave_no_pipeline_are_said_of_every_shape() -> None:
     for shape in (
         "one node: it has a period of",
         "copies of the whole model: it has a period of",
-        "a pipeline: no plan",
+        "a pipeline: no single pipeline has",
     ):
         assert shape in text
 
