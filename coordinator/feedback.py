@@ -72,12 +72,21 @@ class Feedback:
         self._factors: OrderedDict[tuple[str, str], OrderedDict[tuple[str, str], float]] = OrderedDict()
 
     def note(
-        self, now: float, beat: SliceBeat, subject: Subject, predicted: float, *, alone: bool, epoch: str
+        self,
+        now: float,
+        beat: SliceBeat,
+        subject: Subject,
+        predicted: float,
+        *,
+        alone: bool,
+        epoch: str,
+        cores: float = 1.0,
     ) -> bool:
         """Take in one slice's heartbeat; whether a correction was adopted.
 
         `predicted`: seconds of one call by the profile and the node's speeds, without any correction.
         `alone`: no other slice of the node has computed since its last heartbeat. `epoch`: the node's life.
+        `cores`: what its interpreter's thread has of a core; 0 when there are several threads.
         """
         key = (epoch, (beat.pipeline, beat.revision, beat.slice))
         track = self._tracks.get(key)
@@ -90,7 +99,7 @@ class Feedback:
         fresh = beat.frames - track.frames
         if fresh < SAMPLE_FRAMES:
             return False
-        seconds = beat.invoke_ms / 1e3
+        seconds = _call_seconds(beat, cores)
         busy = fresh * seconds >= LOAD * (now - track.since)
         counts = track.alone and busy and beat.frames >= WARM_FRAMES and seconds > 0.0
         track.frames, track.since, track.alone = beat.frames, now, True
@@ -160,3 +169,14 @@ class Feedback:
             factors.popitem(last=False)
         while len(self._factors) > _PLACES:
             self._factors.popitem(last=False)
+
+
+def _call_seconds(beat: SliceBeat, cores: float) -> float:
+    """What a call takes by the clock when nothing but its own share of a core stops it.
+
+    Under a quota the clock alone deceives: a call may fit into one burst, and what waits for the next one is then
+    something else, or nothing is. Nodes before 1.2 tell no processor time.
+    """
+    if beat.invoke_cpu_ms > 0.0 and cores > 0.0:
+        return beat.invoke_cpu_ms / 1e3 / min(1.0, cores)
+    return beat.invoke_ms / 1e3

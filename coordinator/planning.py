@@ -31,7 +31,7 @@ from coordinator.intents import Blueprint, Intent
 from coordinator.known import Known, informed
 from coordinator.planner import make_plan
 from coordinator.planner.fleet import fleet_from_capacities
-from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
+from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
 from coordinator.planner.plan import Plan
 from coordinator.planner.tables.codec_costs import candidates
 from coordinator.planner.tables.operators import Needs, lacking
@@ -180,7 +180,7 @@ def computing_of(plan: Plan, graph: Graph, profile: Profile, fleet: Fleet) -> Co
 
     def seconds(operators: Iterable[int], spec: NodeSpec) -> float:
         own = (profile.seconds.get(k, 0.0) / spec.speed(class_of(graph, graph.operators[k])) for k in operators)
-        return profile.overhead / spec.mean_speed + sum(own)
+        return profile.overhead / spec.mean_speed + Overheads().computing * sum(own)
 
     return {
         item.id: {node: round(seconds(item.operators, specs[node]), 9) for node in item.nodes}

@@ -134,7 +134,10 @@ class Situation:
             if predicted > 0.0 and operators:
                 subject = Subject(revision.intent.model.sha256, beat.node, _runtime(capacity), operators)
                 alone = not moved - {key}
-                changed |= self.feedback.note(now, entry, subject, predicted, alone=alone, epoch=beat.epoch)
+                cores = capacity.cores if capacity.threads == 1 else 0.0
+                changed |= self.feedback.note(
+                    now, entry, subject, predicted, alone=alone, epoch=beat.epoch, cores=cores
+                )
         return changed
 
     def factors(self, record: PipelineRecord) -> dict[str, dict[str, float]]:

@@ -101,7 +101,7 @@ class Stage:
         self._working: deque[float] = deque()
         self._frames = self._errors = self._refused = self._unsent = 0
         self._times: dict[str, deque[float]] = {
-            name: deque(maxlen=_MEAN_OF) for name in ("receive", "decode", "invoke", "encode", "send")
+            name: deque(maxlen=_MEAN_OF) for name in ("receive", "decode", "invoke", "invoke_cpu", "encode", "send")
         }
         self._network_cpu: float | None = None
         self._limiter = _Limiter()
@@ -243,13 +243,13 @@ class Stage:
             if renew:
                 self._renew()
             self._fresh = False
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.thread_time()
             arrays = [tensors[index] for index in self._assignment.takes]
             self._fit_shapes([array.shape for array in arrays], renew)
             for position, array in enumerate(arrays):
                 self._interpreter.set_input(position, array)
             self._interpreter.invoke()
-            invoked = time.perf_counter()
+            invoked, used = time.perf_counter(), time.thread_time() - used
             messages = self._packer.pack(header, self._interpreter)
         except FrameError as error:
             self._unsent += 1
@@ -258,6 +258,7 @@ class Stage:
         except SliceMQError as error:
             return self._refuse(header, str(error), "slice-error")
         self._times["invoke"].append(invoked - started)
+        self._times["invoke_cpu"].append(used)
         self._times["encode"].append(time.perf_counter() - invoked)
         return Done(header, messages)
 

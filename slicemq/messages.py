@@ -159,6 +159,7 @@ class SliceBeat:
     receive_ms: float = 0.0
     decode_ms: float = 0.0
     invoke_ms: float = 0.0
+    invoke_cpu_ms: float = 0.0
     encode_ms: float = 0.0
     send_ms: float = 0.0
     memory: int = 0

@@ -148,7 +148,7 @@ def _node_type(
         name = class_of(graph, graph.operators[index])
         if name not in speeds:
             speeds[name] = spec.speed(name)
-        return profile.seconds.get(index, 0.0) / speeds[name] * spec.slowdown(index)
+        return overheads.computing * profile.seconds.get(index, 0.0) / speeds[name] * spec.slowdown(index)
 
     into, out, mean = arcs.bytes_in, arcs.bytes_out, spec.mean_speed * (1.0 - spec.busy)
     moving = (

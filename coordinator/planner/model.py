@@ -130,13 +130,15 @@ class Overheads:
     """What a node's worker spends on a frame besides invoking, on the profile's machine.
 
     `message` is for one message, in or out; `receive_per_byte` covers reading and decoding,
-    `send_per_byte` encoding and writing. The defaults are what `benchmarks.overhead_real` measures
-    (docs/explanation/performance.md).
+    `send_per_byte` encoding and writing. `computing` is the time of a call in a worker over the profile's, which is
+    the least of several in a process that does nothing else. The defaults are what `benchmarks.overhead_real` and
+    `benchmarks.plan_reality` measure (docs/explanation/performance.md, planning.md).
     """
 
     message: float = 0.0003
     receive_per_byte: float = 8e-10
     send_per_byte: float = 7e-10
+    computing: float = 1.06
 
 
 @dataclass(frozen=True)

@@ -184,3 +184,17 @@ def test_it_is_stored_and_bounded() -> None:
 def test_what_is_not_a_list_of_corrections_is_refused(body: object) -> None:
     with pytest.raises(ValueError, match=r"corrections|ranges|invalid literal"):
         Feedback().load(body)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "cores", "factor"),
+    [(0.2 * PREDICTED * 2, 0.2, 2.0), (2 * PREDICTED, 4.0, 2.0), (0.5, 0.0, None), (0.0, 0.2, None)],
+)
+def test_a_quota_counts_by_processor_time(cpu: float, cores: float, factor: float | None) -> None:
+    feedback, frames, now = Feedback(), 0, 100.0
+    for _ in range(40):
+        frames, now = frames + SAMPLE_FRAMES, now + SAMPLE_FRAMES * PREDICTED
+        beat = SliceBeat("p", "1-a", "s0", "up", frames=frames, invoke_ms=1e3 * PREDICTED, invoke_cpu_ms=1e3 * cpu)
+        feedback.note(now, beat, SUBJECT, PREDICTED, alone=True, epoch="life", cores=cores)
+    # Where processor time says nothing, the clock does: as predicted.
+    assert feedback.in_use(SUBJECT) == pytest.approx(1.0 if factor is None else factor)

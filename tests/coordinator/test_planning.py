@@ -12,7 +12,7 @@ from converters.classes import class_of
 from coordinator import planning
 from coordinator.known import Correction, Known
 from coordinator.planner import make_plan
-from coordinator.planner.model import Fleet, NodeSpec
+from coordinator.planner.model import Fleet, NodeSpec, Overheads
 from coordinator.planner.tables.sharing import Usage
 from coordinator.planning import REPLACEMENT_WITHIN, PlanningJob, computing_of, run
 from tests.planner.instances import random_graph, random_profile, weights_memory
@@ -56,7 +56,7 @@ def test_predictions_are_the_profile_by_the_nodes_speeds_alone() -> None:
             profile.seconds[step] / spec.speed(class_of(graph, graph.operators[step])) for step in graph.steps
         )
         assert computing_of(plan, graph, profile, fleet) == {
-            "s0": {"a": pytest.approx(expected + 1e-4 / spec.mean_speed, abs=1e-9)}
+            "s0": {"a": pytest.approx(Overheads().computing * expected + 1e-4 / spec.mean_speed, abs=1e-9)}
         }
 
 

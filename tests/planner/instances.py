@@ -161,7 +161,10 @@ class Oracle:
         answer = sum(wire_bytes(tensors[t]) for t in results) + FRAME_BYTES * bool(results)
         out = sum(wire_bytes(tensors[t]) for t in given) + FRAME_BYTES * bool(given) + answer
         compute = sum(
-            self.profile.seconds[o] / node.speed(class_of(self.graph, self.graph.operators[o])) for o in operators
+            self.overheads.computing
+            * self.profile.seconds[o]
+            / node.speed(class_of(self.graph, self.graph.operators[o]))
+            for o in operators
         )
         cost = self.overheads
         moving = cost.message * (bool(into) + bool(out)) + cost.receive_per_byte * into + cost.send_per_byte * out

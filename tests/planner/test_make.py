@@ -11,7 +11,7 @@ from converters.profile import Profile
 from coordinator.planner import make_plan
 from coordinator.planner.make import window_of
 from coordinator.planner.methods.split import split
-from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
+from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
 from slicemq.errors import InsufficientCapacityError, PlanError
 from tests.planner.instances import make_graph, random_graph, random_profile, weights_memory
 
@@ -38,7 +38,7 @@ def test_equal_work_on_equal_nodes_is_halved() -> None:
     graph, profile = chain([MB] * 8)
     plan = make_plan(graph, profile, nodes(100 * MB, 100 * MB), memory=weights_memory, options=PIPED)
     assert [len(item.operators) for item in plan.slices] == [4, 4]
-    assert plan.period_ms == pytest.approx(40, rel=0.02)
+    assert plan.period_ms == pytest.approx(40 * Overheads().computing, rel=0.02)
     alone = plan.alternatives[0]
     assert (alone.family, len(alone.nodes)) == ("one-node", 1)
     assert alone.period_ms == pytest.approx(80, rel=0.02)

@@ -23,7 +23,7 @@ from coordinator.planner.goal import OBJECTIVES, Goal
 from coordinator.planner.methods import solver
 from coordinator.planner.methods.exact import solve
 from coordinator.planner.methods.split import split
-from coordinator.planner.model import Fleet, NodeSpec, Planner, PlanOptions
+from coordinator.planner.model import Fleet, NodeSpec, Overheads, Planner, PlanOptions
 from coordinator.planner.plan import Inexact, Plan
 from coordinator.planner.tables.codec_costs import chosen_states
 from coordinator.planner.tables.memory import memory_by_runtime
@@ -73,7 +73,7 @@ def test_a_branch_stays_on_its_node_where_links_are_slow() -> None:
     plan = make_plan(graph, profile, nodes(2, 3 * MB, 1e7), memory=by_weight)
     assert plan.family == "dag-one-per-node"
     assert sorted(item.operators for item in plan.slices) in ([(0, 1, 3), (2, 4, 5)], [(0, 2, 4), (1, 3, 5)])
-    assert plan.period_ms == pytest.approx(30, rel=0.05)
+    assert plan.period_ms == pytest.approx(30 * Overheads().computing, rel=0.05)
     assert "cuts between branches" in plan.reason
     known = {other.family: other.period_ms for other in plan.alternatives}
     assert known["contiguous-one-per-node"] == pytest.approx(800, rel=0.05), "both branches' wide tensors cross"
@@ -85,7 +85,7 @@ def test_cuts_in_the_order_where_branches_gain_nothing() -> None:
     graph, profile = two_branches(wide=400)
     plan = make_plan(graph, profile, nodes(2, 3 * MB, 1e7), memory=by_weight)
     assert plan.family == "contiguous-one-per-node"
-    assert plan.period_ms == pytest.approx(30, rel=0.05)
+    assert plan.period_ms == pytest.approx(30 * Overheads().computing, rel=0.05)
 
 
 def test_a_plan_that_only_branches_allow() -> None:
@@ -190,7 +190,7 @@ def test_codecs_are_chosen_with_the_cuts() -> None:
     assert {
         bundle.codec for bundle in plan.bundles if bundle.source != "client" and bundle.targets != ("client",)
     } == {"int8"}
-    assert plan.period_ms == pytest.approx(10.9, rel=0.05)
+    assert plan.period_ms == pytest.approx(10.9 * Overheads().computing, rel=0.05)
     assert plan.error == Inexact(0.1, 0.05)
     assert plan.bundles[1].bytes == pytest.approx(100_000, rel=0.01)
     assert "the rate of plans without codecs" in plan.reason

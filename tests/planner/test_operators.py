@@ -157,7 +157,7 @@ def job(
     capacities = tuple(
         replace(capacity(f"pi-{k}", {"dense": 1.0}), operators=table) for k, table in enumerate(tables, 1)
     )
-    intent = Intent("layers", found, plan, {"profile": "estimate"})
+    intent = Intent("layers", found, plan, {"profile": "estimate", "max_slices": 1})
     return PlanningJob(intent, capacities, frozenset(), folder, TOOLS)
 
 

@@ -16,7 +16,7 @@ from coordinator.planner.answer import Layout, NoPlanError
 from coordinator.planner.goal import OBJECTIVES, Goal
 from coordinator.planner.methods import solver
 from coordinator.planner.methods.split import split
-from coordinator.planner.model import Fleet, NodeSpec, PlanOptions
+from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
 from coordinator.planner.plan import Plan
 from coordinator.planner.problem import Costs
 from coordinator.planner.shapes.compare import compare
@@ -183,7 +183,7 @@ def test_copies_win_where_the_model_fits_everywhere_and_the_plan_says_why() -> N
     assert (plan.family, plan.turns, item.turns) == ("whole-model-copies", 3, ((0,), (1,), (2,)))
     assert "fits every node" in plan.reason
     assert "times the rate of" in plan.reason
-    assert plan.period_ms == pytest.approx(80 / 3, rel=0.01)
+    assert plan.period_ms == pytest.approx(80 / 3 * Overheads().computing, rel=0.01)
     assert plan.gap < 1e-3
     assert {plan.family, *(other.family for other in plan.alternatives)} == FAMILIES
     assert Plan.from_json(plan.to_json(), graph=graph) == plan

@@ -53,6 +53,7 @@ def books(
             "message": options.overheads.message,
             "receive_per_byte": options.overheads.receive_per_byte,
             "send_per_byte": options.overheads.send_per_byte,
+            "computing": options.overheads.computing,
         },
         "frame_bytes": FRAME_BYTES,
         "inputs": list(graph.inputs),
