@@ -15,25 +15,30 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True)
 class Limits:
-    """`cores` is the CPU quota in cores, `memory` the bytes that may still be taken; None: not limited."""
+    """`cores` is the CPU quota in cores, `memory` the bytes that may still be taken; None: not limited.
+
+    `burst`: seconds of processor time until the quota stops the process for the rest of its period.
+    """
 
     cores: float | None
     memory: int | None
+    burst: float | None = None
 
 
 def read_limits(root: Path = Path("/")) -> Limits:
     """The limits of this process, read below `root` (`/`, or a tree made for a test)."""
-    cores: list[float] = []
+    quotas: list[tuple[float, float]] = []
     memory: list[int] = []
     for folder, version in _folders(root, "cpu"):
         quota = _quota_v2(folder) if version == 2 else _quota_v1(folder)
         if quota is not None:
-            cores.append(quota)
+            quotas.append(quota)
     for folder, version in _folders(root, "memory"):
         room = _room(folder, version)
         if room is not None:
             memory.append(room)
-    return Limits(min(cores, default=None), min(memory, default=None))
+    cores, burst = min(quotas, default=(None, None))
+    return Limits(cores, min(memory, default=None), burst)
 
 
 def _folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
@@ -88,16 +93,17 @@ def _unescape(path: str) -> str:
     return path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 
 
-def _quota_v1(folder: Path) -> float | None:
+def _quota_v1(folder: Path) -> tuple[float, float] | None:
+    """The quota in cores, and in seconds."""
     quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
-    return quota / period if quota is not None and period and quota > 0 else None
+    return (quota / period, quota / 1e6) if quota is not None and period and quota > 0 else None
 
 
-def _quota_v2(folder: Path) -> float | None:
+def _quota_v2(folder: Path) -> tuple[float, float] | None:
     words = " ".join(_lines(folder / "cpu.max")).split()
     if len(words) != 2 or not words[0].isdigit() or not words[1].isdigit() or int(words[1]) == 0:
         return None
-    return int(words[0]) / int(words[1])
+    return int(words[0]) / int(words[1]), int(words[0]) / 1e6
 
 
 def _room(folder: Path, version: int) -> int | None:

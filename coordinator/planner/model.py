@@ -138,7 +138,7 @@ class Overheads:
     message: float = 0.0003
     receive_per_byte: float = 8e-10
     send_per_byte: float = 7e-10
-    computing: float = 1.06
+    computing: float = 1.02
 
 
 @dataclass(frozen=True)

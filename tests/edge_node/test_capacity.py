@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_node import capacity
-from edge_node.capacity import CLASSES, Board, measure_speeds, read_board, slice_memory
+from edge_node.capacity import CLASSES, Board, measure_speeds, read_board, slice_memory, usable
 from edge_node.cgroups import Limits, read_limits
 from edge_node.runtime import RUNTIMES
 from slicemq.errors import RuntimeUnavailableError, SliceMQError
@@ -68,20 +68,20 @@ def test_v1_quota_and_memory_of_the_own_group(tmp_path: Path) -> None:
     system.v1("/a/b", quota=20_000, limit=500_000_000)
     system.v1("/a")
     # 100 MB in use, 30 MB of it page cache that the kernel gives back.
-    assert read_limits(tmp_path) == Limits(0.2, 430_000_000)
+    assert read_limits(tmp_path) == Limits(0.2, 430_000_000, 0.02)
 
 
 def test_v1_the_least_limit_of_all_ancestors_counts(tmp_path: Path) -> None:
     system = System(tmp_path, "4:memory:/a/b\n2:cpu,cpuacct:/a/b\n", V1_MOUNTS)
     system.v1("/a/b", quota=150_000, limit=900_000_000)
     system.v1("/a", quota=10_000, period=20_000, limit=600_000_000)
-    assert read_limits(tmp_path) == Limits(0.5, 530_000_000)
+    assert read_limits(tmp_path) == Limits(0.5, 530_000_000, 0.01)
 
 
 def test_v1_in_a_container_whose_group_is_named_as_the_host_names_it(tmp_path: Path) -> None:
     system = System(tmp_path, "4:memory:/docker/c1\n2:cpu,cpuacct:/docker/c1\n", V1_MOUNTS, base="/docker/c1")
     system.v1("", quota=50_000, limit=300_000_000)
-    assert read_limits(tmp_path) == Limits(0.5, 230_000_000)
+    assert read_limits(tmp_path) == Limits(0.5, 230_000_000, 0.05)
 
 
 def test_v1_with_a_group_that_does_not_exist_here_uses_the_mount(tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_v2_quota_and_memory_of_all_ancestors(tmp_path: Path) -> None:
     system = System(tmp_path, "0::/system.slice/node.service\n", V2_MOUNTS)
     system.v2("/system.slice/node.service", cpu="max 100000", most="900000000")
     system.v2("/system.slice", cpu="40000 20000", most="max", high="700000000")
-    assert read_limits(tmp_path) == Limits(2.0, 630_000_000)
+    assert read_limits(tmp_path) == Limits(2.0, 630_000_000, 0.04)
 
 
 def test_v2_in_its_own_namespace(tmp_path: Path) -> None:
     system = System(tmp_path, "0::/\n", V2_MOUNTS)
     system.v2("", cpu="20000 100000", most="200000000")
-    assert read_limits(tmp_path) == Limits(0.2, 130_000_000)
+    assert read_limits(tmp_path) == Limits(0.2, 130_000_000, 0.02)
 
 
 def test_v2_outside_the_mounted_tree(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_mixed_systems_where_version_2_holds_no_controller(tmp_path: Path) -> No
     system = System(tmp_path, "4:memory:/a\n2:cpu,cpuacct:/a\n0::/\n", mounts)
     (tmp_path / "sys/fs/cgroup/unified").mkdir(parents=True)
     system.v1("/a", quota=25_000)
-    assert read_limits(tmp_path) == Limits(0.25, None)
+    assert read_limits(tmp_path) == Limits(0.25, None, 0.025)
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "max", "-5 0", "10 0", "a b"])
@@ -134,7 +134,7 @@ def test_the_board_offers_the_least_of_what_is_free_and_what_is_allowed(tmp_path
     system.write("proc/cpuinfo", "processor : 0\nmodel name : Test CPU 3000\n")
     board = read_board(root=tmp_path, reserve=50_000_000)
     assert board == Board(
-        os.uname().machine, "Test CPU 3000", 0.2, 1, 930_000_000 - 50_000_000 - capacity.AGENT_MARGIN
+        os.uname().machine, "Test CPU 3000", 0.2, 1, 930_000_000 - 50_000_000 - capacity.AGENT_MARGIN, 0.02
     )
     assert read_board(root=tmp_path, memory_limit=5_000_000).memory == 5_000_000
     assert read_board(root=tmp_path, reserve=10**12).memory == 0
@@ -244,3 +244,19 @@ def test_without_a_runtime_the_error_says_how_to_get_one(tmp_path: Path, monkeyp
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(RuntimeUnavailableError, match=r"another numpy.*pip install 'slicemq\[litert\]'"):
         measure_speeds(read_board(), "auto", tmp_path / "speeds.json")
+
+
+@pytest.mark.parametrize(
+    ("cores", "burst", "expected"),
+    [
+        (4.0, None, 4.0),
+        (1.0, 0.1, 1.0),
+        (0.5, None, 0.5),
+        (0.3, 0.006, 0.274),
+        (0.1, 0.002, 0.074),
+        (0.01, 0.0004, 0.001),
+    ],
+)
+def test_what_a_quota_leaves_for_slices(cores: float, burst: float | None, expected: float) -> None:
+    board = Board("x86_64", "cpu", cores, 1, 0, burst)
+    assert usable(board) == pytest.approx(expected)
