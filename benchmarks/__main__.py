@@ -81,7 +81,7 @@ BENCHMARKS = (
         "replacement",
         "seconds from the loss of a node to the new assignments, with the plan made ahead and cold",
         "5 min",
-        "docs/explanation/planning.md",
+        "docs/explanation/planning-live.md",
     ),
     Benchmark(
         "throughput",

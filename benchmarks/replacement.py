@@ -6,7 +6,7 @@ The coordinator's core, its store and its workshop (with the planning child) run
 made up: all different, slow, with room for a part of the model, so that the pipeline has several slices. Time is
 wall time from the event of the loss to the encoded assignments of the new revision, which the daemon publishes
 then. A cold loss comes before any plan is made ahead, with a child that knows the model. The table is in
-docs/explanation/planning.md.
+docs/explanation/planning-live.md.
 """
 
 from __future__ import annotations
