@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from coordinator.cli.common import Output, verb
-from slicemq.errors import PlanCheckError, PlanError, StoreError, UncheckedPlanError
+from coordinator.cli.plan_files import read_bytes
+from slicemq.errors import PlanCheckError, PlanError, UncheckedPlanError
 
 if TYPE_CHECKING:
     from coordinator.plan_check.report import Report
@@ -27,12 +28,12 @@ def command(
     from coordinator.plan_check.ledger import MAX_BYTES as MAX_COSTS
     from coordinator.plan_check.planfile import MAX_BYTES, PlanFile
 
-    text = _read(plan, MAX_BYTES)
+    text = read_bytes(plan, MAX_BYTES)
     try:
         named = PlanFile(text).costs
         if costs is None and named is not None:
             costs = _beside(plan, named[0])
-        body = None if costs is None else _read(costs, MAX_COSTS)
+        body = None if costs is None else read_bytes(costs, MAX_COSTS)
         report = check_plan(text, body)
     except PlanError as error:
         raise type(error)(f"{plan}: {error}") from error
@@ -52,15 +53,6 @@ def _beside(plan: Path, name: str) -> Path | None:
     """The named file, when it is there."""
     found = plan.parent / name if name and Path(name).name == name else None
     return found if found is not None and found.is_file() else None
-
-
-def _read(path: Path, most: int) -> bytes:
-    try:
-        if path.stat().st_size > most:
-            raise PlanError(f"{path}: {path.stat().st_size} bytes, expected at most {most}")
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
 
 
 def _shown(out: Output, report: Report) -> str:
