@@ -228,7 +228,7 @@ def test_slice_by_places_and_by_a_plan(tmp_path: Path) -> None:
         '[[node]]\nid = "a"\ncount = 2\nmemory_mb = 100\nspeed = 1\nup_mbps = 100\ndown_mbps = 100\n'
     )
     plan = tmp_path / "plan.json"
-    made = ["--fleet", tmp_path / "fleet.toml", "--profile", "estimate", "-o", plan]
+    made = ["--fleet", tmp_path / "fleet.toml", "--profile", "estimate", "--shape", "pipeline", "-o", plan]
     _ok("plan", "make", path, *made)
     groups = [item["operators"] for item in json.loads(plan.read_text())["slices"]]
     body = json.loads(_ok("model", "slice", path, "--plan", plan, "-o", tmp_path / "s", *out))

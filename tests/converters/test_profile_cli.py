@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.planner.model import Overheads
 from tests.converters.tiny import chain, diamond
 from tests.runtimes import EACH_RUNTIME
 
@@ -73,7 +74,7 @@ def test_fresh_measures_anew_and_the_other_verbs_take_what_is_kept(user: User, t
     fleet = tmp_path / "fleet.toml"
     fleet.write_text('[[node]]\nid = "a"\nmemory_mb = 500\nup_mbps = 100\ndown_mbps = 100\nspeed = 1.0\n')
     plan = json.loads(user.ok("plan", "make", user.model, "--fleet", fleet, "--format", "json"))
-    assert plan["slices"][0]["compute_ms"] == pytest.approx(12_000, rel=0.01)
+    assert plan["slices"][0]["compute_ms"] == pytest.approx(12_000 * Overheads().computing, rel=0.01)
     assert len(user.kept) == 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emulator.site import Site
-from tests.e2e.scene import ONE_TURN, PATIENT, Flow, Wire, deploy, model, new_site, started
+from tests.e2e.scene import PATIENT, STEADY, Flow, Wire, deploy, model, new_site, started
 
 NODES = ("n1", "n2", "n3")
 
@@ -18,7 +18,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A running mosquitto site. Tests leave it as they found it."""
     with new_site(tmp_path_factory.mktemp("site")) as running:
         started(running, NODES, coordinator=PATIENT)
-        deploy(running, model(), "faces", *ONE_TURN)
+        deploy(running, model(), "faces", *STEADY)
         yield running
 
 

@@ -39,6 +39,8 @@ SMALL = "face-short-range"
 LARGER = "face-full-range"
 # For tests that speak of the slices of one pipeline: no copies and no replicas.
 ONE_TURN = ("--shape", "one-node", "--shape", "pipeline")
+# For tests in which the same request must give the same plan: estimates are not corrected by what was measured.
+STEADY = (*ONE_TURN, "--profile", "estimate")
 # Other work on the machine must not look like a death where a test counts revisions.
 PATIENT = ("--heartbeat-deadline", "3")
 

@@ -10,7 +10,7 @@ from emulator.site import Site
 from slicemq.client import Pipeline
 from slicemq.errors import FrameFailedError, PipelineError
 from slicemq.messages import Report, decode
-from tests.e2e.scene import ONE_TURN, Flow, Wire, answers, deploy, failing, inputs
+from tests.e2e.scene import STEADY, Flow, Wire, answers, deploy, failing, inputs
 from tests.waiting import eventually
 
 
@@ -31,7 +31,7 @@ def with_other_weights(file: Path, to: Path) -> Path:
 
 
 def test_the_same_model_again_changes_nothing(site: Site, wire: Wire, undisturbed: Flow, faces: Path) -> None:
-    again = deploy(site, faces, "faces", *ONE_TURN)
+    again = deploy(site, faces, "faces", *STEADY)
     assert again["unchanged"]
     assert again["running"]
     undisturbed.passes()
