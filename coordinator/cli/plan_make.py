@@ -62,6 +62,9 @@ def command(
         help="slicemq, or a method of others (explanation/placement-papers.md); these make pipelines "
         "unless --shape says otherwise.",
     ),
+    search: float = typer.Option(
+        0.0, "--search", min=0.0, max=3600.0, help="Seconds more to search, for plans that nobody waits for."
+    ),
     costs_file: Path | None = typer.Option(
         None, "--costs", help="Write every number that the plan was made of (JSON) here, for `slicemq plan check`."
     ),
@@ -133,6 +136,7 @@ def command(
                 needs=needed,
                 record=used.append,
                 planner=method,
+                seconds=search,
                 measures=None if tools is None else tools.measures,
             )
 
