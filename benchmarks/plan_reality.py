@@ -3,10 +3,11 @@
     python -m benchmarks.plan_reality [--models a,b] [--fleets x,y] [--seconds 12] [--repeats 3] [--format json]
 
 Three models on four fleets of real nodes, each limited to its share of a core (cgroup), behind mosquitto. Each
-model is deployed twice: first as the cost model predicts it, then, after the nodes have reported what the slices
-really took, as the coordinator plans it with what it has learnt. For each the predicted rate stands beside the
-measured one, the median of `--repeats` runs. The exit code is 1 when the predictions of `--judge` are off by more
-than 10 % in the median, or any by more than 25 %. Needs root, mosquitto and the models.
+model is deployed as the cost model predicts it (`first`) and, with `--rounds first,learnt`, again after the nodes
+have reported what the slices really took, as the coordinator plans it with what it has learnt. For each the
+predicted rate stands beside the measured one, the median of `--repeats` runs. The exit code is 1 when the
+predictions of `--judge` are off by more than 10 % in the median, or any by more than 25 %. Needs root, mosquitto
+and the models.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fleets", default=",".join(FLEETS))
     parser.add_argument("--seconds", type=float, default=12.0, help="length of one measurement")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rounds", default="first,learnt")
-    parser.add_argument("--judge", choices=("first", "learnt"), default="learnt")
+    parser.add_argument("--rounds", default="first", help="first, learnt, or both with a comma")
+    parser.add_argument("--judge", choices=("first", "learnt"), default="first")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     given = parser.parse_args(arguments)
     rows: list[Row] = []
