@@ -29,7 +29,7 @@ from coordinator.planner.methods.threshold import Threshold, limits_of
 from coordinator.planner.problem import Costs
 from coordinator.planner.tables.segments import Table
 
-SECONDS = 4.0
+SECONDS = 10.0
 """How long the search takes at most for 50 nodes and 80 states; more where there is more to look at."""
 MOST_SECONDS = 60.0
 SEARCH = 0.8
