@@ -217,8 +217,8 @@ def _installed() -> list[str]:
 def usable(board: Board) -> float:
     """What slices get of the cores. Of less than one, two things take a part.
 
-    Each burst of a quota begins with caches that others have used, and the agent takes its own. Both are constants
-    that were measured on nodes limited to 0.1 to 0.3 of a core (`python -m benchmarks.plan_reality`).
+    Each burst of a quota begins with caches that others have used, and the agent takes its own. Both are constants,
+    chosen on nodes limited to 0.1 to 0.3 of a core; `python -m benchmarks.plan_reality` shows how true plans are.
     """
     if board.cores >= 1.0 or board.burst is None:
         return board.cores

@@ -131,8 +131,8 @@ class Overheads:
 
     `message` is for one message, in or out; `receive_per_byte` covers reading and decoding,
     `send_per_byte` encoding and writing. `computing` is the time of a call in a worker over the profile's, which is
-    the least of several in a process that does nothing else. The defaults are what `benchmarks.overhead_real` and
-    `benchmarks.plan_reality` measure (docs/explanation/performance.md, planning.md).
+    the least of several in a process that does nothing else. The defaults are chosen by what
+    `benchmarks.overhead_real` measures; `benchmarks.plan_reality` shows how true plans are with them.
     """
 
     message: float = 0.0003
