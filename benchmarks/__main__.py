@@ -102,6 +102,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "relay",
+        "Gbit/s and processor time of the emulator's relay, with and without delay",
+        "1 min",
+        "-",
+    ),
+    Benchmark(
         "overhead",
         "what a node adds to a frame besides invoke, by tensor size",
         "3 min",
