@@ -13,27 +13,38 @@ from pathlib import Path
 from typing import Any
 
 from emulator import units
+from emulator.energy import EnergyModel
 from emulator.places import rates
 from emulator.tables import read_document, value
 from slicemq.errors import ConfigError
 
-# What an event does -> the fields that it takes besides `at` and `node`; `node` is not taken by those in _WHOLE.
+# What an event does -> the fields that it takes besides `at` and, except for those in WITHOUT_NODE, `node`.
 EVENTS: dict[str, frozenset[str]] = {
-    "kill": frozenset(),
-    "stop": frozenset(),
+    "kill": frozenset({"lasts"}),
+    "stop": frozenset({"lasts"}),
     "start": frozenset(),
-    "freeze": frozenset(),
+    "freeze": frozenset({"lasts"}),
     "thaw": frozenset(),
-    "drain": frozenset(),
     "link-down": frozenset({"lasts"}),
     "link-up": frozenset(),
     "rate": frozenset({"up", "down"}),
     "delay": frozenset({"delay", "jitter"}),
-    "cut": frozenset(),
+    "cut": frozenset({"lasts", "how"}),
+    "cpu": frozenset({"cpu"}),
+    "memory": frozenset({"memory"}),
     "broker-restart": frozenset({"lasts"}),
     "coordinator-restart": frozenset({"lasts"}),
+    "coordinator-kill": frozenset(),
+    "coordinator-start": frozenset(),
+    "deploy": frozenset({"pipeline", "model"}),
+    "undeploy": frozenset({"pipeline"}),
 }
-WITHOUT_NODE = frozenset({"broker-restart", "coordinator-restart"})
+WITHOUT_NODE = frozenset(what for what in EVENTS if what.startswith(("broker", "coordinator"))) | {
+    "deploy",
+    "undeploy",
+}
+# These do nothing without a field.
+_NEEDS = {"delay": "delay", "cpu": "cpu", "memory": "memory", "deploy": "pipeline", "undeploy": "pipeline"}
 _FULL_SHARE = 64.0
 
 
@@ -77,6 +88,7 @@ class NodeType:
     options: tuple[str, ...] = value(units.list_of(units.text), ())
     data_broker: bool = value(units.truth, False)
     joins: float | None = value(units.seconds, None)
+    energy: EnergyModel = field(default_factory=EnergyModel, metadata={"read": EnergyModel})
 
 
 @dataclass(frozen=True)
@@ -133,7 +145,9 @@ class Load:
 class Event:
     """`[[events]]`: what happens, `at` seconds after the load began, to which node. EVENTS lists what is possible.
 
-    lasts: seconds until it is undone (None: never, or as long as a restart takes).
+    lasts: seconds until it is undone (None: never, or as long as a restart takes). how: a `cut` either resets
+    the node's connections (and new ones while it lasts) or freezes them. cpu, memory: the node's new limits.
+    pipeline: a deployment's name; model: another one for it than its own.
     """
 
     at: float = value(units.seconds)
@@ -144,6 +158,11 @@ class Event:
     down: float | None = value(units.rate, None)
     delay: float | None = value(units.seconds, None)
     jitter: float | None = value(units.seconds, None)
+    how: str | None = value(units.one_of("reset", "freeze"), None)
+    cpu: float | None = value(units.number(0.01, _FULL_SHARE), None)
+    memory: int | None = value(units.size, None)
+    pipeline: str = value(units.identifier, "")
+    model: str = value(units.text, "")
 
 
 @dataclass(frozen=True)
@@ -278,13 +297,13 @@ def _check(scenario: Scenario, where: str) -> None:
     if (load.seconds is None) == (load.frames is None):
         raise ConfigError(f"{where}: [load]: expected either seconds or frames")
     for place, event in enumerate(scenario.events, 1):
-        _check_event(event, f"{where}: [[events]] {place}", names)
+        _check_event(event, f"{where}: [[events]] {place}", names, pipelines)
     most = max(scenario.run.sweep.nodes, default=0)
     if most > len(names):
         raise units.wrong(f"{where}: [run.sweep] nodes", f"at most the fleet's {len(names)}", most)
 
 
-def _check_event(event: Event, where: str, names: list[str]) -> None:
+def _check_event(event: Event, where: str, names: list[str], pipelines: list[str]) -> None:
     if event.what == "join":
         raise ConfigError(f"{where}: what: a board joins by the field `joins` of its table [[nodes]]")
     if event.what in WITHOUT_NODE:
@@ -292,10 +311,13 @@ def _check_event(event: Event, where: str, names: list[str]) -> None:
             raise ConfigError(f"{where}: field node: {event.what} takes none")
     elif event.node not in names:
         raise units.wrong(f"{where}: field node", f"a board ({', '.join(names[:8])} ...)", event.node)
-    for name in ("lasts", "up", "down", "delay", "jitter"):
-        if getattr(event, name) is not None and name not in EVENTS[event.what]:
+    for name in ("lasts", "up", "down", "delay", "jitter", "how", "cpu", "memory", "pipeline", "model"):
+        if getattr(event, name) not in (None, "") and name not in EVENTS[event.what]:
             raise ConfigError(f"{where}: field {name}: {event.what} takes none")
     if event.what == "rate" and event.up is None and event.down is None:
         raise ConfigError(f"{where}: expected a field up or down with rate")
-    if event.what == "delay" and event.delay is None:
-        raise ConfigError(f"{where}: expected a field delay")
+    needed = _NEEDS.get(event.what)
+    if needed is not None and getattr(event, needed) in (None, ""):
+        raise ConfigError(f"{where}: expected a field {needed}")
+    if event.pipeline and event.pipeline not in pipelines:
+        raise units.wrong(f"{where}: field pipeline", f"one of {', '.join(pipelines)}", event.pipeline)
