@@ -10,99 +10,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
-import socket
-import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from slicemq.errors import BrokerError, BrokerRefusedError, OversizeError
+from slicemq.endpoint import (
+    CONNECT_SECONDS,
+    Events,
+    Wakeup,
+    Will,
+    closed_early,
+    connect_reason,
+    refusal,
+    tls_context,
+    tune_socket,
+)
+from slicemq.errors import BrokerError, OversizeError
+from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.options import BrokerOptions
 
 logger = logging.getLogger(__name__)
 
-# What MQTT can carry in one packet, less its longest topic and header.
-MAX_PAYLOAD = 268_435_455 - 65_540
-CONNECT_SECONDS = 5.0
-# Milliseconds without any progress of TCP after which the kernel gives a connection up.
-_TCP_SILENCE_MS = 15_000
 _MAX_INFLIGHT = 100
 _MAX_QUEUED = 10_000
-# CONNACK codes (as paho gives them, in the numbers of MQTT 5): is the client refused for good, and why.
-_REFUSALS = {
-    0x84: (False, "it does not speak this version of MQTT"),
-    0x85: (True, "it does not accept the client id {client_id!r}"),
-    0x86: (True, "wrong user name or password"),
-    0x87: (True, "not authorised"),
-    0x88: (False, "it is not available now"),
-    0x8A: (True, "this client is banned"),
-    0x8C: (True, "it wants another way of authentication"),
-}
-
-
-@dataclass(frozen=True)
-class Will:
-    """What the broker publishes, retained and with QoS 1, when the connection ends without a goodbye."""
-
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True)
-class Events:
-    """What a connection tells its owner, always on the thread that calls `open` and `pump`."""
-
-    message: Callable[[str, bytes, bool], None]
-    suback: Callable[[int, Sequence[int]], None]
-    unsuback: Callable[[int], None]
-    written: Callable[[int], None] = lambda nbytes: None
-
-
-class Wakeup:
-    """Wakes a thread that waits in `poll`; usable from any thread, also after it was closed."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
-        self._lock = threading.Lock()
-        self._open = True
-
-    def fileno(self) -> int:
-        """The descriptor to poll for reading."""
-        return self._reader
-
-    def set(self) -> None:
-        """Wake the thread."""
-        with self._lock, contextlib.suppress(BlockingIOError):
-            if self._open:
-                os.write(self._writer, b"x")
-
-    def clear(self) -> None:
-        """Take what woke us."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._reader, 4096)
-
-    def wait(self, timeout: float) -> None:
-        """Wait until woken, at most `timeout` seconds."""
-        if select.select([self._reader], [], [], timeout)[0]:
-            self.clear()
-
-    def close(self) -> None:
-        """Close the descriptors."""
-        with self._lock:
-            if self._open:
-                self._open = False
-                os.close(self._reader)
-                os.close(self._writer)
 
 
 class Connection:
@@ -152,7 +88,7 @@ class Connection:
             client.username_pw_set(options.username, options.password)
         if will is not None:
             client.will_set(will.topic, will.payload, qos=1, retain=True)
-        client.on_socket_open = _tune_socket
+        client.on_socket_open = lambda client, userdata, sock: tune_socket(sock)
         # With this set, paho never writes to the socket on the thread that publishes.
         client.on_socket_register_write = lambda *_: wakeup.set()
         client.on_connect = self._on_connect
@@ -169,11 +105,14 @@ class Connection:
         where = self._options.describe()
         try:
             if self._options.tls:
-                self._client.tls_set_context(_tls_context(self._options))
+                self._client.tls_set_context(tls_context(self._options))
             self._client.connect(self._options.host, self._options.port, self._keepalive)
         except (OSError, ValueError) as error:
             self.close()
-            raise BrokerError(f"cannot connect to {where}: {_connect_reason(error, self._options)}") from None
+            reason = connect_reason(error, self._options)
+            if isinstance(error, paho.WebsocketConnectionError):
+                reason = f"it does not speak WebSocket at {self._options.path}"
+            raise BrokerError(f"cannot connect to {where}: {reason}") from None
         deadline = time.monotonic() + CONNECT_SECONDS
         while self._connack is None:
             left = deadline - time.monotonic()
@@ -182,27 +121,10 @@ class Connection:
                 raise BrokerError(f"cannot connect to {where}: no answer within {CONNECT_SECONDS:g} s")
             if not self.pump(left) and self._connack is None:
                 self.close()
-                raise BrokerError(f"cannot connect to {where}: {self._closed_early()}")
+                raise BrokerError(f"cannot connect to {where}: {closed_early(self._options, self._last_error)}")
         if self._connack.is_failure:
             self.close()
-            raise self._refusal(where)
-
-    def _closed_early(self) -> str:
-        detail = f" ({self._last_error})" if self._last_error else ""
-        if self._options.tls:
-            return f"it ended the connection: does it want a client certificate, or another one?{detail}"
-        if self._options.mqtt5:
-            return f"it ended the connection: does it speak MQTT 5?{detail}"
-        return f"it ended the connection without an answer: is this an MQTT port, and one without TLS?{detail}"
-
-    def _refusal(self, where: str) -> BrokerError:
-        code = int(self._connack.value)
-        final, reason = _REFUSALS.get(code, (False, f"{self._connack} (code {code})"))
-        if code in (0x86, 0x87):
-            user = self._options.username
-            reason += " (no user name was given)" if user is None else f" (user {user!r})"
-        text = f"broker {where} refused the connection: {reason.replace('{client_id!r}', repr(self._client_id))}"
-        return BrokerRefusedError(text) if final else BrokerError(text)
+            raise refusal(self._options, self._client_id, int(self._connack.value), str(self._connack))
 
     def pump(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds for something to move, and move it; False when it is closed."""
@@ -353,45 +275,3 @@ def _flush(sock: Any) -> bool:
         while _unsent(sock):
             sock.send(b"")
     return not _unsent(sock)
-
-
-def _tune_socket(client: Any, userdata: Any, sock: Any) -> None:
-    # paho gives TLS and WebSocket wrappers, some without setsockopt: a second handle reaches the socket itself.
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as same:
-        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (
-            ("TCP_KEEPIDLE", 5),
-            ("TCP_KEEPINTVL", 3),
-            ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", _TCP_SILENCE_MS),
-        ):
-            if hasattr(socket, name):
-                same.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _tls_context(options: BrokerOptions) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=options.ca_file)
-    if options.cert_file is not None:
-        context.load_cert_chain(options.cert_file, options.key_file)
-    return context
-
-
-def _connect_reason(error: Exception, options: BrokerOptions) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "is it the right CA file?" if options.ca_file else "is a CA file needed?"
-        return f"its certificate is not trusted: {error.verify_message} ({hint})"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or error} (does this port speak TLS?)"
-    if isinstance(error, socket.gaierror):
-        return f"the host name {options.host!r} is not known ({error.strerror})"
-    if isinstance(error, ConnectionRefusedError):
-        return "nothing listens there (connection refused)"
-    if isinstance(error, TimeoutError):
-        return f"no answer within {CONNECT_SECONDS:g} s"
-    if isinstance(error, paho.WebsocketConnectionError):
-        return f"it does not speak WebSocket at {options.path}"
-    if isinstance(error, ConnectionResetError):
-        protocol = "TLS" if options.tls else options.transport
-        return f"it ended the connection (does this port speak {protocol}?)"
-    return getattr(error, "strerror", None) or str(error)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from slicemq.connection import MAX_PAYLOAD, Connection
+from slicemq.endpoint import AnyConnection
 from slicemq.errors import BrokerError, BrokerRefusedError, OversizeError
 from slicemq.keeper import ConnectionKeeper
+from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.options import BrokerOptions
 
 # Longer than that of a control session: a ping waits behind the frames that are being sent. TCP itself notices a
@@ -187,7 +188,7 @@ class PahoLink(ConnectionKeeper):
             self._pending_frames -= 1
             self._room.notify_all()
 
-    def _announce(self, connection: Connection) -> None:
+    def _announce(self, connection: AnyConnection) -> None:
         with self._room:
             self._pending = self._pending_frames = 0
 

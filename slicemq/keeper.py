@@ -13,7 +13,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from slicemq.connection import Connection, Events, Wakeup, Will
+from slicemq.connection import Connection
+from slicemq.endpoint import AnyConnection, Events, Wakeup, Will
 from slicemq.errors import BrokerError, BrokerRefusedError
 from slicemq.options import BrokerOptions
 from slicemq.subscriptions import Subscriptions
@@ -49,8 +50,8 @@ class ConnectionKeeper:
         self._will = will
         self._state = threading.Condition()
         self._subscriptions = Subscriptions()
-        self._jobs: deque[Callable[[Connection], object]] = deque()
-        self._connection: Connection | None = None
+        self._jobs: deque[Callable[[AnyConnection], object]] = deque()
+        self._connection: AnyConnection | None = None
         self._up = False
         self._was_up = False
         self._denied: list[str] = []
@@ -101,15 +102,21 @@ class ConnectionKeeper:
             # Without a connection the thread may sit in the system's own connect: it ends by itself after that.
             self._thread.join(0.9 if connected else 0.2)
 
-    # What the two kinds of connection do differently; all on the network thread.
+    # What the kinds of connection do differently; all on the network thread.
+
+    def _make_connection(self, events: Events) -> AnyConnection:
+        """A connection that is not open yet: paho's."""
+        return Connection(
+            self._broker, self._client_id, events, self._wakeup, keepalive=self._keepalive, will=self._will
+        )
 
     def _received(self, topic: str, payload: bytes, retained: bool) -> None:
         raise NotImplementedError
 
-    def _announce(self, connection: Connection) -> None:
+    def _announce(self, connection: AnyConnection) -> None:
         """All is subscribed; what is said here is said before anything else on this connection."""
 
-    def _tick(self, connection: Connection, now: float) -> float | None:
+    def _tick(self, connection: AnyConnection, now: float) -> float | None:
         """Do what is due; the time of the next thing to do, if any."""
         return None
 
@@ -132,7 +139,7 @@ class ConnectionKeeper:
     def _lost(self) -> None:
         """The connection has ended."""
 
-    def _farewell(self, connection: Connection) -> None:
+    def _farewell(self, connection: AnyConnection) -> None:
         """Say what is to be said before the goodbye."""
 
     # The thread.
@@ -140,7 +147,7 @@ class ConnectionKeeper:
     def _on_network_thread(self) -> bool:
         return threading.current_thread() is self._thread
 
-    def _call_soon(self, job: Callable[[Connection], object]) -> None:
+    def _call_soon(self, job: Callable[[AnyConnection], object]) -> None:
         """Run `job` on the network thread with the present connection; a connection that ends takes it along."""
         with self._state:
             self._jobs.append(job)
@@ -170,9 +177,7 @@ class ConnectionKeeper:
             unsuback=self._ended_subscriptions,
             written=self._written,
         )
-        connection = Connection(
-            self._broker, self._client_id, events, self._wakeup, keepalive=self._keepalive, will=self._will
-        )
+        connection = self._make_connection(events)
         try:
             connection.open()
             with self._state:
@@ -204,7 +209,7 @@ class ConnectionKeeper:
         if was_up:
             self._guarded(self._on_down, "stopped" if error is None else str(error))
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: AnyConnection) -> None:
         """Look after an open connection until it ends (BrokerError) or `stop` is called (returns)."""
         while True:
             if self._stopping:
@@ -235,7 +240,7 @@ class ConnectionKeeper:
             if not alive:
                 raise BrokerError(connection.reason or f"connection to {self._broker.describe()} lost")
 
-    def _subscribe(self, connection: Connection) -> float | None:
+    def _subscribe(self, connection: AnyConnection) -> float | None:
         now = time.monotonic()
         with self._state:
             overdue = self._subscriptions.overdue(now)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from slicemq.connection import Connection, Will
+from slicemq.endpoint import AnyConnection, Will
 from slicemq.errors import BrokerError, UsageError
 from slicemq.keeper import ConnectionKeeper
 from slicemq.options import BrokerOptions
@@ -76,7 +76,7 @@ class Session(ConnectionKeeper):
         self._documents = OwnedDocuments()
         self._owning = threading.Lock()
         # The connection on which owned documents go out: set when they have been announced on it.
-        self._live: Connection | None = None
+        self._live: AnyConnection | None = None
         self._watched: set[str] = set()
         self._unreadable: set[str] = set()
         self._snapshot: _Snapshot | None = None
@@ -176,16 +176,16 @@ class Session(ConnectionKeeper):
         if asked:
             self._on_message(topic, payload, retained)
 
-    def _announce(self, connection: Connection) -> None:
+    def _announce(self, connection: AnyConnection) -> None:
         with self._owning:
             for topic, payload in self._documents.restart():
                 self._publish_own(connection, topic, payload)
             self._live = connection
 
-    def _publish_own(self, connection: Connection, topic: str, payload: bytes) -> None:
+    def _publish_own(self, connection: AnyConnection, topic: str, payload: bytes) -> None:
         self._documents.sent(topic, time.monotonic(), done=connection.publish(topic, payload, 1, True))
 
-    def _tick(self, connection: Connection, now: float) -> float | None:
+    def _tick(self, connection: AnyConnection, now: float) -> float | None:
         with self._owning:
             if self._live is not None:
                 for topic, payload in self._documents.due(now):
@@ -198,7 +198,7 @@ class Session(ConnectionKeeper):
             times.append(snapshot.asked + ASK_AGAIN)
         return min((at for at in times if at is not None), default=None)
 
-    def _ask_snapshot(self, connection: Connection, snapshot: _Snapshot, now: float) -> None:
+    def _ask_snapshot(self, connection: AnyConnection, snapshot: _Snapshot, now: float) -> None:
         # QoS 0 has no limit of waiting messages in mosquitto; a filter that is subscribed anyhow keeps its QoS 1.
         with self._state:
             pairs = [(one, 1 if one in self._subscriptions else 0) for one in snapshot.filters]
@@ -225,7 +225,7 @@ class Session(ConnectionKeeper):
         elif retained and payload and any(matches(one, topic) for one in snapshot.filters):
             snapshot.documents[topic] = payload
 
-    def _end_snapshot(self, connection: Connection, snapshot: _Snapshot) -> None:
+    def _end_snapshot(self, connection: AnyConnection, snapshot: _Snapshot) -> None:
         with self._state:
             unasked = [one for one in snapshot.filters if one not in self._subscriptions]
         snapshot.last_mid = connection.unsubscribe([*unasked, snapshot.marker_topic])
@@ -263,7 +263,7 @@ class Session(ConnectionKeeper):
                 self._subscriptions.forget([topic])
                 self._call_soon(lambda connection: connection.unsubscribe([topic]))
 
-    def _farewell(self, connection: Connection) -> None:
+    def _farewell(self, connection: AnyConnection) -> None:
         for topic, payload in self._farewells:
             connection.publish(topic, payload, 1, True)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from emulator.brokers import Broker, Mosquitto, free_port
-from slicemq.connection import MAX_PAYLOAD
+from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.datalink import DataLink, PahoLink, open_link
 from slicemq.errors import BrokerError, BrokerRefusedError, OversizeError
 from slicemq.options import BrokerOptions
