@@ -60,7 +60,7 @@ lock:
 	.cache/lock/bin/pip install --quiet --disable-pip-version-check uv
 	.cache/lock/bin/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate -q \
 	  --upgrade --extra coordinator --extra litert --extra tflite-runtime --extra broker --extra dev --extra codecs \
-	  --extra plot --constraint requirements/constraints.txt pyproject.toml -o requirements/dev.txt
+	  --extra zfp --extra plot --constraint requirements/constraints.txt pyproject.toml -o requirements/dev.txt
 	.cache/lock/bin/uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate -q \
 	  --upgrade --extra keras --constraint requirements/dev.txt \
 	  --constraint requirements/constraints.txt pyproject.toml -o requirements/keras.txt
