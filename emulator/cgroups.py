@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from emulator.ownership import new_tag, tag_of
 from slicemq.errors import ConfigError
 
 _ROOT = Path("/sys/fs/cgroup")
 # Shorter periods do not burst as long ones do; the kernel's least quota is 1 ms.
 _PERIOD_US = 20_000
 _LEAST_QUOTA_US = 1_000
+_CONTROLLERS = ("cpu", "cpuacct", "memory")
 
 
 @dataclass(frozen=True)
@@ -29,16 +32,58 @@ class Group:
         return ["sh", "-c", f'{joins} && exec "$@"', "sh"]
 
     def cpu_seconds(self) -> float:
-        """Processor seconds used in the group so far."""
+        """Processor seconds used in the group so far; NaN where the system does not say."""
+        usage = self._first("cpuacct.usage")
+        if usage is not None:
+            return int(usage) / 1e9
+        microseconds = self._field("cpu.stat", "usage_usec")
+        return float("nan") if microseconds is None else microseconds / 1e6
+
+    def throttled_seconds(self) -> float:
+        """Seconds during which the quota held the group's processes back, summed over processors; NaN: unknown."""
+        nanoseconds = self._field("cpu.stat", "throttled_time")
+        microseconds = self._field("cpu.stat", "throttled_usec")
+        if nanoseconds is not None:
+            return nanoseconds / 1e9
+        return float("nan") if microseconds is None else microseconds / 1e6
+
+    def memory(self) -> int | None:
+        """Bytes that count for the limit now; None where the system does not say."""
+        return self._number("memory.usage_in_bytes", "memory.current")
+
+    def memory_peak(self) -> int | None:
+        """The most bytes that ever counted for the limit; None where it is not known (v2 before Linux 5.19)."""
+        return self._number("memory.max_usage_in_bytes", "memory.peak")
+
+    def killed(self) -> int:
+        """How many processes the memory limit has ended."""
+        for name in ("memory.oom_control", "memory.events"):
+            found = self._field(name, "oom_kill")
+            if found is not None:
+                return found
+        return 0
+
+    def processes(self) -> set[int]:
+        """The ids of the group's processes."""
+        found: set[int] = set()
         for folder in self.folders:
-            usage = folder / "cpuacct.usage"
-            if usage.exists():
-                return int(usage.read_text()) / 1e9
-            stat = folder / "cpu.stat"
-            if stat.exists() and "usage_usec" in stat.read_text():
-                fields = dict(line.split() for line in stat.read_text().splitlines())
-                return int(fields["usage_usec"]) / 1e6
-        return float("nan")
+            with contextlib.suppress(OSError):
+                found |= {int(line) for line in (folder / "cgroup.procs").read_text().split()}
+        return found
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of the group."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+    def kill(self) -> None:
+        """SIGKILL to all, until none is left (a few seconds at most)."""
+        for _ in range(250):
+            if not self.processes():
+                return
+            self.signal(signal.SIGKILL)
+            time.sleep(0.02)
 
     def remove(self) -> None:
         """Remove the group, waiting briefly for its last processes to be gone."""
@@ -52,13 +97,50 @@ class Group:
                 except OSError:
                     time.sleep(0.02)
 
+    def _first(self, name: str) -> str | None:
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                return (folder / name).read_text()
+        return None
 
-def limit(name: str, *, share: float | None = None, memory: int | None = None) -> Group:
-    """Make a group with `share` of one processor and at most `memory` bytes.
+    def _number(self, *names: str) -> int | None:
+        for name in names:
+            found = self._first(name)
+            if found is not None:
+                return int(found)
+        return None
 
-    Raises ConfigError when this is not permitted here (not root, or no such controller).
+    def _field(self, name: str, field: str) -> int | None:
+        for line in (self._first(name) or "").splitlines():
+            key, _, value = line.partition(" ")
+            if key == field:
+                return int(value)
+        return None
+
+
+def hierarchies() -> list[Path]:
+    """The folders below which groups are made: one, or with cgroup v1 one for each controller."""
+    if (_ROOT / "cgroup.controllers").exists():
+        return [_ROOT]
+    return [_ROOT / controller for controller in _CONTROLLERS if (_ROOT / controller).is_dir()]
+
+
+def groups(tag: str) -> Iterator[Group]:
+    """All groups whose names carry the tag of a run."""
+    for hierarchy in hierarchies():
+        with contextlib.suppress(OSError):
+            for folder in sorted(hierarchy.iterdir()):
+                if tag_of(folder.name) == tag:
+                    yield Group((folder,))
+
+
+def limit(name: str, *, share: float | None = None, memory: int | None = None, tag: str | None = None) -> Group:
+    """Make a group with `share` of one processor and at most `memory` bytes (no swap), None: without a limit.
+
+    `tag` names the run that it belongs to (emulator.ownership); without one it belongs to this process. Raises
+    ConfigError when this is not permitted here (not root, or no such controller).
     """
-    name = f"slicemq-{name}-{secrets.token_hex(3)}"
+    name = f"{tag or new_tag()}-{name}"
     quota = None if share is None else max(_LEAST_QUOTA_US, round(share * _PERIOD_US))
     try:
         if (_ROOT / "cgroup.controllers").exists():
@@ -79,12 +161,14 @@ def _v2(name: str, quota: int | None, memory: int | None) -> Group:
         (folder / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
     if memory is not None:
         (folder / "memory.max").write_text(str(memory))
+        with contextlib.suppress(OSError):
+            (folder / "memory.swap.max").write_text("0")
     return Group((folder,))
 
 
 def _v1(name: str, quota: int | None, memory: int | None) -> Group:
     folders: list[Path] = []
-    for controller in ("cpu", "cpuacct", "memory"):
+    for controller in _CONTROLLERS:
         folder = _ROOT / controller / name
         if any(os.path.samefile(folder.parent, other.parent) for other in folders):
             continue
@@ -97,4 +181,7 @@ def _v1(name: str, quota: int | None, memory: int | None) -> Group:
         (cpu / "cpu.cfs_quota_us").write_text(str(quota))
     if memory is not None:
         (_ROOT / "memory" / name / "memory.limit_in_bytes").write_text(str(memory))
+        # There only where the kernel counts swap.
+        with contextlib.suppress(OSError):
+            (_ROOT / "memory" / name / "memory.memsw.limit_in_bytes").write_text(str(memory))
     return group
