@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,80 +13,85 @@ from slicemq import codecs
 from slicemq.frames import FrameHeader, encode_frame
 from slicemq.messages import SliceAssignment, TensorSpec
 from slicemq.topics import Topics
-from slicemq.turns import turn_of
+from slicemq.turns import topic_turns, turn_of
 
-_SMALL_BYTES = 65_536
+Parts = Sequence[bytes | memoryview]
 
 
 @dataclass(frozen=True)
 class Message:
-    """A message to be sent: `packed`, or still tensors that are to be compressed."""
+    """A message to be sent: its `parts`, or None while `tensors` are still to be compressed.
+
+    The parts may be views of the interpreter's own memory: let go of the message before its next run.
+    """
 
     topic: str
     header: FrameHeader
-    tensors: list[tuple[TensorSpec, npt.NDArray[Any]]]
-    codec: str
-    packed: bytes = b""
+    parts: Parts | None
+    tensors: Sequence[tuple[TensorSpec, npt.NDArray[Any]]] = ()
+    codec: str = "raw"
+
+    def encoded(self) -> Parts:
+        """The parts, compressed now if they are not yet. Raises FrameError."""
+        return encode_frame(self.header, self.tensors, self.codec) if self.parts is None else self.parts
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a frame ended here: with these messages (none: it was dropped), or with an error frame (`failed`)."""
+class _Way:
+    """One output bundle, or the part of the result (no topics: they are the clients')."""
 
-    header: FrameHeader
-    messages: list[Message]
-    failed: bool = False
-
-    @property
-    def small(self) -> bool:
-        """Whether sending it takes less than handing it to another thread."""
-        return all(message.packed for message in self.messages) and (
-            sum(len(message.packed) for message in self.messages) <= _SMALL_BYTES
-        )
+    topics: dict[int | None, str] | None
+    tensors: tuple[tuple[TensorSpec, int], ...]
+    codec: str
+    slow: bool
 
 
 class Packer:
-    """Makes the messages of one slice."""
+    """Makes the messages of one slice. `slow`: some are compressed by a codec that takes long."""
 
     def __init__(self, assignment: SliceAssignment, topics: Topics) -> None:
         self._assignment = assignment
         self._topics = topics
-
-    def pack(self, header: FrameHeader, interpreter: Interpreter) -> list[Message]:
-        """The messages of the frame just invoked, put together right from the interpreter's memory.
-
-        Raises FrameError for a tensor that cannot travel.
-        """
-        assignment = self._assignment
-        positions = {index: position for position, index in enumerate(assignment.gives)}
-        turn = turn_of(header.sequence, assignment.of)
-        plain = [
-            (
-                self._topics.data(assignment.pipeline, assignment.revision, bundle.id, turn),
-                header,
-                bundle.tensors,
-                bundle.codec,
+        places = {index: place for place, index in enumerate(assignment.gives)}
+        turns = topic_turns(range(assignment.of), assignment.of)
+        self._ways = [
+            _Way(
+                {turn: topics.data(assignment.pipeline, assignment.revision, one.id, turn) for turn in turns},
+                tuple((spec, places[spec.index]) for spec in one.tensors),
+                one.codec,
+                codecs.is_slow(one.codec),
             )
-            for bundle in assignment.outputs
+            for one in assignment.outputs
         ]
-        if assignment.result is not None:
-            part = assignment.result
-            plain.append((self._results(header), self._result_header(header), part.tensors, part.codec))
-        messages = []
-        for topic, named, specs, codec in plain:
-            # The interpreter's own memory must be free of views before its next run.
-            copy = codecs.is_slow(codec)
-            tensors = [(spec, interpreter.output(positions[spec.index], copy=copy)) for spec in specs]
-            if copy:
-                messages.append(Message(topic, named, tensors, codec))
+        if (part := assignment.result) is not None:
+            tensors = tuple((spec, places[spec.index]) for spec in part.tensors)
+            self._ways.append(_Way(None, tensors, part.codec, codecs.is_slow(part.codec)))
+        self.slow = any(way.slow for way in self._ways)
+
+    def messages(self, header: FrameHeader, interpreter: Interpreter, *, keep: bool = False) -> Iterator[Message]:
+        """The messages of the frame just invoked, one after the other, each put together when it is asked for.
+
+        Those of fast codecs stand in the interpreter's own memory (`raw` copies nothing): let go of each, and of
+        this iterator, before its next run. With `keep` they are copies. Those of slow codecs are copied tensors.
+        Raises FrameError for a tensor that cannot travel, ModelError.
+        """
+        turn = turn_of(header.sequence, self._assignment.of)
+        for way in self._ways:
+            if way.topics is None:
+                topic, named = self._results(header), self._result_header(header)
             else:
-                messages.append(Message(topic, named, [], codec, b"".join(encode_frame(named, tensors, codec))))
-        return messages
+                topic, named = way.topics[turn], header
+            tensors = [(spec, interpreter.output(place, copy=way.slow)) for spec, place in way.tensors]
+            if way.slow:
+                yield Message(topic, named, None, tensors, way.codec)
+            else:
+                parts: Parts = encode_frame(named, tensors, way.codec)
+                yield Message(topic, named, [b"".join(parts)] if keep else parts)
 
     def failure(self, header: FrameHeader, why: str, reason: str = "slice-error") -> Message:
         """An error frame to the client, with this reason word."""
         named = self._result_header(header, reason, f"slice {self._assignment.slice}: {why}")
-        return Message(self._results(header), named, [], "raw", b"".join(encode_frame(named, [])))
+        return Message(self._results(header), named, encode_frame(named, []))
 
     def _results(self, header: FrameHeader) -> str:
         return self._topics.results(self._assignment.pipeline, header.client)

@@ -78,13 +78,18 @@ class Interpreter:
     def set_input(self, position: int, array: npt.NDArray[Any]) -> None:
         """Copy `array` into input `position`; raises InputError that names it when dtype or shape differ."""
         info = self._inputs[position]
-        if info.dtype != "string" and (array.dtype.name != info.dtype or array.shape != info.shape):
+        fits = array.dtype == self._input_dtypes[position] and array.shape == info.shape
+        if not (fits or info.dtype == "string" or (array.dtype.name, array.shape) == (info.dtype, info.shape)):
             raise InputError(
                 f"{self._name}: input {position} ({info.name}): expected {info.dtype} {list(info.shape)}, "
                 f"got {array.dtype.name} {list(array.shape)}"
             )
         try:
-            self._native.set_tensor(self._input_indices[position], array)
+            if info.dtype == "string" or not array.size:
+                self._native.set_tensor(self._input_indices[position], array)
+            else:
+                # `set_tensor` copies twice what is read-only, as arrays that share a message's memory are.
+                np.copyto(self._native.tensor(self._input_indices[position])(), array)
         except _FAILURES as error:
             raise InputError(f"{self._name}: input {position} ({info.name}): {_first_line(error)}") from error
 
@@ -174,6 +179,7 @@ class Interpreter:
             raise ModelError(f"{self._name}: its inputs and outputs: {_first_line(error)}") from error
         self._input_indices = [int(detail["index"]) for detail in inputs]
         self._output_indices = [int(detail["index"]) for detail in outputs]
+        self._input_dtypes = [np.dtype(detail["dtype"]) for detail in inputs]
         self._inputs = tuple(_info(detail) for detail in inputs)
         self._outputs = tuple(_info(detail) for detail in outputs)
 

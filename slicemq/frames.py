@@ -39,6 +39,9 @@ _MAX_FIELDS = 64
 _PREFIX = struct.Struct(">4sB3sI")
 _ALIGN = 16
 _U64 = 1 << 64
+# `dtype.name` takes longer than all else that is done for a small tensor.
+_NAMES = {np.dtype(name): name for name in codecs.DTYPES}
+_ROWS = [f"tensors[{number}]" for number in range(MAX_TENSORS)]
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def encode_frame(
     rows: list[list[Any]] = []
     buffers: list[bytes | memoryview] = []
     for spec, array in tensors:
-        dtype = array.dtype.name
+        dtype = _NAMES.get(array.dtype) or array.dtype.name
         if dtype not in codecs.DTYPES:
             raise FrameError(f"tensor {spec.index} ({spec.name}): dtype {dtype} cannot travel in a frame")
         used, data = codecs.encode(codec, array)
@@ -209,7 +212,7 @@ def _tensors(body: dict[str, Any], view: memoryview, start: int) -> tuple[WireTe
     tensors = []
     position = start
     for number, row in enumerate(rows):
-        where = f"tensors[{number}]"
+        where = _ROWS[number]
         if not isinstance(row, list) or len(row) != 6:
             raise FrameError(f"{where}: expected [index, name, dtype, shape, codec, bytes]")
         index, name, dtype, shape, codec, nbytes = row
@@ -219,12 +222,11 @@ def _tensors(body: dict[str, Any], view: memoryview, start: int) -> tuple[WireTe
             raise FrameError(f"{where}: name: expected at most 4096 characters")
         if not isinstance(dtype, str) or dtype not in codecs.DTYPES:
             raise FrameError(f"{where}: dtype {str(dtype)[:80]!r} is not one of {', '.join(sorted(codecs.DTYPES))}")
-        if (
-            not isinstance(shape, list)
-            or len(shape) > MAX_DIMENSIONS
-            or not all(_is_whole(size, 1 << 31) for size in shape)
-        ):
+        if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
             raise FrameError(f"{where}: shape: expected at most {MAX_DIMENSIONS} whole numbers")
+        for size in shape:
+            if not _is_whole(size, 1 << 31):
+                raise FrameError(f"{where}: shape: expected at most {MAX_DIMENSIONS} whole numbers")
         if math.prod(shape) * codecs.DTYPES[dtype] > MAX_TENSOR_BYTES:
             raise FrameError(f"{where}: shape {shape} of {dtype} is over {MAX_TENSOR_BYTES} bytes")
         if not isinstance(codec, str) or not _is_whole(nbytes, MAX_TENSOR_BYTES):
@@ -235,13 +237,14 @@ def _tensors(body: dict[str, Any], view: memoryview, start: int) -> tuple[WireTe
         position += nbytes
     if position != len(view):
         raise FrameError(f"{len(view)} bytes, header and tensors take {position}")
-    if len({tensor.index for tensor in tensors}) != len(tensors):
+    if len(tensors) > 1 and len({tensor.index for tensor in tensors}) != len(tensors):
         raise FrameError("field tensors: one index stands twice")
     return tuple(tensors)
 
 
 def _is_whole(value: Any, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+    # Not a bool, which is an int as well.
+    return type(value) is int and 0 <= value <= most
 
 
 def _whole(body: dict[str, Any], name: str, most: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edge_node import stage as stage_module
+from edge_node import intake
 from edge_node.runtime import Interpreter, open_interpreter
 from edge_node.stage import Stage
 from slicemq.errors import ModelError
@@ -226,7 +226,7 @@ def test_a_frame_on_which_the_slice_fails_ends_with_an_error_for_its_client(run:
 
 
 def test_overload_drops_the_oldest_and_counts_it_rule_9(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_module, "_COUNT", 5)
+    monkeypatch.setattr(intake, "_COUNT", 5)
     stage, outside = run()
     outside.gate.clear()
     for number in range(30):

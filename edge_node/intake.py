@@ -1,0 +1,153 @@
+"""What comes in to a slice: frames read, checked, joined from their bundles, and waiting to be computed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from edge_node.fit import check_tensors, spec_bytes
+from edge_node.join import Backlog, Bounds, Joiner
+from edge_node.tally import Tally
+from slicemq.errors import FrameError
+from slicemq.frames import FrameHeader, decode_frame
+from slicemq.messages import Bundle, SliceAssignment
+from slicemq.topics import Topics
+from slicemq.turns import topic_turns, turn_of
+
+Array = npt.NDArray[Any]
+
+# A pipeline's window lies on its slowest slice when that falls behind: room for two dozen frames, and for
+# bursts of small ones.
+_FRAMES = 24
+_LEAST_BYTES = 16_000_000
+_COUNT = 1024
+_AGE = 30.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """A whole frame; without arrays (None) a client's word that it gives its stream back (rule 6).
+
+    The arrays share the memory of the messages that brought them: clear them as soon as they are copied.
+    `decoding`: seconds that reading the messages took.
+    """
+
+    header: FrameHeader
+    arrays: dict[int, Array] | None
+    decoding: float = 0.0
+
+
+class Intake:
+    """The frames that wait for one slice, bounded in count, bytes and age (rule 9)."""
+
+    def __init__(self, assignment: SliceAssignment, topics: Topics, tally: Tally) -> None:
+        self._assignment = assignment
+        self._tally = tally
+        self._bundles = {
+            topics.data(assignment.pipeline, assignment.revision, bundle.id, turn): (bundle, turn)
+            for bundle in assignment.inputs
+            for turn in topic_turns(assignment.turns, assignment.of)
+        }
+        lends = assignment.stateful and assignment.leases
+        self._release_topic = topics.release(assignment.pipeline, assignment.revision) if lends else None
+        frame = sum(spec_bytes(spec) for bundle in assignment.inputs for spec in bundle.tensors)
+        bounds = Bounds(_COUNT, max(_LEAST_BYTES, _FRAMES * frame), _AGE)
+        self._joiner: Joiner[tuple[str, int, int], Work] = Joiner(
+            [bundle.id for bundle in assignment.inputs], bounds
+        )
+        self._backlog: Backlog[Work] = Backlog(bounds)
+        self._working: deque[float] = deque()
+        self._ready = threading.Condition()
+        self._stopping = False
+        self._network_cpu: float | None = None
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics to subscribe to."""
+        return (*self._bundles, *([self._release_topic] if self._release_topic is not None else []))
+
+    def on_frame(self, topic: str, payload: bytes | memoryview) -> None:
+        """A message from the data link, on its thread. Bad frames are counted, dropped and logged."""
+        source = self._bundles.get(topic)
+        if source is None and topic != self._release_topic:
+            return
+        if self._network_cpu is not None:
+            self._tally.took("receive", time.thread_time() - self._network_cpu)
+        try:
+            work = self._read(*source, payload) if source is not None else Work(decode_frame(payload).header, None)
+            self._add(work, source[0].id if source is not None else None, len(payload))
+        except FrameError as error:
+            self._tally.count(refused=1)
+            self._tally.warn(topic, "%s: frame dropped: %s", topic, error)
+        self._network_cpu = time.thread_time()
+
+    def next(self) -> Work | None:
+        """Wait for the oldest frame that is not too old; None after `stop`. Call `done` for each, in order."""
+        with self._ready:
+            while not self._stopping:
+                popped = self._backlog.pop(time.monotonic())
+                if popped is not None:
+                    since, work = popped
+                    self._working.append(since)
+                    return work
+                self._ready.wait()
+        return None
+
+    def done(self) -> None:
+        """The oldest frame that `next` gave has left the slice."""
+        self._working.popleft()
+
+    def stop(self) -> None:
+        """End `next`; what waits is dropped."""
+        with self._ready:
+            self._stopping = True
+            self._ready.notify_all()
+
+    def waiting(self, now: float) -> tuple[int, float | None, int]:
+        """How many frames wait, since when the oldest that is not done does, how many the bounds have cost."""
+        with self._ready:
+            self._joiner.expire(now)
+            self._backlog.expire(now)
+            times = (*tuple(self._working)[:1], self._backlog.since())
+            since = next((time_ for time_ in times if time_ is not None), None)
+            return len(self._backlog), since, self._joiner.dropped + self._backlog.dropped
+
+    def _read(self, bundle: Bundle, turn: int | None, payload: bytes | memoryview) -> Work:
+        """One bundle of a frame."""
+        started = time.perf_counter()
+        frame = decode_frame(payload)
+        header = frame.header
+        try:
+            if header.revision != self._assignment.revision:
+                raise FrameError(f"field rev: {header.revision}, expected {self._assignment.revision}")
+            if turn != turn_of(header.sequence, self._assignment.of):
+                raise FrameError(f"field seq: {header.sequence} is not of turn {turn} of {self._assignment.of}")
+            if header.error:
+                raise FrameError(f"field error: {header.error!r} on a data topic")
+            arrays = frame.arrays()
+            check_tensors(bundle, arrays)
+        except FrameError as error:
+            raise FrameError(f"from client {header.client}: {error}") from error
+        return Work(header, arrays, time.perf_counter() - started)
+
+    def _add(self, work: Work, bundle: str | None, nbytes: int) -> None:
+        now = time.monotonic()
+        with self._ready:
+            if bundle is not None and len(self._assignment.inputs) > 1:
+                parts = self._joiner.add(work.header.key, bundle, work, nbytes, now)
+                if parts is None:
+                    return
+                work = Work(
+                    work.header,
+                    {index: array for part in parts.values() for index, array in (part.arrays or {}).items()},
+                    sum(part.decoding for part in parts.values()),
+                )
+            # A release takes its turn as well: what the client sent before it has been run by then.
+            size = sum(array.nbytes for array in work.arrays.values()) if work.arrays is not None else 0
+            self._backlog.push(work, size, now)
+            self._ready.notify()

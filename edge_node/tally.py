@@ -1,0 +1,65 @@
+"""What a slice counts and times for its heartbeats, and its warnings, few enough for a log."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+
+logger = logging.getLogger("slicemq.node.slice")
+
+_MEAN_OF = 32
+_LOG_EVERY = 10.0
+_TIMES = ("receive", "decode", "invoke", "invoke_cpu", "encode", "send")
+
+
+class Tally:
+    """Counters, times and warnings of one slice. Each time is noted by one thread only; counters by any.
+
+    `frames`: done; `errors`: ended with an error for their client; `refused`: bad ones; `unsent`: messages that
+    did not leave.
+    """
+
+    def __init__(self) -> None:
+        self.frames = self.errors = self.refused = self.unsent = 0
+        self._lock = threading.Lock()
+        self._times: dict[str, deque[float]] = {name: deque(maxlen=_MEAN_OF) for name in _TIMES}
+        self._warned: dict[str, float] = {}
+        self._held: dict[str, int] = {}
+
+    def count(self, *, frames: int = 0, errors: int = 0, refused: int = 0, unsent: int = 0) -> None:
+        """Add to the counters."""
+        with self._lock:
+            self.frames += frames
+            self.errors += errors
+            self.refused += refused
+            self.unsent += unsent
+
+    def took(self, name: str, seconds: float) -> None:
+        """What a frame took for `name`, a key of `means`."""
+        self._times[name].append(seconds)
+
+    def taken(self, name: str) -> int:
+        """How many of the last frames were timed."""
+        return len(self._times[name])
+
+    def means(self) -> dict[str, float]:
+        """`<name>_ms` of the last frames: their mean in milliseconds, 0 before the first."""
+        found = {}
+        for name, times in self._times.items():
+            values = tuple(times)
+            found[f"{name}_ms"] = round(1000 * sum(values) / len(values), 4) if values else 0.0
+        return found
+
+    def warn(self, kind: str, text: str, *values: object) -> None:
+        """Log the first message of a kind at once, then at most one in `_LOG_EVERY` seconds, with a count."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._warned.get(kind, -math.inf) < _LOG_EVERY:
+                self._held[kind] = self._held.get(kind, 0) + 1
+                return
+            self._warned[kind] = now
+            held = self._held.pop(kind, 0)
+        logger.warning(text + (f" ({held} more since the last message)" if held else ""), *values)
