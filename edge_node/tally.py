@@ -62,4 +62,6 @@ class Tally:
                 return
             self._warned[kind] = now
             held = self._held.pop(kind, 0)
-        logger.warning(text + (f" ({held} more since the last message)" if held else ""), *values)
+        # Text: an exception that a log handler keeps holds the tensors of its frame, which may be views.
+        said = [str(value) for value in values]
+        logger.warning(text + (f" ({held} more since the last message)" if held else ""), *said)

@@ -106,7 +106,12 @@ def test_a_view_that_a_link_keeps_is_noticed(start: Start) -> None:
     stage, wire = start()
     kept: list[Sequence[bytes | memoryview]] = []
     plain = wire.send
-    stage._send = lambda topic, parts: bool(kept.append(parts)) or plain(topic, parts)
+
+    def keep(topic: str, parts: Sequence[bytes | memoryview]) -> bool:
+        kept.append(parts)
+        return plain(topic, parts)
+
+    stage._send = keep
     _send(stage, 1)
     _send(stage, 2)
     eventually(lambda: len(wire.sent) == 2)
@@ -122,7 +127,7 @@ def test_the_memory_of_a_message_is_free_before_its_frame_is_sent(start: Start) 
     wire.open.clear()
     lease = np.frombuffer(bytearray(frame(1)), np.uint8)[:]
     gone = weakref.ref(lease)
-    stage.on_frame(topic(), memoryview(lease))
+    stage.on_frame(topic(), lease.data)
     del lease
     assert wire.held.wait(10)
     eventually(lambda: gone() is None)
@@ -135,7 +140,7 @@ def test_the_memory_of_a_message_is_free_after_a_frame_that_fails_or_is_refused(
     for payload in (frame(1, np.zeros((1, 3), np.float32)), frame(2)[:-1], frame(3)):
         lease = np.frombuffer(bytearray(payload), np.uint8)[:]
         leases.append(weakref.ref(lease))
-        stage.on_frame(topic(), memoryview(lease))
+        stage.on_frame(topic(), lease.data)
         del lease
     eventually(lambda: len(wire.sent) == 1)
     eventually(lambda: all(lease() is None for lease in leases))
