@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import broker_config
-from emulator.processes import end_with_parent
+from emulator.ownership import new_tag
+from emulator.processes import spawn
 from slicemq.options import BrokerOptions
 
 MOSQUITTO_CONF = Path(broker_config.__file__).with_name("mosquitto.conf")
@@ -46,22 +47,27 @@ class Broker:
 
     kind = ""
 
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.ws_port = free_port()
+    def __init__(
+        self, *, host: str = HOST, port: int | None = None, ws_port: int | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        """`host` is the address to listen on; `prefix` are words in front of the command (a namespace, a group)."""
+        self.host = host
+        self.port = port or free_port()
+        self.ws_port = ws_port or free_port()
+        self.prefix = list(prefix)
         self.process: subprocess.Popen[bytes] | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="slicemq-broker-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{new_tag()}-broker-"))
         self.log = self.folder / "log"
 
     @property
     def options(self) -> BrokerOptions:
         """How to reach it over TCP."""
-        return BrokerOptions(host=HOST, port=self.port)
+        return BrokerOptions(host=self.host, port=self.port)
 
     @property
     def ws_options(self) -> BrokerOptions:
         """How to reach it over WebSocket."""
-        return BrokerOptions(host=HOST, port=self.ws_port, transport="websockets")
+        return BrokerOptions(host=self.host, port=self.ws_port, transport="websockets")
 
     @property
     def url(self) -> str:
@@ -75,12 +81,10 @@ class Broker:
     def start(self) -> None:
         """Start it and wait until it accepts connections."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent
-            )
+            self.process = spawn([*self.prefix, *self.command()], stdout=log, stderr=log)
         deadline = time.monotonic() + _START_SECONDS
         for port in (self.port, self.ws_port):
-            while not _accepts(port):
+            while not _accepts(self.host, port):
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"{self.kind} did not start:\n{self.log.read_text()}")
                 time.sleep(0.01)
@@ -133,7 +137,7 @@ class Amqtt(Broker):
 
     def command(self) -> Sequence[str]:
         """The embedded broker's module."""
-        return [sys.executable, "-m", "broker_config.embedded", HOST, str(self.port), str(self.ws_port)]
+        return [sys.executable, "-m", "broker_config.embedded", self.host, str(self.port), str(self.ws_port)]
 
 
 class Mosquitto(Broker):
@@ -141,8 +145,8 @@ class Mosquitto(Broker):
 
     kind = "mosquitto"
 
-    def __init__(self, *, extra: Sequence[str] = (), replace: dict[str, str] | None = None) -> None:
-        super().__init__()
+    def __init__(self, *, extra: Sequence[str] = (), replace: dict[str, str] | None = None, **where: Any) -> None:
+        super().__init__(**where)
         self.extra = list(extra)
         self.replace = replace or {}
 
@@ -153,11 +157,11 @@ class Mosquitto(Broker):
         return [mosquitto_binary(), "-c", str(conf)]
 
     def configuration(self) -> str:
-        """The shipped file, adapted to a test: free ports on loopback, a temporary folder."""
+        """The shipped file, adapted to a test: its own ports, a temporary folder."""
         text = MOSQUITTO_CONF.read_text()
         swaps = {
-            "listener 1883": f"listener {self.port} {HOST}",
-            "listener 9001": f"listener {self.ws_port} {HOST}",
+            "listener 1883": f"listener {self.port} {self.host}",
+            "listener 9001": f"listener {self.ws_port} {self.host}",
             "persistence_location /var/lib/mosquitto/": f"persistence_location {self.folder}/",
         } | self.replace
         for old, new in swaps.items():
@@ -170,9 +174,9 @@ class Mosquitto(Broker):
         return "\n".join([text, *user, *self.extra, ""])
 
 
-def _accepts(port: int) -> bool:
+def _accepts(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((HOST, port), timeout=1):
+        with socket.create_connection((host, port), timeout=1):
             return True
     except OSError:
         return False

@@ -85,6 +85,17 @@ class Group:
             self.signal(signal.SIGKILL)
             time.sleep(0.02)
 
+    def set_limits(self, *, share: float | None = None, memory: int | None = None) -> None:
+        """Change the share of one processor, or the bytes; None leaves a limit as it is.
+
+        Raises ConfigError where the system refuses, such as a memory limit below what cannot be taken back.
+        """
+        try:
+            for folder in self.folders:
+                _write(folder, _quota(share), memory)
+        except OSError as error:
+            raise ConfigError(f"cannot change the limit {error.filename}: {error.strerror}") from error
+
     def remove(self) -> None:
         """Remove the group, waiting briefly for its last processes to be gone."""
         for folder in self.folders:
@@ -141,47 +152,55 @@ def limit(name: str, *, share: float | None = None, memory: int | None = None, t
     ConfigError when this is not permitted here (not root, or no such controller).
     """
     name = f"{tag or new_tag()}-{name}"
-    quota = None if share is None else max(_LEAST_QUOTA_US, round(share * _PERIOD_US))
+    folders: list[Path] = []
     try:
         if (_ROOT / "cgroup.controllers").exists():
-            return _v2(name, quota, memory)
-        return _v1(name, quota, memory)
+            with contextlib.suppress(OSError):
+                (_ROOT / "cgroup.subtree_control").write_text("+cpu +memory")
+        for hierarchy in hierarchies():
+            if not any(os.path.samefile(hierarchy, other.parent) for other in folders):
+                (hierarchy / name).mkdir()
+                folders.append(hierarchy / name)
+        if not folders:
+            raise ConfigError(f"cannot limit processes here: there are no cgroups at {_ROOT}")
+        for folder in folders:
+            _write(folder, _quota(share), memory)
     except OSError as error:
+        Group(tuple(folders)).remove()
         raise ConfigError(
             f"cannot limit processes here ({error.filename}: {error.strerror}); it takes root and cgroups"
         ) from error
+    return Group(tuple(folders))
 
 
-def _v2(name: str, quota: int | None, memory: int | None) -> Group:
-    with contextlib.suppress(OSError):
-        (_ROOT / "cgroup.subtree_control").write_text("+cpu +memory")
-    folder = _ROOT / name
-    folder.mkdir()
-    if quota is not None:
+def _quota(share: float | None) -> int | None:
+    return None if share is None else max(_LEAST_QUOTA_US, round(share * _PERIOD_US))
+
+
+def _write(folder: Path, quota: int | None, memory: int | None) -> None:
+    """Set the limits that the folder's controller has. A v2 folder without a controller's file raises OSError."""
+    unified = folder.parent == _ROOT
+    if quota is not None and unified:
         (folder / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
-    if memory is not None:
+    elif quota is not None and (folder / "cpu.cfs_quota_us").exists():
+        (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+        (folder / "cpu.cfs_quota_us").write_text(str(quota))
+    if memory is None:
+        return
+    if unified:
         (folder / "memory.max").write_text(str(memory))
         with contextlib.suppress(OSError):
             (folder / "memory.swap.max").write_text("0")
-    return Group((folder,))
+    elif (folder / "memory.limit_in_bytes").exists():
+        _write_v1_memory(folder, memory)
 
 
-def _v1(name: str, quota: int | None, memory: int | None) -> Group:
-    folders: list[Path] = []
-    for controller in _CONTROLLERS:
-        folder = _ROOT / controller / name
-        if any(os.path.samefile(folder.parent, other.parent) for other in folders):
-            continue
-        folder.mkdir()
-        folders.append(folder)
-    group = Group(tuple(folders))
-    if quota is not None:
-        cpu = _ROOT / "cpu" / name
-        (cpu / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
-        (cpu / "cpu.cfs_quota_us").write_text(str(quota))
-    if memory is not None:
-        (_ROOT / "memory" / name / "memory.limit_in_bytes").write_text(str(memory))
-        # There only where the kernel counts swap.
-        with contextlib.suppress(OSError):
-            (_ROOT / "memory" / name / "memory.memsw.limit_in_bytes").write_text(str(memory))
-    return group
+def _write_v1_memory(folder: Path, memory: int) -> None:
+    # Memory with swap may never be below memory alone, so a limit that rises sets it first, one that falls last.
+    names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+    if memory > int((folder / names[0]).read_text()):
+        names.reverse()
+    for name in names:
+        # Only where the kernel counts swap is there the second.
+        if (folder / name).exists():
+            (folder / name).write_text(str(memory))

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 from emulator.brokers import Amqtt, Broker, Mosquitto
-from emulator.processes import end_with_parent
+from emulator.ownership import new_tag
+from emulator.processes import spawn
 from slicemq.errors import SliceMQError
 from slicemq.options import BrokerOptions
 
@@ -60,15 +61,22 @@ class Site:
     """One cluster of real processes. Use it as a context manager: it leaves no process behind.
 
     `folder` keeps logs and state; without one a temporary folder is used and deleted. `prefix` is put in front of
-    the command of a node (for cgroups, namespaces, nice).
+    the command of a node (for cgroups, namespaces, nice). `broker`: another one than a new one of `kind`.
     """
 
-    def __init__(self, kind: BrokerKind = "amqtt", *, cluster: str = "demo", folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        kind: BrokerKind = "amqtt",
+        *,
+        cluster: str = "demo",
+        folder: Path | None = None,
+        broker: Broker | None = None,
+    ) -> None:
         self.cluster = cluster
         self._own_folder = folder is None
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="slicemq-site-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix=f"{new_tag()}-site-"))
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.broker: Broker = Amqtt() if kind == "amqtt" else Mosquitto()
+        self.broker: Broker = broker or (Amqtt() if kind == "amqtt" else Mosquitto())
         self.coordinator: Running | None = None
         self.nodes: dict[str, Running] = {}
 
@@ -98,11 +106,11 @@ class Site:
         if self._own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start_coordinator(self, *arguments: str) -> Running:
+    def start_coordinator(self, *arguments: str, prefix: Sequence[str] = ()) -> Running:
         """Start the coordinator (again): its store stays in the site's folder."""
         state = self.folder / "coordinator"
         words = ["coordinator", "run", "--state-dir", str(state), *self.network_options(), *arguments]
-        self.coordinator = self.run("coordinator", [sys.executable, "-m", "coordinator.cli", *words])
+        self.coordinator = self.run("coordinator", [*prefix, sys.executable, "-m", "coordinator.cli", *words])
         return self.coordinator
 
     def start_node(self, name: str, *arguments: str, prefix: Sequence[str] = ()) -> Running:
@@ -116,14 +124,7 @@ class Site:
         """Start a process in a process group of its own."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
-            process = subprocess.Popen(
-                command,
-                stdout=file,
-                stderr=file,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-            )
+            process = spawn(command, stdout=file, stderr=file, start_new_session=True)
         return Running(process, log)
 
     def network_options(self) -> list[str]:
