@@ -112,7 +112,7 @@ def run_trial(
                 report.failed += 1
                 continue
             outputs = list(result.tensors.values())
-            report.different += not _same(outputs, expected[number % len(inputs)])
+            report.different += not same_bits(outputs, expected[number % len(inputs)])
             latest = result.revision
             if latest not in report.revisions:
                 report.revisions.append(latest)
@@ -125,7 +125,8 @@ def run_trial(
     return report
 
 
-def _same(got: Arrays, expected: Arrays) -> bool:
+def same_bits(got: Arrays, expected: Arrays) -> bool:
+    """Whether dtypes, shapes and every bit agree."""
     return len(got) == len(expected) and all(
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
         for a, b in zip(got, expected, strict=True)
