@@ -35,7 +35,7 @@ def _link_receiver(pipe: Connection, options: BrokerOptions) -> None:
     state = {"left": 0}
     done = threading.Event()
 
-    def on_frame(_: str, payload: bytes) -> None:
+    def on_frame(_: str, payload: bytes | memoryview) -> None:
         state["left"] -= 1
         if state["left"] == 0:
             done.set()
@@ -67,7 +67,7 @@ def _link_sender(pipe: Connection, options: BrokerOptions) -> None:
         for _ in range(count):
             if not link.send(TOPIC, [header, tensor]):
                 raise RuntimeError("the link went down")
-        while link.pending:  # type: ignore[attr-defined]
+        while link.pending:
             threading.Event().wait(0.001)
         pipe.send(_cpu() - begin)
     link.stop()

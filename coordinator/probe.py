@@ -79,7 +79,7 @@ class Prober:
                     "probe of %s %s cannot be sent: %s", running.probe.pipeline, running.probe.revision, error
                 )
 
-    def on_frame(self, topic: str, payload: bytes) -> None:
+    def on_frame(self, topic: str, payload: bytes | memoryview) -> None:
         """A frame on this prober's results topic."""
         try:
             header = decode_frame(payload).header

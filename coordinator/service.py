@@ -191,7 +191,7 @@ class CoordinatorService:
             self._error = error
             return []
 
-    def _on_frame(self, topic: str, payload: bytes) -> None:
+    def _on_frame(self, topic: str, payload: bytes | memoryview) -> None:
         self._prober.on_frame(topic, payload)
 
     def _on_up(self, now: float) -> Iterable[Action]:

@@ -174,7 +174,7 @@ class Courier:
         if topic == self._document_topic and payload:
             self._desk.on_document(payload)
 
-    def _on_frame(self, _topic: str, payload: bytes) -> None:
+    def _on_frame(self, _topic: str, payload: bytes | memoryview) -> None:
         self._desk.on_result(payload)
 
     def _on_control_up(self) -> None:

@@ -166,7 +166,7 @@ class Desk:
         with self._changed:
             self._post(self._apply(self._ledger.document(time.monotonic(), document)))
 
-    def on_result(self, payload: bytes) -> None:
+    def on_result(self, payload: bytes | memoryview) -> None:
         """A message came on the results topic; a bad frame is counted, and logged now and then."""
         try:
             frame = decode_frame(payload)

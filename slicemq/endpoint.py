@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from slicemq.errors import BrokerError, BrokerRefusedError
 from slicemq.options import BrokerOptions
@@ -40,9 +40,12 @@ class Will:
 
 @dataclass(frozen=True)
 class Events:
-    """What a connection tells its owner, always on the thread that calls `open` and `pump`."""
+    """What a connection tells its owner, always on the thread that calls `open` and `pump`.
 
-    message: Callable[[str, bytes, bool], None]
+    `message` gets topic, payload (bytes, or a memoryview from a connection of our own) and whether it was retained.
+    """
+
+    message: Callable[[str, Any, bool], None]
     suback: Callable[[int, Sequence[int]], None]
     unsuback: Callable[[int], None]
     written: Callable[[int], None] = lambda nbytes: None

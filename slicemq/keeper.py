@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from slicemq.connection import Connection
 from slicemq.endpoint import AnyConnection, Events, Wakeup, Will
@@ -110,7 +111,7 @@ class ConnectionKeeper:
             self._broker, self._client_id, events, self._wakeup, keepalive=self._keepalive, will=self._will
         )
 
-    def _received(self, topic: str, payload: bytes, retained: bool) -> None:
+    def _received(self, topic: str, payload: Any, retained: bool) -> None:
         raise NotImplementedError
 
     def _announce(self, connection: AnyConnection) -> None:

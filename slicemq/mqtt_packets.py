@@ -33,6 +33,9 @@ _NAMES = (
 _LENGTHS = {_CONNACK: (2, 2), _PUBACK: (2, 2), _SUBACK: (3, 1024), _UNSUBACK: (2, 2), _PINGRESP: (0, 0)}
 _SUBACK_CODES = frozenset((0, 1, 2, 0x80))
 
+# Why most payloads are skipped (see Skipped).
+NOT_WANTED = "it was not asked for"
+
 PINGREQ = b"\xc0\0"
 DISCONNECT = b"\xe0\0"
 
@@ -249,7 +252,7 @@ class Decoder:
         topic = self._topic(bytes(buffer[place + 2 : place + 2 + named]))
         begin = place + before
         if topic is None or not self._wanted(topic):
-            reason = "its topic is not one" if topic is None else "it was not asked for"
+            reason = "its topic is not one" if topic is None else NOT_WANTED
             self._start, self._skip = begin, nbytes
             events.append(Skipped(topic or "", nbytes, reason, packet_id))
             return True

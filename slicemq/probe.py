@@ -24,7 +24,7 @@ def probe_message_size(
     over = threading.Event()
     came: list[int] = []
 
-    def on_frame(_: str, payload: bytes) -> None:
+    def on_frame(_: str, payload: bytes | memoryview) -> None:
         came.append(len(payload))
         over.set()
 

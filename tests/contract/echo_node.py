@@ -59,7 +59,7 @@ class EchoNode:
         self.link.wait_up(10)
         self.link.subscribe([self.topics.data(NAME, revision, "b0", turn)])
 
-    def on_frame(self, _topic: str, payload: bytes) -> None:
+    def on_frame(self, _topic: str, payload: bytes | memoryview) -> None:
         frame = decode_frame(payload)
         with self.lock:
             self.got.append(frame.header.sequence)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from emulator.brokers import HOST, Broker, Mosquitto, free_port
-from slicemq import datalink
+from slicemq import ownconnection
 from slicemq.client import Pipeline, Result
 from slicemq.errors import BrokerError, FrameFailedError, InputError, PipelineError, UsageError, VersionError
 from slicemq.messages import Lane, TensorSpec
@@ -474,7 +474,7 @@ def test_a_frame_that_cannot_travel_ends_instead_of_being_sent_for_ever(
     quick.node(R1)
     quick.master.publish(route(R1))
     pipeline = quick.client()
-    monkeypatch.setattr(datalink, "MAX_PAYLOAD", 1000)
+    monkeypatch.setattr(ownconnection, "MAX_PAYLOAD", 1000)
     with pytest.raises(FrameFailedError, match=r"frame 0: unsendable: .* MQTT carries 1000"):
         pipeline.infer(image(1, 300), SECONDS)
     assert pipeline.infer(image(1), SECONDS).outputs["sum"] == 3

@@ -27,6 +27,7 @@ class Link:
         self.topics: set[str] = set()
         self.sent: list[tuple[str, bytes]] = []
         self.takes: int | None = None
+        self.pending = 0
 
     def start(self) -> None: ...
 
