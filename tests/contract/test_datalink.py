@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from emulator.brokers import Broker, Mosquitto, free_port
-from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.datalink import DataLink, LinkKind, open_link
 from slicemq.errors import BrokerError, BrokerRefusedError, OversizeError
+from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.options import BrokerOptions
 from slicemq.probe import probe_message_size
 from slicemq.topics import Topics
@@ -138,7 +138,8 @@ def test_a_frame_that_waits_is_dropped_when_the_link_goes_down(own_broker: Broke
     while link.send("slicemq/v1/c/x", [bytes(5_000_000)], timeout=0.1):
         pass
     released: list[bool] = []
-    waiter = threading.Thread(target=lambda: released.append(link.send("slicemq/v1/c/x", [bytes(1_000_000)], timeout=30)))
+    last = [bytes(1_000_000)]
+    waiter = threading.Thread(target=lambda: released.append(link.send("slicemq/v1/c/x", last, timeout=30)))
     waiter.start()
     own_broker.kill()
     waiter.join(10)
