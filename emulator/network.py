@@ -77,7 +77,7 @@ class Network:
 
     def __init__(self, tag: str) -> None:
         self._tag = tag
-        self._switch = f"{tag}-switch"
+        self._switch = f"{tag}-_switch"
         self._host_link = f"smq{secrets.token_hex(4)}"
         self._subnet: ipaddress.IPv4Network | None = None
         self.ports: dict[str, Port] = {}

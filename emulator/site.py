@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -120,11 +120,11 @@ class Site:
         self.nodes[name] = self.run(name, [*prefix, sys.executable, "-m", "edge_node.main", *words])
         return self.nodes[name]
 
-    def run(self, name: str, command: Sequence[str]) -> Running:
-        """Start a process in a process group of its own."""
+    def run(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Running:
+        """Start a process in a process group of its own; `environment` in place of this process's."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
-            process = spawn(command, stdout=file, stderr=file, start_new_session=True)
+            process = spawn(command, stdout=file, stderr=file, start_new_session=True, env=environment)
         return Running(process, log)
 
     def network_options(self) -> list[str]:
