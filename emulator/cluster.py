@@ -15,25 +15,21 @@ from types import TracebackType
 from typing import Any
 
 from emulator import sweep
-from emulator.brokers import Amqtt, Broker, Mosquitto
-from emulator.cgroups import Group, limit
+from emulator.brokers import Broker
+from emulator.cgroups import Group
 from emulator.network import Network, check_possible
-from emulator.node import EmulatedNode, batches, needs_relay
+from emulator.node import EmulatedNode, batches
 from emulator.ownership import new_tag
-from emulator.processes import on_starter, undisturbed
-from emulator.relay_handle import RelayProcess
+from emulator.processes import undisturbed
 from emulator.roll import Roll
 from emulator.scenario import Board, Scenario
 from emulator.site import Running, Site
-from slicemq.errors import ConfigError, SliceMQError
+from emulator.stand import Stand
+from slicemq.errors import SliceMQError
 from slicemq.options import BrokerOptions
 
 logger = logging.getLogger(__name__)
 
-# An underscore is in no node's id.
-_BROKER = "_broker"
-_COORDINATOR = "_coordinator"
-_PORT, _WS_PORT, _DATA_PORT, _DATA_WS_PORT = 1883, 9001, 1884, 9002
 Say = Callable[[str], None]
 
 
@@ -78,6 +74,8 @@ class Cluster:
     def __enter__(self) -> Cluster:
         if self.isolated:
             check_possible()
+        else:
+            logger.warning("without isolation: link rates do not count, limits only where the system permits them")
         sweep.sweep()
         try:
             self._open()
@@ -101,77 +99,18 @@ class Cluster:
         if self._own_folder:
             self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
         boards = self.scenario.boards()
-        if self.isolated:
-            self._network = self._stack.enter_context(Network(self._tag))
-            self._network.add([_BROKER, *(board.name for board in boards)])
-            self._shape(boards)
-        self._open_broker()
-        self.coordinator_group = self._group(_COORDINATOR)
+        stand = Stand(self.scenario, self._tag, self._stack, isolate=self.isolated)
+        self._network = stand.network
+        self.broker, self.broker_group = stand.open_broker()
+        self.coordinator_group = stand.group("_coordinator")
         self._site = Site(cluster=self.cluster, folder=self.folder, broker=self.broker)
         self._stack.callback(self._end_coordinator)
         self.start_coordinator()
         self._roll = self._stack.enter_context(Roll(self.options, self.cluster))
         for board in boards:
-            self.nodes[board.name] = self._board(board)
+            self.nodes[board.name] = stand.node(board, self.folder / board.name, self.broker)
         self._later = {board.name for board in boards if board.kind.joins is not None}
         self._start([board for board in boards if board.name not in self._later])
-
-    def _open_broker(self) -> None:
-        part = self.scenario.broker
-        self.broker_group = self._group(_BROKER, share=part.cpu)
-        where = self._place(_BROKER, _PORT, _WS_PORT, self.broker_group)
-        self.broker = Mosquitto(**where) if part.kind == "mosquitto" else Amqtt(**where)
-        self._stack.callback(self.broker.close)
-        self.broker.start()
-
-    def _shape(self, boards: Sequence[Board]) -> None:
-        assert self._network is not None
-        client, broker = self.scenario.client, self.scenario.broker
-        parts = [(self._network.client, client.up or client.rate, client.down or client.rate)]
-        parts += [(_BROKER, broker.up or broker.rate, broker.down or broker.rate)]
-        parts += [(board.name, board.up, board.down) for board in boards]
-        for name, up, down in parts:
-            self._network.set_rate(name, up=up, down=down)
-
-    def _board(self, board: Board) -> EmulatedNode:
-        group = self._group(board.name, share=board.kind.cpu, memory=board.kind.memory)
-        prefix = [*self._inside(board.name), *(group.prefix() if group is not None else [])]
-        node = EmulatedNode(board, self.folder / board.name, prefix, self.broker.url, group)
-        self._stack.callback(node.close)
-        if board.kind.data_broker:
-            node.data_broker = Mosquitto(**self._place(board.name, _DATA_PORT, _DATA_WS_PORT, group))
-        if needs_relay(self.scenario, board):
-            self._connect_relay(node)
-        return node
-
-    def _connect_relay(self, node: EmulatedNode) -> None:
-        kind = node.board.kind
-        listen = "127.0.0.1:1883" if self.isolated else "127.0.0.1:0"
-        to = f"{self.broker.host}:{self.broker.port}"
-        options: dict[str, Any] = {"up": kind.delay, "down": kind.delay, "jitter": kind.jitter}
-        options |= {"seed": self.scenario.run.seed, "prefix": self._inside(node.board.name)}
-        node.relay = on_starter(lambda: RelayProcess(listen, to, **options))
-        node.gateway = f"mqtt://127.0.0.1:{node.relay.port}"
-
-    def _group(self, name: str, *, share: float | None = None, memory: int | None = None) -> Group | None:
-        try:
-            group = limit(name, share=share, memory=memory, tag=self._tag)
-        except ConfigError:
-            if self.isolated:
-                raise
-            return None
-        self._stack.callback(_clear, group)
-        return group
-
-    def _inside(self, name: str) -> list[str]:
-        return self._network.ports[name].prefix() if self._network is not None else []
-
-    def _place(self, name: str, port: int, ws_port: int, group: Group | None) -> dict[str, Any]:
-        """Where a broker listens, and what puts it there."""
-        prefix = [*self._inside(name), *(group.prefix() if group is not None else [])]
-        if self._network is None:
-            return {"prefix": prefix}
-        return {"host": self._network.ports[name].address, "port": port, "ws_port": ws_port, "prefix": prefix}
 
     def _start(self, boards: Sequence[Board]) -> None:
         broker = self.scenario.broker
@@ -314,8 +253,3 @@ class Cluster:
         self.kill_coordinator()
         if self.coordinator_group is not None:
             self.coordinator_group.kill()
-
-
-def _clear(group: Group) -> None:
-    group.kill()
-    group.remove()
