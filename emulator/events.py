@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from emulator.relay_handle import RelayProcess
 from emulator.timeline import Action, Happened
 from slicemq.errors import SliceMQError
 
 
 class Breakable(Protocol):
     """What events do to a cluster (emulator.cluster.Cluster). Each method raises SliceMQError when it cannot."""
+
+    @property
+    def broker(self) -> Any:
+        """Has `kill()` and `start()`."""
+
+    @property
+    def nodes(self) -> Mapping[str, Any]:
+        """By name; `relay` of each is a RelayProcess, or None."""
 
     def start_node(self, name: str) -> Any:
         """Start a node (again)."""
@@ -36,23 +45,11 @@ class Breakable(Protocol):
     def link_up(self, name: str) -> Any:
         """Put it in."""
 
-    def set_link(self, name: str, up: float | None = None, down: float | None = None) -> Any:
+    def set_link(self, name: str, *, up: float | None = None, down: float | None = None) -> Any:
         """Change the link's rates, bit/s."""
 
-    def set_delay(self, name: str, delay: float, jitter: float = 0.0) -> Any:
-        """Change the delay of each direction, seconds."""
-
-    def cut(self, name: str, seconds: float, how: str) -> Any:
-        """Reset or freeze the node's connections."""
-
-    def set_limits(self, name: str, cpu: float | None = None, memory: int | None = None) -> Any:
+    def set_limits(self, name: str, *, cpu: float | None = None, memory: int | None = None) -> Any:
         """Change the share of a core, or the bytes of memory."""
-
-    def kill_broker(self) -> Any:
-        """SIGKILL to the broker."""
-
-    def start_broker(self) -> Any:
-        """Start it again, on the same address."""
 
     def kill_coordinator(self) -> Any:
         """SIGKILL to the coordinator."""
@@ -168,20 +165,28 @@ def perform(cluster: Breakable, action: Action) -> None:
         case "rate":
             cluster.set_link(node, up=event.up, down=event.down)
         case "delay":
-            cluster.set_delay(node, event.delay or 0.0, event.jitter or 0.0)
+            _relay(cluster, node).delay(event.delay or 0.0, event.jitter or 0.0)
         case "cut":
-            cluster.cut(node, event.lasts or 0.0, event.how or "reset")
+            relay = _relay(cluster, node)
+            (relay.freeze if event.how == "freeze" else relay.reset)(event.lasts or 0.0)
         case "cpu":
             cluster.set_limits(node, cpu=event.cpu)
         case "memory":
             cluster.set_limits(node, memory=event.memory)
         case "broker-kill":
-            cluster.kill_broker()
+            cluster.broker.kill()
         case "broker-start":
-            cluster.start_broker()
+            cluster.broker.start()
         case "coordinator-kill":
             cluster.kill_coordinator()
         case "coordinator-start":
             cluster.start_coordinator()
         case _:
             raise SliceMQError(f"event {action.do!r} is not known")
+
+
+def _relay(cluster: Breakable, node: str) -> RelayProcess:
+    relay = cluster.nodes[node].relay
+    if relay is None:
+        raise SliceMQError(f"node {node}: no relay is on its link")
+    return cast(RelayProcess, relay)

@@ -44,8 +44,8 @@ class Counted(Reachable, Protocol):
     def broker_cpu_seconds(self) -> float:
         """Processor seconds of the broker so far."""
 
-    def link_bytes(self, name: str) -> tuple[int, int]:
-        """Bytes that a node has sent and received so far."""
+    def links_bytes(self) -> Mapping[str, tuple[int, int]]:
+        """Bytes that each node has sent and received so far."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,12 @@ class Tally:
 def read_usage(where: Counted, works: Works | None = None) -> Usage:
     """The totals of a cluster now; NaN for what cannot be read (no limits, no namespaces)."""
     told = works.read() if works is not None else {}
+    links = _or_nan(where.links_bytes, {})
     nodes = {}
     for name, node in where.nodes.items():
         group = getattr(node, "group", None)
         work = told.get(name, NodeUse())
-        sent, received = _or_nan(where.link_bytes, (float("nan"), float("nan")), name)
+        sent, received = links.get(name, (float("nan"), float("nan")))
         nodes[name] = NodeUse(
             cpu=float("nan") if group is None else _or_nan(group.cpu_seconds, float("nan")),
             sent=sent,
@@ -171,8 +172,8 @@ def idle_seconds(stat: str) -> float:
     return float("nan")
 
 
-def _or_nan(read: Callable[..., Any], missing: Any, *arguments: Any) -> Any:
+def _or_nan(read: Callable[[], Any], missing: Any) -> Any:
     try:
-        return read(*arguments)
+        return read()
     except (OSError, ValueError, SliceMQError):
         return missing

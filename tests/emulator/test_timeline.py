@@ -100,14 +100,23 @@ def test_failed_frames_are_no_results() -> None:
 class Paper:
     """Notes what is asked; `refuses` are the methods that fail."""
 
-    def __init__(self, *refuses: str) -> None:
+    def __init__(self, *refuses: str, relay: bool = True, name: str = "") -> None:
         self.asked: list[tuple[Any, ...]] = []
-        self.refuses = refuses
+        self.refuses, self.name = refuses, name
+        if not name:
+            self.broker = self._part("broker")
+            self.nodes = {"a": self._part("a")}
+            self.nodes["a"].relay = self._part("relay") if relay else None
 
-    def __getattr__(self, name: str) -> Any:
+    def _part(self, name: str) -> Any:
+        part = Paper(*self.refuses, name=f"{name}.")
+        part.asked = self.asked
+        return part
+
+    def __getattr__(self, method: str) -> Any:
         def note(*arguments: Any, **more: Any) -> None:
-            self.asked.append((name, *arguments, *(more.items())))
-            if name in self.refuses:
+            self.asked.append((self.name + method, *arguments, *more.items()))
+            if method in self.refuses:
                 raise SliceMQError("not here")
 
         return note
@@ -145,12 +154,12 @@ def test_a_script_asks_the_cluster_for_each_action_in_order() -> None:
         ("link_down", "a"),
         ("link_up", "a"),
         ("set_link", "a", ("up", 1e7), ("down", None)),
-        ("set_delay", "a", 0.02, 0.01),
-        ("cut", "a", 2.0, "freeze"),
+        ("relay.delay", 0.02, 0.01),
+        ("relay.freeze", 2.0),
         ("set_limits", "a", ("cpu", 0.2)),
         ("set_limits", "a", ("memory", 10**8)),
-        ("kill_broker",),
-        ("start_broker",),
+        ("broker.kill",),
+        ("broker.start",),
         ("kill_coordinator",),
         ("start_coordinator",),
         ("start_coordinator",),
@@ -170,6 +179,14 @@ def test_what_fails_is_noted_and_the_rest_goes_on() -> None:
         script.wait()
     assert [one.error for one in script.happened] == ["not here", ""]
     assert told[0].endswith("link-down a failed: not here")
+
+
+def test_a_cut_takes_a_relay() -> None:
+    todo = actions([Event(0.0, "cut", "a")])
+    with Script(Paper(relay=False), todo, lambda action: None) as script:
+        script.begin(0.0)
+        script.wait()
+    assert [one.error for one in script.happened] == ["node a: no relay is on its link"]
 
 
 def test_leaving_it_stops_what_has_not_begun() -> None:
