@@ -84,9 +84,27 @@ BENCHMARKS = (
         "docs/explanation/planning-live.md",
     ),
     Benchmark(
-        "throughput",
-        "frames/s of 1 node and of chains of 2 and 4, beside the plan's prediction",
-        "15 min",
+        "scaling",
+        "ResNet50 and VGG16 on 1, 4, 6 and 8 equal nodes, lossless and with codecs (can be resumed)",
+        "35 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "many_nodes",
+        "ResNet50 on 1 to 20 equal nodes: rate, processor time, bytes and energy (can be resumed)",
+        "9 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "small_memory",
+        "ResNet50 on the fewest nodes of 128 MB, and on one such node (can be resumed)",
+        "4 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "cluster_latency",
+        "latency of an 8-node chain beside its stages and bare hops, and under full load (can be resumed)",
+        "8 min",
         "docs/explanation/performance.md",
     ),
     Benchmark(

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.driver import Frame
 from benchmarks.models import RealModel, pictures
 from converters.graph import read_graph
 from converters.runtime import random_inputs
 from converters.schema import open_model
 from edge_node.runtime import open_interpreter
+from emulator.load import Frame
 
 Answer = dict[int, npt.NDArray[Any]]
 

@@ -42,9 +42,15 @@ class Kept:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             with self.file.open("a") as file:
+                # A line that a killed run left unfinished must not swallow this one.
+                file.write("\n" if self._unfinished() else "")
                 file.write(json.dumps({"key": json.loads(text), "row": row}) + "\n")
         except OSError as error:
             raise StoreError(f"{self.file}: {error.strerror}") from error
+
+    def _unfinished(self) -> bool:
+        content = self.file.read_bytes()
+        return bool(content) and not content.endswith(b"\n")
 
     def _read(self) -> None:
         try:

@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.models import real_models
-from benchmarks.throughput import drive
 from emulator.cgroups import Group, limit
+from emulator.load import Asked
+from emulator.measure import drive
 from emulator.site import Site
 from slicemq.errors import SliceMQError
 
@@ -132,7 +133,7 @@ def _case(name: str, path: Path, fleet: str, given: Any) -> list[Row]:
         site.wait_ready(list(groups), timeout=180.0)
         for kind in given.rounds.split(","):
             plan = site.json("deploy", str(path), "--name", name)["plan"]
-            runs = [drive(site, name, groups, given.seconds)["rate"] for _ in range(given.repeats)]
+            runs = [drive(site, name, Asked(seconds=given.seconds)).rate for _ in range(given.repeats)]
             row = Row(
                 model=name,
                 fleet=fleet,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from types import TracebackType
 from typing import Any
 
-from benchmarks.driver import Driven, Reachable
+from emulator.usage import Reachable
 from slicemq.errors import ProtocolError
 from slicemq.messages import Heartbeat, SliceBeat, decode
 from slicemq.session import Session
@@ -102,11 +102,14 @@ class Beats:
 def stages(
     plan: Mapping[str, Any],
     heard: Mapping[tuple[str, str], Sequence[SliceBeat]],
-    driven: Driven,
+    cpu: Mapping[str, float],
+    rate: float,
     share: float,
 ) -> list[Stage]:
-    """A plan's stages in the run `driven`, on nodes with `share` of a core; without heartbeats a part is NaN."""
-    cpu = driven.costs()["node_cpu_ms"]
+    """A plan's stages in a run of `rate` frames per second, on nodes with `share` of a core.
+
+    cpu: each node's processor ms of a frame. Without heartbeats a part is NaN.
+    """
     found = []
     for item in plan["slices"]:
         for node in item["nodes"]:
@@ -123,7 +126,7 @@ def stages(
                     waiting=1e3 * _mean([beat.waiting for beat in beats]),
                     invoke_cpu=_mean([beat.invoke_cpu_ms for beat in late]),
                     cpu=cpu[node],
-                    used=cpu[node] * driven.rate / (1e3 * share),
+                    used=cpu[node] * rate / (1e3 * share),
                     **{part: _mean([getattr(beat, f"{part}_ms") for beat in late]) for part in PARTS},
                 )
             )

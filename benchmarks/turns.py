@@ -17,13 +17,14 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.models import real_models
-from benchmarks.throughput import drive
 from converters.graph import Graph, read_graph
 from converters.profile import estimate
 from converters.shapes import resolve_shapes
 from converters.slicing import groups_at, legal_positions
 from edge_node.runtime import open_interpreter
 from emulator.cgroups import Group, limit
+from emulator.load import Asked
+from emulator.measure import drive
 from emulator.site import BrokerKind, Site
 from slicemq.errors import SliceMQError
 
@@ -115,7 +116,7 @@ def measure(
             plan = site.folder / "turns.json"
             plan.write_text(json.dumps(written(body, turns, slices)))
             site.json("deploy", str(path), "--name", "turns", "--plan", str(plan))
-            rates = [drive(site, "turns", groups, seconds)["rate"] for _ in range(repeats)]
+            rates = [drive(site, "turns", Asked(seconds=seconds)).rate for _ in range(repeats)]
             nodes = {node for _, turns_of in slices for node in turns_of}
             found.append((title, turns, len(nodes), statistics.median(rates)))
             print(f"{title}: {', '.join(f'{rate:.2f}' for rate in rates)} frames/s", file=sys.stderr, flush=True)

@@ -14,25 +14,24 @@ import contextlib
 import json
 import statistics
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.machine import describe_machine
 from benchmarks.models import real_models
 from emulator.cgroups import limit
+from emulator.load import Asked
+from emulator.measure import drive
 from emulator.site import Site
-from slicemq.client import Pipeline
 from slicemq.errors import SliceMQError
 
 CLUSTER = "bench"
 ENOUGH = 0.95
 _BEYOND = 3
 _DEPLOY_SECONDS = "300"
+_LEAST_FRAMES = 3
 
 
 @dataclass(frozen=True)
@@ -128,27 +127,8 @@ def _measure(site: Site, name: str, path: Path, nodes: list[str], others: list[s
 
 
 def _rate(site: Site, name: str, window: int, seconds: float) -> float:
-    with Pipeline(name, site.options, cluster=site.cluster) as pipeline:
-        frame = {
-            spec.index: np.zeros([max(1, size) for size in spec.shape], np.dtype(spec.dtype))
-            for spec in pipeline.inputs
-        }
-        end = [float("inf")]
-
-        def source() -> Any:
-            while time.monotonic() < end[0]:
-                yield frame
-
-        arrivals: list[float] = []
-        for _ in pipeline.map(source(), limit=window):
-            now = time.monotonic()
-            arrivals.append(now)
-            if end[0] == float("inf") and len(arrivals) == 2 * window:
-                end[0], arrivals = now + seconds, [now]
-        inside = [at for at in arrivals if at <= end[0]]
-        if len(inside) < 3:
-            raise SliceMQError(f"{name}: {len(inside)} frames in {seconds:g} s; give --seconds more")
-        return (len(inside) - 1) / (inside[-1] - inside[0])
+    asked = Asked(seconds=seconds, limit=window, warm=2 * window, least=_LEAST_FRAMES)
+    return drive(site, name, asked).rate
 
 
 def _table(rows: list[Row], share: float) -> None:
