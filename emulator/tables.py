@@ -36,12 +36,11 @@ def read_document(kind: Any, file: Path) -> Any:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
-    return read_table(kind, body, str(file), "")
+    return _read_table(kind, body, str(file), str(file), "")
 
 
-def read_table(kind: Any, body: Any, where: str, title: str) -> Any:
-    """The dataclass `kind` from a table; `title` is its name in the file (empty: the top)."""
-    here = f"{where}: [{title}]" if title else where
+def _read_table(kind: Any, body: Any, file: str, here: str, path: str) -> Any:
+    """`here` says which table it is, `path` is its name in the file (empty: the top)."""
     if not isinstance(body, dict):
         raise wrong(here, "a table", body)
     known = {one.name: one for one in fields(kind) if "read" in one.metadata}
@@ -53,18 +52,21 @@ def read_table(kind: Any, body: Any, where: str, title: str) -> Any:
     values = {}
     for name, one in known.items():
         if name in body:
-            values[name] = _read(one.metadata["read"], body[name], where, here, f"{title}.{name}".lstrip("."))
+            inner = f"{path}.{name}" if path else name
+            values[name] = _read(one.metadata["read"], body[name], file, f"{here}: field {name}", inner)
         elif one.default is MISSING and one.default_factory is MISSING:
             raise ConfigError(f"{here}: expected a field {name}")
     return kind(**values)
 
 
-def _read(read: Any, given: Any, where: str, here: str, title: str) -> Any:
-    name = title.rpartition(".")[2]
+def _read(read: Any, given: Any, file: str, here: str, path: str) -> Any:
     if isinstance(read, list):
         if not isinstance(given, list):
-            raise wrong(f"{here}: field {name}", f"tables [[{title}]]", given)
-        return tuple(read_table(read[0], item, where, f"[{title}] {place}") for place, item in enumerate(given, 1))
+            raise wrong(here, f"tables [[{path}]]", given)
+        return tuple(
+            _read_table(read[0], item, file, f"{file}: [[{path}]] {place}", path)
+            for place, item in enumerate(given, 1)
+        )
     if is_dataclass(read):
-        return read_table(read, given, where, title)
-    return read(given, f"{here}: field {name}")
+        return _read_table(read, given, file, f"{file}: [{path}]", path)
+    return read(given, here)
