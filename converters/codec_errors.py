@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from converters.flatbuffer import write_slice
-from converters.graph import Graph
+from converters.graph import Graph, Tensor
 from converters.runtime import Array, Load, feed, random_inputs
 from converters.schema import Bytes
 from converters.slicing import Groups, iter_slices, parts
@@ -34,11 +34,12 @@ SECONDS = 20.0
 class CodecMeasures:
     """What was measured of one model.
 
-    ratios: tensor -> lz4's bytes to the plain ones, the worst of the samples. errors: lossy codec -> down-set (bits
-    over places in `Graph.steps`) -> error when the tensors that cross there are sent with the codec.
+    ratios: codec whose bytes depend on the values -> tensor -> its bytes to the plain ones, the worst of the samples.
+    errors: lossy codec -> down-set (bits over places in `Graph.steps`) -> error when the tensors that cross there are
+    sent with the codec.
     """
 
-    ratios: Mapping[int, float] = field(default_factory=dict)
+    ratios: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     errors: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
@@ -53,7 +54,9 @@ def measure_codecs(
     seconds: float = SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> CodecMeasures:
-    """lz4's ratios and the lossy codecs' errors at the down-sets `sets`, for the codecs of `names` that are here.
+    """Ratios, and the lossy codecs' errors at the down-sets `sets`, of the codecs of `names` that are here.
+
+    A slow lossy codec gets no error where a quick one of `names` that loses less makes as few bytes.
 
     `samples` are frames by input tensor (None: SAMPLES of seeded noise). The sets are measured in an order that has
     them spread over the model whenever the time ends. A model that keeps state gets no errors: they would depend on
@@ -68,14 +71,17 @@ def measure_codecs(
     if not traced or not frames:
         return CodecMeasures()
     kept = trace(data, graph, load, traced, frames)
-    ratios: dict[int, float] = {}
-    if "lz4" in here:
-        ratios = {t: max(_ratio(values[t]) for values in kept) for t in traced}
+    ratios = {
+        name: {t: max(_ratio(name, values[t]) for values in kept) for t in traced}
+        for name in codecs.CODECS
+        if name in here and codecs.packed_size(name, "float32", (1,)) is None
+    }
     errors: dict[str, dict[int, float]] = {name: {} for name in lossy}
     for done in _spread(sets) if lossy else ():
         if clock() > end:
             break
-        for name, error in _at(data, graph, load, done, kept, lossy).items():
+        useful = [name for name in lossy if not _outdone(graph, name, crossing[done], lossy, ratios)]
+        for name, error in _at(data, graph, load, done, kept, useful).items():
             errors[name][done] = error
     return CodecMeasures(ratios, errors)
 
@@ -152,7 +158,7 @@ def relative(expected: Array, found: Array) -> float:
 def to_plain(measures: CodecMeasures) -> dict[str, Any]:
     """As JSON takes it: down-sets as hex digits."""
     return {
-        "ratios": {str(tensor): ratio for tensor, ratio in measures.ratios.items()},
+        "ratios": {name: {str(t): ratio for t, ratio in rows.items()} for name, rows in measures.ratios.items()},
         "errors": {
             name: {f"{done:x}": error for done, error in rows.items() if math.isfinite(error)}
             for name, rows in measures.errors.items()
@@ -165,10 +171,13 @@ def from_plain(body: Any) -> CodecMeasures:
     if not isinstance(body, dict) or set(body) != {"ratios", "errors"}:
         raise ValueError("codec measures: expected an object with errors, ratios")
     errors = body["errors"]
-    if not isinstance(errors, dict) or not set(errors) <= {"f16", "int8"}:
+    if not isinstance(errors, dict) or not set(errors) <= {c for c in codecs.CODECS if not codecs.is_lossless(c)}:
         raise ValueError("errors: expected an object, lossy codec -> errors")
+    ratios = body["ratios"]
+    if not isinstance(ratios, dict) or not set(ratios) <= set(codecs.CODECS):
+        raise ValueError("ratios: expected an object, codec -> ratios")
     return CodecMeasures(
-        _numbers(body["ratios"], "ratios", 10),
+        {name: _numbers(rows, f"ratios {name}", 10) for name, rows in ratios.items()},
         {name: _numbers(rows, f"errors {name}", 16) for name, rows in errors.items()},
     )
 
@@ -237,10 +246,31 @@ def _at(
     return worst
 
 
-def _ratio(array: Array) -> float:
+def _ratio(name: str, array: Array) -> float:
     if not array.nbytes or array.dtype.name not in codecs.DTYPES:
         return 1.0
-    return len(codecs.encode("lz4", array)[1]) / array.nbytes
+    return len(codecs.encode(name, array)[1]) / array.nbytes
+
+
+def _outdone(
+    graph: Graph, name: str, tensors: Sequence[int], names: Sequence[str], ratios: Mapping[str, Mapping[int, float]]
+) -> bool:
+    """Whether a slow codec makes no fewer bytes than a quick one of `names` that loses no more."""
+    if not codecs.is_slow(name):
+        return False
+
+    def size(codec: str) -> float:
+        return sum(_packed(graph.tensors[t], codec, ratios) for t in tensors)
+
+    better = [c for c in names if not codecs.is_slow(c) and codecs.worst_error(c) <= codecs.worst_error(name)]
+    return any(size(codec) <= size(name) for codec in better)
+
+
+def _packed(tensor: Tensor, codec: str, ratios: Mapping[str, Mapping[int, float]]) -> float:
+    known = (
+        codecs.packed_size(codec, tensor.dtype, tensor.shape) if tensor.dtype in codecs.DTYPES else tensor.nbytes
+    )
+    return tensor.nbytes * ratios.get(codec, {}).get(tensor.index, 1.0) if known is None else known
 
 
 def _spread(sets: Sequence[int]) -> list[int]:

@@ -209,7 +209,7 @@ def _installed() -> list[str]:
     """Names of the runtimes' and codecs' metadata folders, which hold their versions (importing costs memory)."""
     found: set[str] = set()
     for entry in sys.path:
-        for pattern in ("ai_edge_litert-*", "tflite_runtime-*", "lz4-*"):
+        for pattern in ("ai_edge_litert-*", "tflite_runtime-*", "lz4-*", "zstandard-*", "zfpy-*"):
             found.update(folder.name for folder in Path(entry or ".").glob(f"{pattern}.dist-info"))
     return sorted(found)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from coordinator.planner.model import Planner, PlanOptions
     from coordinator.planner.plan import CostsFile, Plan
     from coordinator.planner.problem import Costs
+    from coordinator.planner.tables.codec_costs import Ratios
 
 logger = logging.getLogger("slicemq.plan")
 
@@ -200,7 +201,7 @@ def _write_costs(
     profile: Profile,
     costs: Costs,
     options: PlanOptions,
-    ratios: Mapping[int, float] | None,
+    ratios: Ratios | None,
 ) -> CostsFile:
     from coordinator.planner.books.write import books, text_of
     from coordinator.planner.plan import CostsFile

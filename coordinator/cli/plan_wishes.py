@@ -22,7 +22,9 @@ ERROR_BUDGET = typer.Option(
     max=1.0,
     help="How far results may be off, as a share of their largest (lossy codecs).",
 )
-CODEC = typer.Option([], "--codec", help="A codec that slices may use: lz4, f16, int8; may be repeated.")
+CODEC = typer.Option(
+    [], "--codec", help="A codec that slices may use (auto: all within the error budget); may be repeated."
+)
 SHAPE = typer.Option(
     [], "--shape", help="A shape that may win: one-node, copies, pipeline, replicas, parallel; may be repeated."
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from coordinator.planner.plan import (
 from coordinator.planner.plan_checks import CLIENT
 from coordinator.planner.problem import Costs, NodeType
 from coordinator.planner.shapes.drafts import error_of, nodes_of, value
-from coordinator.planner.tables.codec_costs import packed_bytes
+from coordinator.planner.tables.codec_costs import Ratios, packed_bytes
 from coordinator.planner.tables.segments import FRAME_BYTES
 from slicemq.codecs import is_lossless
 
@@ -40,9 +40,9 @@ def assemble(
     layout: Layout,
     others: Sequence[Layout],
     seconds: float,
-    ratios: Mapping[int, float] | None = None,
+    ratios: Ratios | None = None,
 ) -> Plan:
-    """The plan of `layout`; `others` are shown beside it. `ratios` are lz4's bytes to the plain ones by tensor."""
+    """The plan of `layout`; `others` are shown beside it. `ratios` as for `packed_bytes`."""
     stages = [stage for lane in layout.lanes for stage in lane]
     groups = [
         [[graph.steps[place] for place in costs.steps_of(stage.start, stage.end)] for stage in lane]
@@ -134,7 +134,7 @@ def _coded(
     costs: Costs,
     bundle: PlannedBundle,
     stages: Sequence[StageChoice],
-    ratios: Mapping[int, float],
+    ratios: Ratios,
 ) -> PlannedBundle:
     """The bundle with the codec of the state behind the slice that sends it; the client's are raw."""
     if not costs.states or bundle.source == CLIENT or CLIENT in bundle.targets:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from coordinator.planner.lanes import PlanLane, lanes_of
+from slicemq.codecs import CODECS
 from slicemq.errors import PlanError
 from slicemq.topics import is_id, is_sha256
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from coordinator.planner.plan import Plan, PlannedBundle
 
 CLIENT = "client"
-# What encode can be asked for; a node that lacks one says so in its capacity.
-CODECS = ("raw", "f16", "int8", "lz4")
 _HINT = "leave `bundles` out to have them made from the slices"
 
 

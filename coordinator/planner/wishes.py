@@ -3,7 +3,7 @@
 All fields may be absent. `pins` (slice or range -> node), `exclude` (nodes), `require` (label -> value), `headroom`
 (share of memory), `max_slices`; `objective`, `min_rate` (frames per second), `max_latency_ms`, `max_nodes`,
 `max_energy_j` (for one frame), `within` (share of the best), `error_budget` (share of the outputs' largest
-magnitude); `codecs` and `shape` (names).
+magnitude); `codecs` (names; `auto`: all within the error budget) and `shape` (names).
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from typing import Any, cast
 
 from coordinator.planner.goal import ENOUGH, OBJECTIVES, Goal, Objective
 from coordinator.planner.model import PlanOptions
-from slicemq.codecs import is_lossless
+from slicemq.codecs import CODECS, is_lossless
 from slicemq.errors import PlanError
 
 SHAPES = ("one-node", "copies", "pipeline", "replicas", "parallel")
-CODECS = ("raw", "lz4", "f16", "int8")
+AUTO = "auto"
 _MOST = 1e12
 
 
 def options_from_plain(body: Mapping[str, Any]) -> PlanOptions:
     """The planner's options. Raises PlanError that names the field and what was expected."""
     shapes = _names(body, "shape", SHAPES)
-    codecs = _names(body, "codecs", CODECS)
+    codecs = _names(body, "codecs", (*CODECS, AUTO))
     goal = _goal(body)
+    if AUTO in codecs:
+        codecs = tuple(codec for codec in CODECS if is_lossless(codec) or goal.error_budget > 0)
     lossy = [codec for codec in codecs if not is_lossless(codec)]
     if lossy and goal.error_budget <= 0:
         raise PlanError(

@@ -29,14 +29,14 @@ def test_measures_are_kept_for_what_was_asked(tmp_path: Path, monkeypatch: pytes
 
     def measure(*_: Any, **__: Any) -> CodecMeasures:
         times.append(len(times))
-        return CodecMeasures({1: float(len(times))}, {})
+        return CodecMeasures({"lz4": {1: float(len(times))}}, {})
 
     monkeypatch.setattr(codec_notes, "measure_codecs", measure)
 
     def asked(
         runtime: str = "r 1", sets: tuple[int, ...] = (1,), names: tuple[str, ...] = ("lz4",), **rest: Any
     ) -> float:
-        return measures_of(DATA, GRAPH, load, runtime, tmp_path, sets, names, **rest).ratios[1]
+        return measures_of(DATA, GRAPH, load, runtime, tmp_path, sets, names, **rest).ratios["lz4"][1]
 
     samples = [{0: np.ones((1, 4), np.float32)}]
     others: list[dict[str, Any]] = [

@@ -58,7 +58,7 @@ def problem(seed: int, codecs: bool, links: bool) -> tuple[Costs, bytes]:
     fleet = Fleet(nodes, None, pairs if links else {})
     options = PlanOptions(codecs=names if codecs else ("raw",), goal=Goal(error_budget=0.1))
     down = down_sets(graph)
-    ratios = {t.index: rng.uniform(0.3, 0.9) for t in graph.tensors}
+    ratios = {"lz4": {t.index: rng.uniform(0.3, 0.9) for t in graph.tensors}}
     every = dict.fromkeys(names[1:], down.done[1:-1]) if codecs else {}
     measures = CodecMeasures(ratios, {n: {d: rng.uniform(0, 0.05) for d in down.done} for n in ("f16", "int8")})
     states = states_of(down, every)

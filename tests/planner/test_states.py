@@ -126,7 +126,7 @@ def test_tables_equal_the_definitions() -> None:
     for seed in range(25):
         rng = random.Random(seed)
         graph = branching_graph(rng, rng.randint(2, 7), integers=0.3)
-        ratios = {t.index: rng.uniform(0.2, 1.0) for t in graph.tensors if rng.random() < 0.6}
+        ratios = {"lz4": {t.index: rng.uniform(0.2, 1.0) for t in graph.tensors if rng.random() < 0.6}}
         down = down_sets(graph, EVERY)
         inner = {codec: [done for done in down.done if rng.random() < 0.4] for codec in CODECS[1:]}
         states = states_of(down, inner) or tuple(State(done) for done in down.done)
@@ -278,7 +278,7 @@ def test_labels_that_nodes_must_have() -> None:
 def test_codecs_are_used_where_they_were_measured_and_save() -> None:
     graph = parallel([3])
     down = down_sets(graph)
-    measures = CodecMeasures({t.index: 0.5 for t in graph.tensors}, {"f16": {1: 0.001, 3: 0.2}})
+    measures = CodecMeasures({"lz4": {t.index: 0.5 for t in graph.tensors}}, {"f16": {1: 0.001, 3: 0.2}})
     options = PlanOptions(codecs=CODECS)
     assert codec_sets(graph, down, options, None) == {}
     assert codec_sets(graph, down, PlanOptions(), measures) == {}

@@ -12,6 +12,7 @@ from coordinator.cli.plan_wishes import pairs, wishes
 from coordinator.planner.goal import Goal
 from coordinator.planner.model import PlanOptions
 from coordinator.planner.wishes import options_from_plain
+from slicemq.codecs import CODECS
 from slicemq.errors import PlanError, UsageError
 
 
@@ -47,6 +48,12 @@ def test_everything_said() -> None:
     assert found.goal == Goal("nodes", 0.05, 0.15, 5, 2.0, 0.01, 0.05)
     assert found.codecs == ("raw", "int8")
     assert found.shapes == ("pipeline", "copies")
+
+
+def test_auto_stands_for_all_codecs_that_the_budget_allows() -> None:
+    assert options_from_plain({"codecs": ["auto"], "error_budget": 0.01}).codecs == CODECS
+    assert options_from_plain({"codecs": ["auto"]}).codecs == ("raw", "lz4", "lz4s", "zstd")
+    assert options_from_plain({"codecs": ["lz4", "auto"]}).codecs == ("raw", "lz4", "lz4s", "zstd")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from coordinator.planner.books.arcs import Arcs, Coded, Primitives, rows_of
 from coordinator.planner.books.nodes import node_row, plain_row
 from coordinator.planner.model import PlanOptions
 from coordinator.planner.problem import Costs
-from coordinator.planner.tables.codec_costs import changes, packed_bytes, seconds
+from coordinator.planner.tables.codec_costs import Ratios, changes, packed_bytes, seconds
 from coordinator.planner.tables.segments import FRAME_BYTES, wire_bytes
 from slicemq.errors import PlanError
 
@@ -37,9 +36,9 @@ def books(
     profile: Profile,
     costs: Costs,
     options: PlanOptions,
-    ratios: Mapping[int, float] | None = None,
+    ratios: Ratios | None = None,
 ) -> dict[str, Any]:
-    """The document of `costs`, made for `graph` with `profile`, `options` and lz4's `ratios` (`packed_bytes`)."""
+    """The document of `costs`, made for `graph` with `profile`, `options` and `ratios` (`packed_bytes`)."""
     primitives = _primitives(graph, costs, ratios)
     arcs = primitives.traffic(FRAME_BYTES)
     memories: list[dict[str, Any]] = []
@@ -116,7 +115,7 @@ def text_of(body: dict[str, Any]) -> str:
     return text
 
 
-def _primitives(graph: Graph, costs: Costs, ratios: Mapping[int, float] | None) -> Primitives:
+def _primitives(graph: Graph, costs: Costs, ratios: Ratios | None) -> Primitives:
     made = {t for index in graph.steps for t in graph.operators[index].outputs if t >= 0}
     travels = made | set(graph.inputs)
     reads = [tuple(t for t in graph.reads[index] if t in travels) for index in graph.steps]

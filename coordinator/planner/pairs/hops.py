@@ -6,7 +6,7 @@ client to the first slice and its results go from the last one to the client, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from coordinator.planner.model import Fleet, NodeSpec, Overheads
 from coordinator.planner.problem import Hops, State
-from coordinator.planner.tables.codec_costs import crossing, packed_bytes
+from coordinator.planner.tables.codec_costs import Ratios, crossing, packed_bytes
 from coordinator.planner.tables.segments import FRAME_BYTES, wire_bytes
 from coordinator.planner.tables.state_tables import ArcTables
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from converters.graph import Graph
 
 
-def crossing_bytes(
-    graph: Graph, states: Sequence[State], ratios: Mapping[int, float] | None = None
-) -> npt.NDArray[np.float64]:
+def crossing_bytes(graph: Graph, states: Sequence[State], ratios: Ratios | None = None) -> npt.NDArray[np.float64]:
     """Bytes of the bundle that crosses each state (none given: prefixes of the steps, raw); 0 at both ends.
 
     It has every tensor that is made before and read after, results that are made before, and inputs of the model

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.planner.tables.segments import TENSOR_BYTES
-from coordinator.planner.tables.states import CODEC_ORDER, DownSets, bits, down_sets, states_of
-from slicemq.codecs import AFFINE_BYTES, is_lossless
+from coordinator.planner.tables.states import DownSets, bits, down_sets, states_of
+from slicemq.codecs import CODECS, is_lossless, packed_size
 
 if TYPE_CHECKING:
     from converters.codec_errors import CodecMeasures
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 
 CANDIDATES = 24
 """Down-sets at which other codecs than raw are looked at."""
+KEPT = 3
+"""Codecs that plans of a model are made of, besides raw: each is one more state at each of the down-sets."""
+Ratios = Mapping[str, Mapping[int, float]]
+"""Codec whose bytes depend on the values -> tensor -> its bytes to the plain ones, as measured."""
+
+_LINKS = (20e6 / 8, 200e6 / 8)
+# How much longer a board's processor takes than the profile's machine, about.
+_BOARD = 4.0
+# A chain of so many slices may use the error budget up with a codec of this share of it at each cut.
+_CAREFUL = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -34,9 +46,16 @@ class CodecCost:
 
 COSTS: Mapping[str, CodecCost] = {
     "raw": CodecCost(),
-    "lz4": CodecCost(encode=1.7e-9, decode=0.3e-9),
-    "f16": CodecCost(encode=1.2e-9, decode=1.0e-9),
-    "int8": CodecCost(encode=0.31e-9, decode=0.1e-9),
+    "lz4": CodecCost(encode=1.7e-9, decode=0.31e-9),
+    "lz4s": CodecCost(encode=2.1e-9, decode=0.55e-9),
+    "zstd": CodecCost(encode=3.8e-9, decode=1.2e-9),
+    "f16": CodecCost(encode=0.39e-9, decode=0.33e-9),
+    "int16": CodecCost(encode=0.30e-9, decode=0.28e-9),
+    "int8c": CodecCost(encode=0.74e-9, decode=0.38e-9),
+    "int8": CodecCost(encode=0.26e-9, decode=0.24e-9),
+    "zfp4": CodecCost(encode=4.2e-9, decode=4.0e-9),
+    "zfp3": CodecCost(encode=3.7e-9, decode=3.4e-9),
+    "zfp2": CodecCost(encode=3.2e-9, decode=2.7e-9),
 }
 
 
@@ -45,19 +64,19 @@ def changes(tensor: Tensor, codec: str) -> bool:
     return codec != "raw" and (is_lossless(codec) or tensor.dtype == "float32")
 
 
-def packed_bytes(tensor: Tensor, codec: str, ratios: Mapping[int, float] | None = None) -> int:
+def packed_bytes(tensor: Tensor, codec: str, ratios: Ratios | None = None) -> int:
     """Bytes of the tensor in a frame, its row in the header included.
 
-    `ratios` are lz4's bytes to the plain ones by tensor, as measured; a tensor that is not listed does not shrink.
+    A tensor that is not listed in `ratios` does not shrink with a codec whose bytes depend on the values; no tensor
+    grows.
     """
     size = tensor.nbytes
     if changes(tensor, codec):
-        if codec == "f16":
-            size = size // 2
-        elif codec == "int8":
-            size = size // 4 + AFFINE_BYTES
+        known = packed_size(codec, tensor.dtype, tensor.shape)
+        if known is not None:
+            size = known
         else:
-            size = math.ceil(size * (ratios or {}).get(tensor.index, 1.0))
+            size = min(size, math.ceil(size * (ratios or {}).get(codec, {}).get(tensor.index, 1.0)))
     return size + TENSOR_BYTES + len(tensor.name.encode())
 
 
@@ -94,23 +113,59 @@ def codec_sets(
     graph: Graph, down: DownSets, options: PlanOptions, measures: CodecMeasures | None
 ) -> dict[str, tuple[int, ...]]:
     """Codec -> the down-sets at which plans may use it: where it was measured, makes the bytes fewer, and keeps
-    within the error budget. Without measures there is none.
+    within the error budget; the KEPT codecs that serve best. Without measures there is none.
     """
     if measures is None:
         return {}
     found: dict[str, tuple[int, ...]] = {}
-    for codec in CODEC_ORDER[1:]:
+    for codec in CODECS[1:]:
         if codec not in options.codecs:
             continue
         if is_lossless(codec):
-            sets: Sequence[int] = candidates(graph, down) if measures.ratios else ()
+            sets: Sequence[int] = candidates(graph, down) if measures.ratios.get(codec) else ()
         else:
             errors = measures.errors.get(codec, {})
             sets = [done for done in down.done[1:-1] if errors.get(done, math.inf) <= options.goal.error_budget]
         chosen = tuple(done for done in sets if _saves(graph, done, codec, measures.ratios))
         if chosen:
             found[codec] = chosen
-    return found
+    kept = _best(graph, found, measures, options.goal.error_budget)
+    return {codec: sets for codec, sets in found.items() if codec in kept}
+
+
+def _best(
+    graph: Graph, found: Mapping[str, Sequence[int]], measures: CodecMeasures, budget: float
+) -> Collection[str]:
+    """At most KEPT codecs of `found`: those that at most of its down-sets take the least time together with a link,
+    of all codecs and of those that err little; links of several rates.
+
+    They are the same for the whole model: slices that a tensor skips must begin and end with one codec.
+    """
+    if len(found) <= KEPT:
+        return found
+    where: dict[int, list[str]] = {}
+    for codec, sets in found.items():
+        for done in sets:
+            where.setdefault(done, []).append(codec)
+    wins: list[Counter[str]] = []
+    for share, rate in itertools.product((1.0, _CAREFUL), _LINKS):
+        counted: Counter[str] = Counter()
+        for done, names in where.items():
+            most = budget * share
+            able = [c for c in names if is_lossless(c) or measures.errors[c].get(done, math.inf) <= most]
+            if able:
+                tensors = [graph.tensors[t] for t in crossing(graph, done)]
+                counted[min(able, key=lambda c: _link_seconds(tensors, c, measures.ratios, rate))] += 1
+        wins.append(counted)
+    kept = dict.fromkeys(counted.most_common(1)[0][0] for counted in wins if counted)
+    rest = sum(wins, Counter[str]()).most_common()
+    return list(dict.fromkeys([*kept, *(codec for codec, _ in rest)]))[:KEPT]
+
+
+def _link_seconds(tensors: Sequence[Tensor], codec: str, ratios: Ratios, rate: float) -> float:
+    return sum(
+        packed_bytes(tensor, codec, ratios) / rate + _BOARD * sum(seconds(tensor, codec)) for tensor in tensors
+    )
 
 
 def chosen_states(graph: Graph, options: PlanOptions, measures: CodecMeasures | None = None) -> tuple[State, ...]:
@@ -119,6 +174,6 @@ def chosen_states(graph: Graph, options: PlanOptions, measures: CodecMeasures | 
     return states_of(down, codec_sets(graph, down, options, measures))
 
 
-def _saves(graph: Graph, done: int, codec: str, ratios: Mapping[int, float]) -> bool:
+def _saves(graph: Graph, done: int, codec: str, ratios: Ratios) -> bool:
     tensors = [graph.tensors[t] for t in crossing(graph, done)]
     return sum(packed_bytes(t, codec, ratios) for t in tensors) < sum(packed_bytes(t, "raw") for t in tensors)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from converters.arc_memory import membership
 from converters.slicing import legal_positions
 from coordinator.planner.problem import State
-from coordinator.planner.tables.codec_costs import changes, packed_bytes, seconds
+from coordinator.planner.tables.codec_costs import Ratios, changes, packed_bytes, seconds
 from coordinator.planner.tables.segments import FRAME_BYTES, Table, traffic, wire_bytes
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def prefix_tables(graph: Graph) -> ArcTables:
     )
 
 
-def state_tables(graph: Graph, states: Sequence[State], ratios: Mapping[int, float] | None = None) -> ArcTables:
+def state_tables(graph: Graph, states: Sequence[State], ratios: Ratios | None = None) -> ArcTables:
     """The tables of all arcs between `states`, the first with nothing done and the last with everything, both raw.
 
     An arc whose slice would get nothing that changes from frame to frame is not possible. `ratios`: `packed_bytes`.
@@ -88,7 +88,7 @@ def state_tables(graph: Graph, states: Sequence[State], ratios: Mapping[int, flo
 
 
 class _Tables:
-    def __init__(self, graph: Graph, states: Sequence[State], ratios: Mapping[int, float] | None) -> None:
+    def __init__(self, graph: Graph, states: Sequence[State], ratios: Ratios | None) -> None:
         self._graph, self._ratios = graph, ratios
         self._codecs = tuple(state.codec for state in states)
         sets = list(dict.fromkeys(state.done for state in states))
@@ -125,7 +125,7 @@ class _Tables:
     def _by_codec(
         self,
         sums: Callable[[Sequence[int], Sequence[float]], Table],
-        value: Callable[[Tensor, str, Mapping[int, float] | None], float],
+        value: Callable[[Tensor, str, Ratios | None], float],
     ) -> tuple[Table, dict[str, Table]]:
         """`sums` of what comes from the client, raw, and for each codec of what comes from other slices."""
         inputs = [t for t in self._users if t not in self._made]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from converters.slicing import legal_positions
 from coordinator.planner.problem import State
-from slicemq.codecs import DTYPES
+from slicemq.codecs import CODECS, DTYPES
 
 if TYPE_CHECKING:
     from converters.graph import Graph
@@ -25,7 +25,6 @@ PREFIXES = "contiguous-one-per-node"
 DAG = "dag-one-per-node"
 MAX_STATES = 300
 """States beyond this number are not added. A model that has more steps gets a third of them for its branches."""
-CODEC_ORDER = ("raw", "lz4", "f16", "int8")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def states_of(down: DownSets, codecs: Mapping[str, Collection[int]] | None = Non
     return tuple(
         State(done, codec)
         for done in down.done
-        for codec in sorted(("raw", *(c for c, sets in allowed.items() if done in sets)), key=CODEC_ORDER.index)
+        for codec in sorted(("raw", *(c for c, sets in allowed.items() if done in sets)), key=CODECS.index)
     )
 
 
