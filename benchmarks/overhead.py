@@ -1,20 +1,24 @@
-"""What a node adds to a frame besides `invoke`: processor time and latency, by tensor size.
+"""Processor time that a node adds to a frame besides `invoke`, over both data links, by tensor size.
 
-    python -m benchmarks.overhead [--sizes 1000,100000] [--frames 200] [--repeats 3] [--format json]
+    python -m benchmarks.overhead [--sizes 1000,100000] [--links own,paho] [--frames 200] [--repeats 3]
+                                  [--check] [--write] [--format json]
 
 A real worker process runs a tiny slice behind a mosquitto broker, and this program sends it frames with a plain
 paho client. Three slices for each size: `both` passes the tensor through (RELU), `receive` takes it and gives one
 element (SLICE), `send` takes one element and gives the tensor (TILE). The worker's processor time (all threads, the
 scheduler's count) less that of `invoke` alone, measured on the same slice in a process of its own, is what the node
-adds. `bare` is a plain paho client that sends back what it gets: the wire in Python without any work.
+adds. `bare` is a program of bare sockets that sends back what it gets (benchmarks.bare_mqtt): the wire without any
+work. Workers over both links and the bare echo are measured in turn, so that all meet the same machine. What a node
+adds to a frame's time is in benchmarks.hop.
 
-Latency is from publish to answer, one frame at a time. For the bare client it is two passes through the broker;
-what the worker takes longer with the same bytes both ways (`both`), less `invoke`, is the node's part of it.
+With `--check` the exit code is 1 when the own link misses a mark: at 1 MB and above at most 0.5 ms per MB received
+and 0.7 ms per MB sent. `--write` puts the table into docs/explanation/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import queue
 import statistics
@@ -22,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +36,11 @@ import numpy as np
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from benchmarks.bare_mqtt import bare_echo
 from benchmarks.machine import describe_machine
+from benchmarks.marks import Mark, all_held
+from benchmarks.marks import table as mark_table
+from benchmarks.pages import write_region
 from benchmarks.processes import CLUSTER, LoneWorker, cpu_seconds
 from edge_node.runtime import available_runtimes
 from emulator.brokers import Mosquitto
@@ -44,51 +52,47 @@ from slicemq.topics import Topics
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 3_200_000)
 KINDS = ("both", "receive", "send")
-_REVISION = "1-00000000"
-_CLIENT = "driver"
+REVISION = "1-00000000"
+CLIENT = "driver"
 _IN_FLIGHT = 4
 _WARM = 20
-_LATENCY_FRAMES = 100
+# The first frame's number: MessagePack packs all that follow in as many bytes.
+_FIRST = 1 << 20
+LINKS = ("own", "paho")
+WORDS = {"both": "through", "receive": "receive", "send": "send"}
+# From here on what a node adds is judged per MB.
+LARGE = 1_000_000
+MOST_PER_MB = {"receive": 0.5, "send": 0.7}
 _ANSWER_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Milliseconds for one frame: processor time of all threads, and the median and 9th decile of the latency."""
-
-    cpu_ms: float
-    latency_ms: float
-    latency_p90_ms: float
-
-
-@dataclass(frozen=True)
 class Row:
-    """One kind of slice at one size. `added_ms` is processor time of a frame besides `invoke`."""
+    """One kind of slice at one size over one data link: processor milliseconds of a frame, all threads.
+
+    `invoke_ms` is what `invoke` alone takes of it; `bare_ms` what the bare echo takes for the same tensor.
+    """
 
     size: int
     kind: str
+    link: str
     cpu_ms: float
-    invoke_cpu_ms: float
-    added_ms: float
-    latency_ms: float
-    latency_p90_ms: float
     invoke_ms: float
-    bare_cpu_ms: float
-    bare_latency_ms: float
+    bare_ms: float
 
     @property
-    def to_bare(self) -> float:
-        """Added processor time as a ratio to the bare client's."""
-        return self.added_ms / self.bare_cpu_ms
+    def added_ms(self) -> float:
+        """What the node adds besides `invoke`."""
+        return self.cpu_ms - self.invoke_ms
 
     @property
-    def added_latency_ms(self) -> float:
-        """Latency beyond the bare client's and `invoke`."""
-        return self.latency_ms - self.bare_latency_ms - self.invoke_ms
+    def added_per_mb(self) -> float:
+        """`added_ms` for each MB of the tensor."""
+        return self.added_ms / (self.size / 1e6)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print."""
+    """Measure, print and perhaps judge; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.overhead",
         description=__doc__,
@@ -98,32 +102,47 @@ def main(arguments: list[str] | None = None) -> int:
         "--sizes", default=",".join(map(str, SIZES)), help="bytes of the tensor, with commas between"
     )
     parser.add_argument("--kinds", default=",".join(KINDS), help="both, receive, send")
+    parser.add_argument("--links", default=",".join(LINKS), help="own, paho")
     parser.add_argument("--frames", type=int, default=200, help="frames of one measurement")
     parser.add_argument("--repeats", type=int, default=3, help="measurements; the median counts")
     parser.add_argument("--runtime", default=available_runtimes()[0].name)
+    parser.add_argument("--check", action="store_true", help="exit code 1 when the own link misses a mark")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/explanation/performance.md")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     given = parser.parse_args(arguments)
     rows: list[Row] = []
     try:
         with Mosquitto() as broker, tempfile.TemporaryDirectory() as folder:
             for size in map(int, given.sizes.split(",")):
-                bare = _bare(broker.options, size, given.frames, given.repeats)
                 for kind in given.kinds.split(","):
                     path = Path(folder) / f"{kind}-{size}.tflite"
                     path.write_bytes(tiny_model(kind, size))
                     print(f"{size} bytes, {kind}", file=sys.stderr, flush=True)
-                    invoke_ms, invoke_cpu_ms = _invoke(path, given.runtime, given.frames)
-                    figures = _worker(broker.options, path, kind, size, given)
-                    rows.append(_row(size, kind, figures, bare, invoke_ms, invoke_cpu_ms))
+                    rows += _rows(broker.options, path, kind, size, given)
     except SliceMQError as error:
         sys.stderr.write(f"overhead: {error}\n")
         return error.exit_code
+    found = marks(rows)
     if given.format == "json":
-        body = [{**asdict(row), "to_bare": row.to_bare, "added_latency_ms": row.added_latency_ms} for row in rows]
-        print(json.dumps({"machine": describe_machine(), "rows": body, "fit": fit(rows)}, indent=2))
+        body = [{**asdict(row), "added_ms": row.added_ms, "added_per_mb": row.added_per_mb} for row in rows]
+        judged = [mark.to_plain() for mark in found]
+        print(
+            json.dumps({"machine": describe_machine(), "rows": body, "fit": fit(rows), "marks": judged}, indent=2)
+        )
     else:
-        _table(rows)
-    return 0
+        print(f"{report(rows)}\n\n{mark_table(found)}")
+    if given.write:
+        write_region("overhead", report(rows))
+    return int(given.check and not all_held(found))
+
+
+def marks(rows: Sequence[Row]) -> list[Mark]:
+    """What the own link must keep: processor milliseconds per MB."""
+    return [
+        Mark(f"{row.kind}, {row.size / 1e6:g} MB: ms per MB", row.added_per_mb, most=MOST_PER_MB[row.kind])
+        for row in rows
+        if row.link == "own" and row.size >= LARGE and row.kind in MOST_PER_MB
+    ]
 
 
 def elements(kind: str, size: int) -> tuple[int, int]:
@@ -161,7 +180,7 @@ def assignment(kind: str, size: int) -> SliceAssignment:
     taken, given = elements(kind, size)
     return SliceAssignment(
         pipeline="overhead",
-        revision=_REVISION,
+        revision=REVISION,
         slice="s0",
         artifact=Artifact("0" * 64, 1),
         memory=0,
@@ -172,21 +191,21 @@ def assignment(kind: str, size: int) -> SliceAssignment:
     )
 
 
-def fit(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """For each kind of slice: added milliseconds per frame and per MB, a line through the sizes.
+def fit(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    """For each link and kind of slice: added milliseconds per frame and per MB, a line through the sizes.
 
     Weighted by 1/ms, so that the small sizes settle the first figure and the large ones the second.
     """
-    found: dict[str, dict[str, float]] = {}
-    for kind in dict.fromkeys(row.kind for row in rows):
-        mine = [row for row in rows if row.kind == kind]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for link, kind in dict.fromkeys((row.link, row.kind) for row in rows):
+        mine = [row for row in rows if (row.link, row.kind) == (link, kind)]
         if len({row.size for row in mine}) < 2:
             continue
         sizes = np.array([row.size / 1e6 for row in mine])
         added = np.array([row.added_ms for row in mine])
         weights = 1.0 / np.maximum(added, 1e-3)
         per_mb, per_frame = np.polyfit(sizes, added, 1, w=weights)
-        found[kind] = {"per_frame_ms": float(per_frame), "per_mb_ms": float(per_mb)}
+        found.setdefault(link, {})[kind] = {"per_frame_ms": float(per_frame), "per_mb_ms": float(per_mb)}
     return found
 
 
@@ -235,50 +254,71 @@ class Driver:
             header = decode_frame(answer).header
             if header.error:
                 raise SliceMQError(header.message)
-            took.append(at - sent[header.sequence])
+            took.append(at - sent[header.sequence - _FIRST])
         return took
 
-    def measure(self, topic: str, pid: int, elements: int, frames: int, repeats: int) -> Figures:
-        """Processor time of process `pid` and latency, for frames with one tensor of float32."""
-        array = np.random.default_rng(1).random((1, elements), np.float32)
 
-        def payload(number: int) -> bytes:
-            header = FrameHeader(client=_CLIENT, stream=1, sequence=number, sent=0.0, revision=_REVISION)
-            return b"".join(encode_frame(header, [(TensorSpec(0, "x", "float32", (1, elements)), array)]))
+def payloads(elements: int) -> Callable[[int], bytes]:
+    """Makes frame number n with one float32 tensor of so many elements."""
+    array = np.random.default_rng(1).random((1, elements), np.float32)
 
-        self.exchange(topic, payload, _WARM, 1)
-        cpu, latencies = [], []
-        for _ in range(repeats):
-            before = cpu_seconds(pid)
-            self.exchange(topic, payload, frames, _IN_FLIGHT)
-            cpu.append((cpu_seconds(pid) - before) / frames)
-            latencies += self.exchange(topic, payload, _LATENCY_FRAMES, 1)
-        deciles = statistics.quantiles(latencies, n=10)
-        return Figures(1e3 * statistics.median(cpu), 1e3 * statistics.median(latencies), 1e3 * deciles[8])
+    def payload(number: int) -> bytes:
+        # As many bytes for each number: the bare echo counts on it.
+        header = FrameHeader(client=CLIENT, stream=1, sequence=_FIRST + number, sent=0.0, revision=REVISION)
+        return b"".join(encode_frame(header, [(TensorSpec(0, "x", "float32", (1, elements)), array)]))
+
+    return payload
 
 
-def _worker(broker: BrokerOptions, path: Path, kind: str, size: int, given: Any) -> Figures:
-    topics = Topics(CLUSTER)
+@dataclass(frozen=True)
+class _Echo:
+    """A process that answers frames: who it is, where they go, and who sends them."""
+
+    pid: int
+    topic: str
+    driver: Driver
+
+    def cpu(self, payload: Callable[[int], bytes], frames: int) -> float:
+        """Its processor seconds for one of `frames` frames."""
+        before = cpu_seconds(self.pid)
+        self.driver.exchange(self.topic, payload, frames, _IN_FLIGHT)
+        return (cpu_seconds(self.pid) - before) / frames
+
+
+def _rows(broker: BrokerOptions, path: Path, kind: str, size: int, given: Any) -> list[Row]:
+    links = given.links.split(",")
+    payload = payloads(elements(kind, size)[0])
+    used: dict[str, list[float]] = {name: [] for name in ("bare", *links)}
+    with contextlib.ExitStack() as stack:
+        echoes = {"bare": stack.enter_context(_bare(broker))}
+        for link in links:
+            echoes[link] = stack.enter_context(_worker(broker, path, kind, size, link, given.runtime))
+        for echo in echoes.values():
+            echo.cpu(payload, _WARM)
+        for _ in range(given.repeats):
+            for name, echo in echoes.items():
+                used[name].append(1e3 * echo.cpu(payload, given.frames))
+    _, invoke_ms = invoke_alone(path, given.runtime, given.frames)
+    bare = statistics.median(used["bare"])
+    return [Row(size, kind, link, statistics.median(used[link]), invoke_ms, bare) for link in links]
+
+
+@contextlib.contextmanager
+def _worker(broker: BrokerOptions, path: Path, kind: str, size: int, link: str, runtime: str) -> Iterator[_Echo]:
+    cluster = f"{CLUSTER}-{link}"
+    topics = Topics(cluster)
     with (
-        LoneWorker(assignment(kind, size), path, broker, given.runtime) as worker,
-        Driver(broker, topics.results("overhead", _CLIENT)) as driver,
+        LoneWorker(assignment(kind, size), path, broker, runtime, cluster=cluster, link=link) as worker,
+        Driver(broker, topics.results("overhead", CLIENT)) as driver,
     ):
         worker.wait_for("ready")
-        topic = topics.data("overhead", _REVISION, "b0")
-        return driver.measure(topic, worker.pid, elements(kind, size)[0], given.frames, given.repeats)
+        yield _Echo(worker.pid, topics.data("overhead", REVISION, "b0"), driver)
 
 
-def _bare(broker: BrokerOptions, size: int, frames: int, repeats: int) -> Figures:
-    command = [sys.executable, "-m", "benchmarks.bare_paho", broker.host, str(broker.port), "bare/in", "bare/out"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as echo:
-        assert echo.stdin is not None
-        assert echo.stdout is not None
-        try:
-            echo.stdout.readline()
-            with Driver(broker, "bare/out") as driver:
-                return driver.measure("bare/in", echo.pid, elements("both", size)[0], frames, repeats)
-        finally:
-            echo.kill()
+@contextlib.contextmanager
+def _bare(broker: BrokerOptions) -> Iterator[_Echo]:
+    with bare_echo(broker, "bare/in", "bare/out") as pid, Driver(broker, "bare/out") as driver:
+        yield _Echo(pid, "bare/in", driver)
 
 
 _INVOKE = """
@@ -298,7 +338,7 @@ print(sorted(wall)[len(wall) // 2] / 1e6, sorted(cpu)[len(cpu) // 2] / 1e6)
 """
 
 
-def _invoke(path: Path, runtime: str, frames: int) -> tuple[float, float]:
+def invoke_alone(path: Path, runtime: str, frames: int) -> tuple[float, float]:
     """Milliseconds of `invoke` alone, wall and processor time, in a process of its own."""
     command = [sys.executable, "-c", _INVOKE, str(path), runtime, str(frames)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -308,34 +348,28 @@ def _invoke(path: Path, runtime: str, frames: int) -> tuple[float, float]:
     return float(wall), float(cpu)
 
 
-def _row(size: int, kind: str, worker: Figures, bare: Figures, invoke_ms: float, invoke_cpu_ms: float) -> Row:
-    return Row(
-        size=size,
-        kind=kind,
-        cpu_ms=worker.cpu_ms,
-        invoke_cpu_ms=invoke_cpu_ms,
-        added_ms=worker.cpu_ms - invoke_cpu_ms,
-        latency_ms=worker.latency_ms,
-        latency_p90_ms=worker.latency_p90_ms,
-        invoke_ms=invoke_ms,
-        bare_cpu_ms=bare.cpu_ms,
-        bare_latency_ms=bare.latency_ms,
-    )
-
-
-def _table(rows: Sequence[Row]) -> None:
-    print(f"{describe_machine()}; milliseconds for one frame; 1 kB = 10^3 bytes\n")
-    print("| tensor kB | slice | CPU | of it invoke | node adds | bare CPU | latency | bare latency | node adds |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+def report(rows: Sequence[Row]) -> str:
+    """The tables, with the machine."""
+    lines = [
+        f"{describe_machine()}; processor milliseconds of all threads for one frame; MB is 10^6 bytes.",
+        "",
+        "| tensor | slice | link | worker | of it invoke | added | added per MB | bare echo |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
-        hop = f"{row.bare_latency_ms:.2f} | {row.added_latency_ms:.2f}" if row.kind == "both" else "| "
-        print(
-            f"| {row.size / 1e3:g} | {row.kind} | {row.cpu_ms:.3f} | {row.invoke_cpu_ms:.3f} | {row.added_ms:.3f} "
-            f"| {row.bare_cpu_ms:.3f} | {row.latency_ms:.2f} | {hop} |"
+        size = f"{row.size / 1e6:g} MB" if row.size >= LARGE else f"{row.size / 1e3:g} kB"
+        per_mb = f"{row.added_per_mb:.2f}" if row.size >= LARGE else ""
+        bare = f"{row.bare_ms:.3f}" if row.kind == "both" else ""
+        lines.append(
+            f"| {size} | {WORDS[row.kind]} | {row.link} | {row.cpu_ms:.3f} | {row.invoke_ms:.3f} "
+            f"| {row.added_ms:.3f} | {per_mb} | {bare} |"
         )
-    print()
-    for kind, line in fit(rows).items():
-        print(f"{kind}: {line['per_frame_ms']:.3f} ms per frame + {line['per_mb_ms']:.2f} ms per MB")
+    lines += ["", "A line through the sizes:", "", "| link | slice | ms per frame | ms per MB |"]
+    lines.append("| --- | --- | --- | --- |")
+    for link, kinds in fit(rows).items():
+        for kind, line in kinds.items():
+            lines.append(f"| {link} | {WORDS[kind]} | {line['per_frame_ms']:.3f} | {line['per_mb_ms']:.2f} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

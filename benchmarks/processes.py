@@ -77,17 +77,26 @@ def cpu_seconds(pid: int) -> float:
 class LoneWorker:
     """A worker process as an agent would start it, told what to do and listened to by the caller."""
 
-    def __init__(self, assignment: SliceAssignment, path: Path, broker: BrokerOptions, runtime: str) -> None:
+    def __init__(
+        self,
+        assignment: SliceAssignment,
+        path: Path,
+        broker: BrokerOptions,
+        runtime: str,
+        *,
+        cluster: str = CLUSTER,
+        link: str = "auto",
+    ) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edge_node.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"MALLOC_ARENA_MAX": "2"},
+            env=os.environ | {"MALLOC_ARENA_MAX": "2", "SLICEMQ_DATA_LINK": link},
         )
         task = {
             "node": NODE,
-            "cluster": CLUSTER,
+            "cluster": cluster,
             "assignment": to_plain(assignment),
             "path": str(path),
             "broker": broker.to_dict(),

@@ -194,7 +194,6 @@ def test_compression_is_done_beside_computing(start: Start) -> None:
         _send(stage, number)
     eventually(lambda: len(wire.sent) == 20)
     assert wire.threads == {"send"}
-    assert {sent.tensors[0].codec for _, _, sent in wire.sent} == {"lz4"}
     # Each is a copy of its own frame's output, not of the memory that the next frame computes in.
     assert wire.values() == [number + 1 for number in range(20)]
 
