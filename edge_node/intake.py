@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,11 @@ _FRAMES = 24
 _LEAST_BYTES = 16_000_000
 _COUNT = 1024
 _AGE = 30.0
+# Frames that the thread that brings them may run itself: to read the next one beside that gains nothing.
+_SMALL_BYTES = 65_536
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Work:
     """A whole frame; without arrays (None) a client's word that it gives its stream back (rule 6).
 
@@ -43,11 +46,29 @@ class Work:
 
 
 class Intake:
-    """The frames that wait for one slice, bounded in count, bytes and age (rule 9)."""
+    """The frames that wait for one slice, bounded in count, bytes and age (rule 9).
 
-    def __init__(self, assignment: SliceAssignment, topics: Topics, tally: Tally) -> None:
+    They are for the thread that calls `next`. But a small frame before which none waits is run by the thread that
+    brought it, with `run_here`, while `is_quick` says that this takes less than to wake the other thread. No two
+    frames are ever given out at once.
+    """
+
+    def __init__(
+        self,
+        assignment: SliceAssignment,
+        topics: Topics,
+        tally: Tally,
+        *,
+        run_here: Callable[[Work], None],
+        is_quick: Callable[[], bool],
+    ) -> None:
         self._assignment = assignment
         self._tally = tally
+        self._run_here = run_here
+        self._is_quick = is_quick
+        # While the thread that brought a frame runs it; and what went wrong there.
+        self._here = False
+        self._failure: BaseException | None = None
         self._bundles = {
             topics.data(assignment.pipeline, assignment.revision, bundle.id, turn): (bundle, turn)
             for bundle in assignment.inputs
@@ -60,6 +81,7 @@ class Intake:
         self._joiner: Joiner[tuple[str, int, int], Work] = Joiner(
             [bundle.id for bundle in assignment.inputs], bounds
         )
+        self._joins = len(assignment.inputs) > 1
         self._backlog: Backlog[Work] = Backlog(bounds)
         self._working: deque[float] = deque()
         self._ready = threading.Condition()
@@ -77,20 +99,25 @@ class Intake:
         if source is None and topic != self._release_topic:
             return
         if self._network_cpu is not None:
-            self._tally.took("receive", time.thread_time() - self._network_cpu)
+            self._tally.received(time.thread_time() - self._network_cpu)
         try:
             work = self._read(*source, payload) if source is not None else Work(decode_frame(payload).header, None)
-            self._add(work, source[0].id if source is not None else None, len(payload))
+            self._add(work, source[0].id if self._joins and source is not None else None, len(payload))
         except FrameError as error:
             self._tally.count(refused=1)
             self._tally.warn(topic, "%s: frame dropped: %s", topic, error)
         self._network_cpu = time.thread_time()
 
     def next(self) -> Work | None:
-        """Wait for the oldest frame that is not too old; None after `stop`. Call `done` for each, in order."""
+        """Wait for the oldest frame that is not too old; None after `stop`. Call `done` for each, in order.
+
+        Raises what `run_here` raised.
+        """
         with self._ready:
             while not self._stopping:
-                popped = self._backlog.pop(time.monotonic())
+                if self._failure is not None:
+                    raise self._failure
+                popped = None if self._here else self._backlog.pop(time.monotonic())
                 if popped is not None:
                     since, work = popped
                     self._working.append(since)
@@ -99,7 +126,7 @@ class Intake:
         return None
 
     def done(self) -> None:
-        """The oldest frame that `next` gave has left the slice."""
+        """The oldest frame that was given out has left the slice."""
         self._working.popleft()
 
     def stop(self) -> None:
@@ -138,7 +165,7 @@ class Intake:
     def _add(self, work: Work, bundle: str | None, nbytes: int) -> None:
         now = time.monotonic()
         with self._ready:
-            if bundle is not None and len(self._assignment.inputs) > 1:
+            if bundle is not None:
                 parts = self._joiner.add(work.header.key, bundle, work, nbytes, now)
                 if parts is None:
                     return
@@ -147,7 +174,25 @@ class Intake:
                     {index: array for part in parts.values() for index, array in (part.arrays or {}).items()},
                     sum(part.decoding for part in parts.values()),
                 )
-            # A release takes its turn as well: what the client sent before it has been run by then.
-            size = sum(array.nbytes for array in work.arrays.values()) if work.arrays is not None else 0
-            self._backlog.push(work, size, now)
-            self._ready.notify()
+            quick = nbytes <= _SMALL_BYTES and not (self._here or self._working or len(self._backlog))
+            if not quick or not self._is_quick():
+                # A release takes its turn as well: what the client sent before it has been run by then.
+                arrays = work.arrays or {}
+                self._backlog.push(work, sum(array.nbytes for array in arrays.values()), now)
+                self._ready.notify()
+                return
+            self._working.append(now)
+            self._here = True
+        self._run(work)
+
+    def _run(self, work: Work) -> None:
+        failure: BaseException | None = None
+        try:
+            self._run_here(work)
+        except Exception as error:  # noqa: BLE001 - for the thread whose failure ends the process
+            failure = error
+        with self._ready:
+            self._here = False
+            if failure is not None or len(self._backlog):
+                self._failure = failure
+                self._ready.notify()

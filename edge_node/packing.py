@@ -18,7 +18,7 @@ from slicemq.turns import topic_turns, turn_of
 Parts = Sequence[bytes | memoryview]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Message:
     """A message to be sent: its `parts`, or None while `tensors` are still to be compressed.
 
@@ -98,14 +98,15 @@ class Packer:
 
     def _result_header(self, header: FrameHeader, error: str = "", message: str = "") -> FrameHeader:
         part = self._assignment.result
+        place, parts = (part.part, part.parts) if part is not None else (0, 1)
         return FrameHeader(
-            client=header.client,
-            stream=header.stream,
-            sequence=header.sequence,
-            sent=header.sent,
-            revision=header.revision,
-            part=part.part if part is not None else 0,
-            parts=part.parts if part is not None else 1,
-            error=error,
-            message=message,
+            header.client,
+            header.stream,
+            header.sequence,
+            header.sent,
+            header.revision,
+            place,
+            parts,
+            error,
+            message,
         )

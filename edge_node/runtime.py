@@ -63,6 +63,9 @@ class Interpreter:
         self._name = name
         self._path = path
         self._cold = False
+        # Functions that make views of the tensors' own memory; they may be held, the views may not.
+        self._input_views: list[Callable[[], Any]] = []
+        self._output_views: list[Callable[[], Any]] = []
         self._describe()
 
     @property
@@ -89,7 +92,7 @@ class Interpreter:
                 self._native.set_tensor(self._input_indices[position], array)
             else:
                 # `set_tensor` copies twice what is read-only, as arrays that share a message's memory are.
-                np.copyto(self._native.tensor(self._input_indices[position])(), array)
+                self._input_views[position]()[...] = array
         except _FAILURES as error:
             raise InputError(f"{self._name}: input {position} ({info.name}): {_first_line(error)}") from error
 
@@ -114,7 +117,7 @@ class Interpreter:
             if copy or self._outputs[position].dtype == "string":
                 array: npt.NDArray[Any] = self._native.get_tensor(index)
             else:
-                array = self._native.tensor(index)()
+                array = self._output_views[position]()
         except _FAILURES as error:
             detail = self._native.get_output_details()[position]
             shape = tuple(int(size) for size in detail["shape"])
@@ -148,6 +151,7 @@ class Interpreter:
         """
         shapes = [info.shape for info in self._inputs]
         self._native = None
+        self._input_views, self._output_views = [], []
         self._native = self._start()
         self._describe()
         if [info.shape for info in self._inputs] != shapes:
@@ -179,6 +183,8 @@ class Interpreter:
             raise ModelError(f"{self._name}: its inputs and outputs: {_first_line(error)}") from error
         self._input_indices = [int(detail["index"]) for detail in inputs]
         self._output_indices = [int(detail["index"]) for detail in outputs]
+        self._input_views = [self._native.tensor(index) for index in self._input_indices]
+        self._output_views = [self._native.tensor(index) for index in self._output_indices]
         self._input_dtypes = [np.dtype(detail["dtype"]) for detail in inputs]
         self._inputs = tuple(_info(detail) for detail in inputs)
         self._outputs = tuple(_info(detail) for detail in outputs)

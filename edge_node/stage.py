@@ -1,6 +1,7 @@
 """A loaded slice at work: frames in, `invoke`, frames out, as threads so that receiving and computing overlap.
 
-receive (the data link's thread): read, check and decode a frame, join it with its other bundles
+receive (the data link's thread): read, check and decode a frame, join it with its other bundles; where the slice is
+    quick and no frame waits, compute it as well
 compute: the oldest whole frame into the interpreter, `invoke`, outputs to the socket right from its memory
 send (only where a codec is slow): compress and publish, while the next frame is computed
 
@@ -10,6 +11,7 @@ with `raw`. Where the link takes no more, the thread that computes waits: then f
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -36,9 +38,13 @@ Send = Callable[[str, Sequence[bytes | memoryview]], bool]
 
 # Outputs that wait for the sender: one being sent, one ready.
 _OUTBOX = 2
+# Slices that take no longer than that (seconds) run on the thread that brings their frames: to wake another one
+# would take a large part of it, and so long the link can do without its thread.
+_QUICK = 0.001
+_SMOOTHING = 0.2
 
 
-@dataclass
+@dataclass(slots=True)
 class _Done:
     """How a frame ended here: what is still to be sent, whether with an error frame, seconds of sending so far."""
 
@@ -57,13 +63,18 @@ class Stage:
         interpreter: Interpreter,
         send: Send,
         lease_seconds: float = LEASE_SECONDS,
+        pending: Callable[[], int] | None = None,
     ) -> None:
-        """Raises ModelError when the slice's tensors are not those of the assignment."""
+        """Raises ModelError when the slice's tensors are not those of the assignment.
+
+        `pending`: the bytes that wait for the link; without it no frame is run on the link's thread.
+        """
         self._assignment = assignment
         check_fit(assignment, interpreter)
         self._packer = Packer(assignment, topics)
         self._interpreter = interpreter
         self._send = send
+        self._varies = any(-1 in spec.shape for bundle in assignment.inputs for spec in bundle.tensors)
         # The shapes that tensors are allocated for; None after a failure, when nothing is allocated.
         self._shapes: list[tuple[int, ...]] | None = [info.shape for info in interpreter.inputs]
         self._stream = (
@@ -76,7 +87,13 @@ class Stage:
         self._outbox: queue.Queue[_Done | None] | None = queue.Queue(_OUTBOX) if self._packer.slow else None
         self._threads: list[threading.Thread] = []
         self._tally = Tally()
-        self._intake = Intake(assignment, topics, self._tally)
+        self._pending = pending
+        # A recent mean of the seconds from a frame's way into the interpreter until its outputs have left.
+        self._pace = math.inf
+        self._may_be_quick = self._stream is None and self._outbox is None and pending is not None
+        self._intake = Intake(
+            assignment, topics, self._tally, run_here=self._compute_and_send, is_quick=self._is_quick
+        )
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -127,13 +144,26 @@ class Stage:
 
     def _compute_loop(self) -> None:
         while (work := self._intake.next()) is not None:
-            self._finish(self._compute(work))
+            self._compute_and_send(work)
             # Held on, its views would keep the memory of a message from the next one.
             del work
             if self._stream is not None and not self._stream.holds:
                 self._renew_early()
         if self._outbox is not None:
             self._outbox.put(None)
+
+    def _compute_and_send(self, work: Work) -> None:
+        started = time.perf_counter()
+        self._finish(self._compute(work))
+        took = time.perf_counter() - started
+        self._pace = took if self._pace == math.inf else self._pace + _SMOOTHING * (took - self._pace)
+
+    def _is_quick(self) -> bool:
+        """Whether the link's thread may run a frame: not where that could take long or block.
+
+        Stateful slices load their model again, slow codecs wait for their thread, a full link for the broker.
+        """
+        return self._may_be_quick and self._pace <= _QUICK and self._pending is not None and not self._pending()
 
     def _compute(self, work: Work) -> _Done:
         header, stream = work.header, self._stream
@@ -166,7 +196,7 @@ class Stage:
             if renew:
                 self._renew()
             self._fresh = False
-            self._fill(work, renew)
+            filling = self._fill(work, renew)
             started, used = time.perf_counter(), time.thread_time()
             self._interpreter.invoke()
             invoked, used = time.perf_counter(), time.thread_time() - used
@@ -177,21 +207,20 @@ class Stage:
             return _Done()
         except SliceMQError as error:
             return self._refuse(work.header, str(error), "slice-error")
-        self._tally.took("invoke", invoked - started)
-        self._tally.took("invoke_cpu", used)
-        self._tally.took("encode", time.perf_counter() - invoked - done.sending)
+        self._tally.ran(filling, invoked - started, used, time.perf_counter() - invoked - done.sending)
         return done
 
-    def _fill(self, work: Work, renewed: bool) -> None:
-        """Copy a frame into the interpreter and let go of the memory that it came in."""
+    def _fill(self, work: Work, renewed: bool) -> float:
+        """Copy a frame into the interpreter and let go of the memory that it came in; seconds, with decoding."""
         started = time.perf_counter()
         tensors = work.arrays or {}
         arrays = [tensors[index] for index in self._assignment.takes]
-        self._fit_shapes([array.shape for array in arrays], renewed)
+        if self._varies:
+            self._fit_shapes([array.shape for array in arrays], renewed)
         for position, array in enumerate(arrays):
             self._interpreter.set_input(position, array)
         tensors.clear()
-        self._tally.took("decode", work.decoding + time.perf_counter() - started)
+        return work.decoding + time.perf_counter() - started
 
     def _send_views(self, header: FrameHeader) -> _Done:
         """Send what stands in the interpreter's memory: no view of it is left afterwards. The rest is to be sent.
@@ -236,8 +265,7 @@ class Stage:
         try:
             done.sending += sum(self._emit(message) for message in done.messages)
         finally:
-            self._tally.took("send", done.sending)
-            self._tally.count(frames=not done.failed)
+            self._tally.left(done.sending, failed=done.failed)
             self._intake.done()
 
     def _refuse(self, header: FrameHeader, why: str, reason: str) -> _Done:

@@ -12,7 +12,7 @@ logger = logging.getLogger("slicemq.node.slice")
 
 _MEAN_OF = 32
 _LOG_EVERY = 10.0
-_TIMES = ("receive", "decode", "invoke", "invoke_cpu", "encode", "send")
+_RUN = ("decode", "invoke", "invoke_cpu", "encode")
 
 
 class Tally:
@@ -25,7 +25,9 @@ class Tally:
     def __init__(self) -> None:
         self.frames = self.errors = self.refused = self.unsent = 0
         self._lock = threading.Lock()
-        self._times: dict[str, deque[float]] = {name: deque(maxlen=_MEAN_OF) for name in _TIMES}
+        self._receive: deque[float] = deque(maxlen=_MEAN_OF)
+        self._runs: deque[tuple[float, float, float, float]] = deque(maxlen=_MEAN_OF)
+        self._send: deque[float] = deque(maxlen=_MEAN_OF)
         self._warned: dict[str, float] = {}
         self._held: dict[str, int] = {}
 
@@ -37,21 +39,34 @@ class Tally:
             self.refused += refused
             self.unsent += unsent
 
-    def took(self, name: str, seconds: float) -> None:
-        """What a frame took for `name`, a key of `means`."""
-        self._times[name].append(seconds)
+    def received(self, seconds: float) -> None:
+        """Processor time of the link's thread for a message."""
+        self._receive.append(seconds)
 
-    def taken(self, name: str) -> int:
-        """How many of the last frames were timed."""
-        return len(self._times[name])
+    def ran(self, decode: float, invoke: float, invoke_cpu: float, encode: float) -> None:
+        """What a frame took until it was ready to be sent, in seconds."""
+        self._runs.append((decode, invoke, invoke_cpu, encode))
+
+    def left(self, send: float, *, failed: bool) -> None:
+        """A frame is done, `failed` or not, and sending took so many seconds."""
+        self._send.append(send)
+        if not failed:
+            self.count(frames=1)
+
+    @property
+    def runs(self) -> int:
+        """How many of the last frames have been run."""
+        return len(self._runs)
 
     def means(self) -> dict[str, float]:
         """`<name>_ms` of the last frames: their mean in milliseconds, 0 before the first."""
-        found = {}
-        for name, times in self._times.items():
-            values = tuple(times)
-            found[f"{name}_ms"] = round(1000 * sum(values) / len(values), 4) if values else 0.0
-        return found
+        runs = tuple(self._runs)
+        times = dict(zip(_RUN, zip(*runs, strict=True), strict=True)) if runs else dict.fromkeys(_RUN, ())
+        times |= {"receive": tuple(self._receive), "send": tuple(self._send)}
+        return {
+            f"{name}_ms": round(1000 * sum(values) / len(values), 4) if values else 0.0
+            for name, values in times.items()
+        }
 
     def warn(self, kind: str, text: str, *values: object) -> None:
         """Log the first message of a kind at once, then at most one in `_LOG_EVERY` seconds, with a count."""

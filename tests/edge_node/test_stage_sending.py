@@ -156,7 +156,7 @@ def test_while_the_link_takes_nothing_computing_waits_and_heartbeats_say_so_rule
     beat = stage.beat(True, 0)
     assert (beat.queued, beat.frames) == (3, 0)
     assert eventually(lambda: stage.beat(True, 0).waiting > beat.waiting)
-    assert stage._tally.taken("invoke") == 0, "the next frame waits for the first one's place in the interpreter"
+    assert stage._tally.runs == 0, "the next frame waits for the first one's place in the interpreter"
     wire.open.set()
     eventually(lambda: stage.beat(True, 0).frames == 4)
     assert wire.values() == [2, 3, 4, 5]
@@ -186,7 +186,7 @@ def test_compression_is_done_beside_computing(start: Start) -> None:
     assert wire.held.wait(10)
     _send(stage, 1)
     # The second frame has been computed although the first still stands at the wire.
-    eventually(lambda: stage._tally.taken("invoke") == 2)
+    eventually(lambda: stage._tally.runs == 2)
     assert wire.sent == []
     assert stage.beat(True, 0).waiting > 0
     wire.open.set()

@@ -87,7 +87,7 @@ def test_a_repeat_is_answered_without_running_again(held: Slice) -> None:
     assert [held.say(n) for n in (0, 1, 1, 1, 2)] == [101, 102, 102, 102, 103]
     assert held.say(1, answered=False) is None
     assert held.say(2) == 103
-    assert held.stage._tally.taken("invoke") == 3
+    assert held.stage._tally.runs == 3
 
 
 def test_what_cannot_be_right_is_refused_by_name(held: Slice) -> None:
