@@ -113,8 +113,8 @@ class LinksPart:
 class Deployment:
     """`[[deployments]]`: a pipeline's name, its model and the words for `slicemq deploy`.
 
-    model: `package:NAME` (a model that comes with a Python package), `cache:NAME` (a converted one below
-    .cache/models) or a path, relative to the scenario file.
+    model: `package:PACKAGE/FILE` (inside a Python package), `cache:NAME` (a converted one below .cache/models) or
+    a path, relative to the scenario file.
     """
 
     name: str = value(units.identifier)
@@ -128,7 +128,8 @@ class Load:
 
     pipeline: a deployment's name (empty: the first). rate: frames per second of each client; None: as fast as
     the window lets. limit: frames on their way at most (None: the pipeline's window). warm: frames sent before
-    and not measured. input: `random` (seeded) or a picture's path, relative to the scenario file.
+    and not measured. input: `random` (seeded) or a picture's path, relative to the scenario file. compare: hold
+    every result against one device's, bit for bit.
     """
 
     pipeline: str = value(units.text, "")
@@ -139,6 +140,7 @@ class Load:
     limit: int | None = value(units.whole(1, 100_000), None)
     warm: int = value(units.whole(0, 100_000), 10)
     input: str = value(units.text, "random")
+    compare: bool = value(units.truth, False)
 
 
 @dataclass(frozen=True)
