@@ -127,8 +127,14 @@ BENCHMARKS = (
     ),
     Benchmark(
         "overhead",
-        "what a node adds to a frame besides invoke, by tensor size",
-        "3 min",
+        "processor time that a node adds to a frame besides invoke, by tensor size, over both data links",
+        "6 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
+        "hop",
+        "time that a worker adds to a hop, beside bare sockets through the same broker, over both data links",
+        "2 min",
         "docs/explanation/performance.md",
     ),
     Benchmark(

@@ -6,10 +6,10 @@
 A real worker process runs a tiny slice behind a mosquitto broker, and this program sends it frames with a plain
 paho client. Three slices for each size: `both` passes the tensor through (RELU), `receive` takes it and gives one
 element (SLICE), `send` takes one element and gives the tensor (TILE). The worker's processor time (all threads, the
-scheduler's count) less that of `invoke` alone, measured on the same slice in a process of its own, is what the node
-adds. `bare` is a program of bare sockets that sends back what it gets (benchmarks.bare_mqtt): the wire without any
-work. Workers over both links and the bare echo are measured in turn, so that all meet the same machine. What a node
-adds to a frame's time is in benchmarks.hop.
+scheduler's count) less that of its `invoke`, which its heartbeats tell, is what the node adds. `bare` is a program
+of bare sockets that sends back what it gets (benchmarks.bare_mqtt): the wire without any work. Workers over both
+links and the bare echo are measured in turn, so that all meet the same machine. What a node adds to a frame's time
+is in benchmarks.hop.
 
 With `--check` the exit code is 1 when the own link misses a mark: at 1 MB and above at most 0.5 ms per MB received
 and 0.7 ms per MB sent. `--write` puts the table into docs/explanation/performance.md.
@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import json
 import queue
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -70,7 +69,7 @@ _ANSWER_SECONDS = 20.0
 class Row:
     """One kind of slice at one size over one data link: processor milliseconds of a frame, all threads.
 
-    `invoke_ms` is what `invoke` alone takes of it; `bare_ms` what the bare echo takes for the same tensor.
+    `invoke_ms` is what `invoke` takes of it; `bare_ms` what the bare echo takes for the same tensor.
     """
 
     size: int
@@ -272,23 +271,25 @@ def payloads(elements: int) -> Callable[[int], bytes]:
 
 @dataclass(frozen=True)
 class _Echo:
-    """A process that answers frames: who it is, where they go, and who sends them."""
+    """A process that answers frames: its id, where they go, who sends them, and the worker that it is, if one."""
 
     pid: int
     topic: str
     driver: Driver
+    worker: LoneWorker | None = None
 
-    def cpu(self, payload: Callable[[int], bytes], frames: int) -> float:
-        """Its processor seconds for one of `frames` frames."""
+    def cpu(self, payload: Callable[[int], bytes], frames: int) -> tuple[float, float]:
+        """Its processor milliseconds for one of `frames` frames, and those of `invoke` among them."""
         before = cpu_seconds(self.pid)
         self.driver.exchange(self.topic, payload, frames, _IN_FLIGHT)
-        return (cpu_seconds(self.pid) - before) / frames
+        used = 1e3 * (cpu_seconds(self.pid) - before) / frames
+        return used, float(self.worker.next_beat()["invoke_cpu_ms"]) if self.worker is not None else 0.0
 
 
 def _rows(broker: BrokerOptions, path: Path, kind: str, size: int, given: Any) -> list[Row]:
     links = given.links.split(",")
     payload = payloads(elements(kind, size)[0])
-    used: dict[str, list[float]] = {name: [] for name in ("bare", *links)}
+    used: dict[str, list[tuple[float, float]]] = {name: [] for name in ("bare", *links)}
     with contextlib.ExitStack() as stack:
         echoes = {"bare": stack.enter_context(_bare(broker))}
         for link in links:
@@ -297,10 +298,10 @@ def _rows(broker: BrokerOptions, path: Path, kind: str, size: int, given: Any) -
             echo.cpu(payload, _WARM)
         for _ in range(given.repeats):
             for name, echo in echoes.items():
-                used[name].append(1e3 * echo.cpu(payload, given.frames))
-    _, invoke_ms = invoke_alone(path, given.runtime, given.frames)
-    bare = statistics.median(used["bare"])
-    return [Row(size, kind, link, statistics.median(used[link]), invoke_ms, bare) for link in links]
+                used[name].append(echo.cpu(payload, given.frames))
+    # By what each run adds: the run in the middle counts, with its own `invoke`.
+    middle = {name: sorted(runs, key=lambda run: run[0] - run[1])[len(runs) // 2] for name, runs in used.items()}
+    return [Row(size, kind, link, *middle[link], middle["bare"][0]) for link in links]
 
 
 @contextlib.contextmanager
@@ -312,7 +313,7 @@ def _worker(broker: BrokerOptions, path: Path, kind: str, size: int, link: str, 
         Driver(broker, topics.results("overhead", CLIENT)) as driver,
     ):
         worker.wait_for("ready")
-        yield _Echo(worker.pid, topics.data("overhead", REVISION, "b0"), driver)
+        yield _Echo(worker.pid, topics.data("overhead", REVISION, "b0"), driver, worker)
 
 
 @contextlib.contextmanager

@@ -111,6 +111,7 @@ class LoneWorker:
         self._process.stdin.flush()
         self._said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.beat: dict[str, Any] = {}
+        self._beats = threading.Condition()
         threading.Thread(target=self._listen, daemon=True).start()
 
     @property
@@ -129,6 +130,14 @@ class LoneWorker:
                 return said
             if said["event"] in ("failed", "died", "end"):
                 raise SliceMQError(f"worker: {said.get('reason', 'it ended')}")
+
+    def next_beat(self) -> dict[str, Any]:
+        """What it says of its slice from now on; raises SliceMQError when it says nothing."""
+        with self._beats:
+            known = self.beat
+            if not self._beats.wait_for(lambda: self.beat is not known, _ANSWER_SECONDS):
+                raise SliceMQError(f"worker: no heartbeat within {_ANSWER_SECONDS:g} s")
+            return self.beat
 
     def kill(self) -> None:
         """End it at once."""
@@ -151,7 +160,9 @@ class LoneWorker:
             for line in lines:
                 said = json.loads(line)
                 if said["event"] == "beat":
-                    self.beat = said["slice"]
+                    with self._beats:
+                        self.beat = said["slice"]
+                        self._beats.notify_all()
                 else:
                     self._said.put(said)
         self._said.put({"event": "end"})

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,20 +16,25 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import BENCHMARKS
+from benchmarks.bare_mqtt import BareMqtt, bare_echo
+from benchmarks.hop import Row as HopRow
+from benchmarks.hop import marks as hop_marks
 from benchmarks.load_at_tenth import Finding, between, judge
 from benchmarks.memory import IDLE_NODE_MARK, Row, SliceRow, report
 from benchmarks.overhead import KINDS, assignment, elements, fit, tiny_model
 from benchmarks.overhead import Row as OverheadRow
+from benchmarks.overhead import marks as overhead_marks
 from benchmarks.processes import children, cpu_seconds, parse_smaps, read_memory
 from benchmarks.profile_transfer import _row as transfer_row
 from benchmarks.window import smallest_enough
 from edge_node.fit import check_fit
 from edge_node.runtime import open_interpreter
+from emulator.brokers import Broker
 from slicemq.errors import SliceMQError
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 # Programs that other benchmarks run, and the list itself.
-HELPERS = {"__main__", "bare_paho", "keras_models"}
+HELPERS = {"__main__", "bare_mqtt", "keras_models"}
 
 
 def test_the_list_names_every_benchmark_and_no_other() -> None:
@@ -102,17 +108,48 @@ def test_tiny_models_fit_their_assignment_and_move_the_tensor(kind: str, size: i
 
 
 def _row(size: int, kind: str, added: float) -> OverheadRow:
-    return OverheadRow(size, kind, added + 0.5, 0.5, added, 3.0, 4.0, 0.5, 0.1, 1.0)
+    return OverheadRow(size, kind, "own", added + 0.5, 0.5, 0.1)
 
 
 def test_the_line_through_the_sizes() -> None:
     rows = [_row(size, "both", 0.2 + 1.5 * size / 1e6) for size in (1_000, 100_000, 3_200_000)]
     line = fit([*rows, _row(1_000, "send", 1.0)])
-    assert line.keys() == {"both"}
-    assert line["both"]["per_frame_ms"] == pytest.approx(0.2)
-    assert line["both"]["per_mb_ms"] == pytest.approx(1.5)
-    assert rows[0].added_latency_ms == pytest.approx(1.5)
-    assert rows[0].to_bare == pytest.approx(2.015)
+    assert {link: set(kinds) for link, kinds in line.items()} == {"own": {"both"}}
+    assert line["own"]["both"]["per_frame_ms"] == pytest.approx(0.2)
+    assert line["own"]["both"]["per_mb_ms"] == pytest.approx(1.5)
+
+
+def test_what_a_node_adds_is_judged_per_mb_and_only_on_the_own_link() -> None:
+    rows = [_row(1_000, "receive", 0.2), _row(2_000_000, "receive", 0.9), _row(2_000_000, "send", 1.5)]
+    found = overhead_marks([*rows, replace(rows[1], link="paho", cpu_ms=9.0), _row(2_000_000, "both", 9.0)])
+    assert [(mark.value, mark.held) for mark in found] == [
+        (pytest.approx(0.45), True),
+        (pytest.approx(0.75), False),
+    ]
+
+
+def test_what_a_hop_adds_is_judged_by_time_when_small_and_by_share_when_large() -> None:
+    rows = [
+        HopRow(1_000, "own", 0.1, 0.35, 0.4, 0.1),
+        HopRow(1_000, "own", 0.1, 0.45, 0.5, 0.1),
+        HopRow(1_000_000, "own", 4.0, 5.0, 6.0, 0.5),
+        HopRow(1_000_000, "own", 4.0, 5.4, 6.0, 0.5),
+        HopRow(1_000_000, "paho", 4.0, 9.0, 9.0, 0.5),
+    ]
+    found = hop_marks(rows)
+    assert [mark.held for mark in found] == [True, False, True, False]
+    assert [mark.value for mark in found] == pytest.approx([0.15, 0.25, 12.5, 22.5])
+
+
+def test_bare_sockets_speak_mqtt_with_a_broker(mosquitto: Broker) -> None:
+    with (
+        bare_echo(mosquitto.options, "there", "back"),
+        BareMqtt(mosquitto.options, "back", "there") as connection,
+    ):
+        for size in (1, 127, 128, 20_000, 3_000_000):
+            payload = os.urandom(size)
+            connection.send(memoryview(payload))
+            assert bytes(connection.receive()) == payload
 
 
 def test_the_smallest_window_that_is_enough() -> None:
