@@ -128,8 +128,8 @@ class Load:
 
     pipeline: a deployment's name (empty: the first). rate: frames per second of each client; None: as fast as
     the window lets. limit: frames on their way at most (None: the pipeline's window). warm: frames sent before
-    and not measured. input: `random` (seeded) or a picture's path, relative to the scenario file. compare: hold
-    every result against one device's, bit for bit.
+    and not measured (None: twice the window and one). input: `random` (seeded) or a picture's path, relative to
+    the scenario file. compare: hold every result against one device's, bit for bit.
     """
 
     pipeline: str = value(units.text, "")
@@ -138,7 +138,7 @@ class Load:
     frames: int | None = value(units.whole(1, 10_000_000), None)
     rate: float | None = value(units.frames_per_second, None)
     limit: int | None = value(units.whole(1, 100_000), None)
-    warm: int = value(units.whole(0, 100_000), 10)
+    warm: int | None = value(units.whole(0, 100_000), None)
     input: str = value(units.text, "random")
     compare: bool = value(units.truth, False)
 
