@@ -37,6 +37,8 @@ PIPELINE = "small"
 # Beside the agent and the workers a group of 128 MB has no one else to leave memory to.
 RESERVE_MB = 4
 _DEPLOY_SECONDS = "300"
+# The objective wants a limit; every chain of such nodes keeps this one.
+_LEAST_RATE = "0.1"
 # Before its limit is set the node that overstates its memory has so many times the model's file.
 _PROMISED = 8
 
@@ -126,10 +128,10 @@ def _finding(model: RealModel, given: Any) -> Finding:
 
 
 @contextlib.contextmanager
-def _nodes(count: int, memory: int, given: Any) -> Iterator[Any]:
+def _nodes(count: int, memory: int, share: float, given: Any) -> Iterator[Any]:
     options = ("--reserve-mb", str(RESERVE_MB), "--cache-mb", "2000")
     with equal_nodes(
-        count, share=given.share, rate=1e9, memory=memory, options=options, isolate=not given.loopback
+        count, share=share, rate=1e9, memory=memory, options=options, isolate=not given.loopback
     ) as cluster:
         yield cluster
 
@@ -138,8 +140,19 @@ def _chain(model: RealModel, given: Any) -> dict[str, Any]:
     memory = int(given.memory_mb * 1e6)
     frames = frames_of(model)
     answers = answers_of(model, frames)
-    with _nodes(given.nodes, memory, given) as cluster:
-        words = ["--objective", "nodes", "--shape", "one-node", "--shape", "pipeline", "--timeout", _DEPLOY_SECONDS]
+    with _nodes(given.nodes, memory, given.share, given) as cluster:
+        words = [
+            "--objective",
+            "nodes",
+            "--min-rate",
+            _LEAST_RATE,
+            "--shape",
+            "one-node",
+            "--shape",
+            "pipeline",
+            "--timeout",
+            _DEPLOY_SECONDS,
+        ]
         plan = cluster.json("deploy", str(model.path), "--name", PIPELINE, *words)["plan"]
         planned = {item["nodes"][0]: item["memory_mb"] for item in plan["slices"]}
         say(f"{len(planned)} nodes of {given.memory_mb:g} MB")
@@ -159,11 +172,12 @@ def _chain(model: RealModel, given: Any) -> dict[str, Any]:
 
 def _alone(model: RealModel, given: Any) -> dict[str, Any]:
     memory = int(given.memory_mb * 1e6)
-    with _nodes(1, memory, given) as cluster:
+    with _nodes(1, memory, given.share, given) as cluster:
         refused = cluster.command("deploy", str(model.path), "--name", PIPELINE, "--timeout", _DEPLOY_SECONDS)
         said = refused.stderr.strip() if refused.returncode else ""
     say(f"one node of {given.memory_mb:g} MB: {said or 'not refused'}")
-    with _nodes(1, _PROMISED * model.path.stat().st_size, given) as cluster:
+    # A whole core: on a small share it reads its own program from the disk again and again before it is killed.
+    with _nodes(1, _PROMISED * model.path.stat().st_size, 1.0, given) as cluster:
         group = cluster.nodes[names(1)[0]].group
         group.set_limits(memory=memory)
         cluster.json("deploy", str(model.path), "--name", PIPELINE, "--no-wait")
