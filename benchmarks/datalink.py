@@ -1,167 +1,163 @@
-"""CPU that one process spends to send and to receive frames over the data link, beside a bare socket.
+"""CPU that one process spends to send and to receive frames: bare socket, own link and paho link; QoS 0 and QoS 1.
 
-    python -m benchmarks.datalink [--broker URL] [--repeat N]
+    python -m benchmarks.datalink [--broker mosquitto|amqtt|URL] [--repeat N] [--pause MS] [--format json]
 
-Sender and receiver are processes of their own; CPU is theirs, not the broker's. Without `--broker` an embedded
-broker is started for the time of the measurement.
+Sender and receiver are processes of their own; CPU is theirs, not the broker's. The links' figures contain what a
+node does with a frame: one copy into an input tensor, one copy out of an output tensor. The bare socket has no
+broker, no copies, and a waiting call for everything: the least that the system asks for.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import resource
-import socket
-import subprocess
-import sys
+import contextlib
+import json
 import threading
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
-from slicemq.datalink import open_link
+from benchmarks.datalink_ends import TOPIC, Cost, Way, measure, open_way
+from benchmarks.machine import describe_machine
+from emulator.brokers import Amqtt, Broker, Mosquitto
 from slicemq.options import BrokerOptions
 
-TOPIC = "slicemq/v1/bench/data/bench/1-00000000/b0"
 # Frame size in bytes -> frames sent.
 SIZES = {1_000: 4000, 100_000: 600, 1_000_000: 80, 3_200_000: 40}
+_QOS_SIZES = {1_000: 2000, 100_000: 400, 1_000_000: 60}
+_BREAK_FRAMES = 400
+_BREAK_BYTES = 100_000
 
 
-def _cpu() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+@dataclass(frozen=True)
+class Broken:
+    """What came of `frames` frames while the broker was killed and started again in the midst of them.
+
+    `refused` were not taken by the link (it was down): the sender knows. `lost` were taken and never came.
+    """
+
+    qos: int
+    frames: int
+    refused: int
+    lost: int
 
 
-def _link_receiver(pipe: Connection, options: BrokerOptions) -> None:
-    state = {"left": 0}
-    done = threading.Event()
-
-    def on_frame(_: str, payload: bytes | memoryview) -> None:
-        state["left"] -= 1
-        if state["left"] == 0:
-            done.set()
-
-    link = open_link(options, "bench-receiver", on_frame=on_frame)
-    link.subscribe([TOPIC])
-    link.start()
-    link.wait_up(10)
-    pipe.send("up")
-    while (size_and_count := pipe.recv()) is not None:
-        state["left"] = size_and_count[1]
-        done.clear()
-        pipe.send("ready")
-        begin = _cpu()
-        done.wait()
-        pipe.send(_cpu() - begin)
-    link.stop()
+@contextlib.contextmanager
+def running(name: str) -> Iterator[BrokerOptions]:
+    """The broker of that name, started for the time of the measurement; or the one at that URL."""
+    kinds: dict[str, type[Broker]] = {"mosquitto": Mosquitto, "amqtt": Amqtt}
+    if name in kinds:
+        with kinds[name]() as broker:
+            yield broker.options
+    else:
+        yield BrokerOptions.from_url(name)
 
 
-def _link_sender(pipe: Connection, options: BrokerOptions) -> None:
-    link = open_link(options, "bench-sender", on_frame=lambda *_: None)
-    link.start()
-    link.wait_up(10)
-    pipe.send("up")
-    while (size_and_count := pipe.recv()) is not None:
-        size, count = size_and_count
-        header, tensor = bytes(200), memoryview(bytearray(size - 200))
-        begin = _cpu()
-        for _ in range(count):
-            if not link.send(TOPIC, [header, tensor]):
-                raise RuntimeError("the link went down")
-        while link.pending:
-            threading.Event().wait(0.001)
-        pipe.send(_cpu() - begin)
-    link.stop()
+def break_in_the_midst(qos: int) -> Broken:
+    """Send frames one by one, and restart the broker after half of them."""
+    with Mosquitto() as broker:
+        way = Way("own", broker.options, qos=qos)
+        came: set[int] = set()
+        receiver = open_way(way, "bench-receiver", lambda _, payload: came.add(int.from_bytes(payload[:8], "big")))
+        sender = open_way(way, "bench-sender", lambda *_: None)
+        receiver.subscribe([TOPIC])
+        for link in (receiver, sender):
+            link.start()
+            link.wait_up(10)
+        restart = threading.Thread(target=broker.restart)
+        body = bytes(_BREAK_BYTES)
+        refused = 0
+        for number in range(_BREAK_FRAMES):
+            if number == _BREAK_FRAMES // 2:
+                restart.start()
+            if not sender.send(TOPIC, [number.to_bytes(8, "big"), body], timeout=5):
+                refused += 1
+                sender.wait_up(20)
+                receiver.wait_up(20)
+        restart.join()
+        quiet, count = 0, -1
+        while quiet < 10:
+            quiet, count = (quiet + 1, count) if len(came) == count else (0, len(came))
+            time.sleep(0.1)
+        for link in (receiver, sender):
+            link.stop()
+        return Broken(qos, _BREAK_FRAMES, refused, _BREAK_FRAMES - refused - len(came))
 
 
-def _bare_receiver(pipe: Connection, listener: socket.socket) -> None:
-    pipe.send("up")
-    peer, _ = listener.accept()
-    while (size_and_count := pipe.recv()) is not None:
-        size, count = size_and_count
-        pipe.send("ready")
-        buffer = memoryview(bytearray(size))
-        begin = _cpu()
-        for _ in range(count):
-            got = 0
-            while got < size:
-                got += peer.recv_into(buffer[got:])
-        pipe.send(_cpu() - begin)
-
-
-def _bare_sender(pipe: Connection, port: int) -> None:
-    peer = socket.create_connection(("127.0.0.1", port))
-    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    pipe.send("up")
-    while (size_and_count := pipe.recv()) is not None:
-        size, count = size_and_count
-        header, tensor = bytes(200), memoryview(bytearray(size - 200))
-        begin = _cpu()
-        for _ in range(count):
-            peer.sendall(header)
-            peer.sendall(tensor)
-        pipe.send(_cpu() - begin)
-
-
-def _measure(
-    receiver: tuple[Callable[..., None], object], sender: tuple[Callable[..., None], object], repeat: int
-) -> dict[int, tuple[float, float]]:
-    """Seconds of CPU per frame by size: (send, receive), the least of `repeat` runs."""
-    context = multiprocessing.get_context("fork")
-    pipes, processes = [], []
-    for function, argument in (receiver, sender):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=function, args=(theirs, argument), daemon=True)
-        process.start()
-        ours.recv()
-        pipes.append(ours)
-        processes.append(process)
-    found: dict[int, tuple[float, float]] = {}
-    for size, count in SIZES.items():
-        runs = []
-        for _ in range(repeat):
-            pipes[0].send((size, count))
-            pipes[0].recv()
-            pipes[1].send((size, count))
-            runs.append((pipes[1].recv() / count, pipes[0].recv() / count))
-        found[size] = (min(run[0] for run in runs), min(run[1] for run in runs))
-    for pipe, process in zip(pipes, processes, strict=True):
-        pipe.send(None)
-        process.join(5)
-    return found
-
-
-def main() -> None:
-    """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--broker", help="URL of a running broker (default: an embedded one is started)")
-    parser.add_argument("--repeat", type=int, default=3)
-    given = parser.parse_args()
-    broker: subprocess.Popen[str] | None = None
-    url = given.broker
-    if url is None:
-        command = [sys.executable, "-m", "broker_config.embedded", "127.0.0.1", "0"]
-        broker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert broker.stdout is not None
-        url = broker.stdout.readline().split()[1]
-    try:
-        options = BrokerOptions.from_url(url)
-        link = _measure((_link_receiver, options), (_link_sender, options), given.repeat)
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-            bare = _measure((_bare_receiver, listener), (_bare_sender, port), given.repeat)
-    finally:
-        if broker is not None:
-            broker.terminate()
-            broker.wait()
-    print("CPU of one process; ms per frame, ms per MB, and the ratio to a bare socket")
-    print(f"{'frame':>9}  {'send ms':>8} {'ms/MB':>7} {'ratio':>6}  {'receive ms':>10} {'ms/MB':>7} {'ratio':>6}")
-    for size in SIZES:
-        (send, receive), (bare_send, bare_receive), megabytes = link[size], bare[size], size / 1e6
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, and print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.datalink",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--broker", default="mosquitto", help="mosquitto, amqtt, or the URL of a running broker")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of which the best counts (default 3)")
+    parser.add_argument("--pause", type=float, default=0.0, help="milliseconds between two frames (default 0)")
+    parser.add_argument("--sizes", help="only these frame sizes, in bytes: 1000,100000 ...")
+    parser.add_argument("--ways", default="bare,own,paho", help="only these: bare,own,paho")
+    parser.add_argument("--no-qos", action="store_true", help="leave QoS 0 against QoS 1 out")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    given = parser.parse_args(words)
+    wanted = [int(one) for one in given.sizes.split(",")] if given.sizes else list(SIZES)
+    sizes = {size: SIZES.get(size, max(20, 80_000_000 // size)) for size in wanted}
+    costs: dict[str, dict[int, Cost]] = {}
+    qos: dict[int, dict[int, Cost]] = {}
+    broken: list[Broken] = []
+    with running(given.broker) as options:
+        for kind in given.ways.split(","):
+            costs[kind] = measure(Way(kind, options), sizes, given.repeat, given.pause / 1e3)
+        if not given.no_qos:
+            qos = {level: measure(Way("own", options, qos=level), _QOS_SIZES, given.repeat) for level in (0, 1)}
+    if not given.no_qos and given.broker == "mosquitto":
+        broken = [break_in_the_midst(level) for level in (0, 1)]
+    if given.format == "json":
+        found = {
+            "machine": describe_machine(),
+            "broker": given.broker,
+            "cost": {kind: {size: asdict(cost) for size, cost in row.items()} for kind, row in costs.items()},
+            "qos": {level: {size: asdict(cost) for size, cost in row.items()} for level, row in qos.items()},
+            "broken": [asdict(one) for one in broken],
+        }
+        print(json.dumps(found, indent=2))
+        return 0
+    print(f"{describe_machine()}; broker: {given.broker}\n")
+    _print_costs(costs)
+    if qos:
+        print()
+        _print_qos(qos)
+    for one in broken:
         print(
-            f"{size:>9}  {send * 1e3:>8.3f} {send * 1e3 / megabytes:>7.2f} {send / bare_send:>6.1f}  "
-            f"{receive * 1e3:>10.3f} {receive * 1e3 / megabytes:>7.2f} {receive / bare_receive:>6.1f}"
+            f"\nQoS {one.qos}, broker killed and started again amid {one.frames} frames of {_BREAK_BYTES} bytes: "
+            f"{one.refused} not taken (the sender knows), {one.lost} taken and lost"
         )
+    return 0
+
+
+def _print_costs(costs: dict[str, dict[int, Cost]]) -> None:
+    print("CPU of one process, ms per frame (ms per MB):\n")
+    print("| frame bytes | " + " | ".join(f"{kind} send | {kind} receive" for kind in costs) + " |")
+    print("| --- " * (1 + 2 * len(costs)) + "|")
+    for size in next(iter(costs.values())):
+        cells = [_cell(one, size) for row in costs.values() for one in (row[size].send, row[size].receive)]
+        print(f"| {size} | " + " | ".join(cells) + " |")
+
+
+def _print_qos(qos: dict[int, dict[int, Cost]]) -> None:
+    print("Own link, frames/s and CPU in ms per frame (ms per MB):\n")
+    print("| frame bytes | " + " | ".join(f"QoS {one} rate | send | receive" for one in qos) + " |")
+    print("| --- " * (1 + 3 * len(qos)) + "|")
+    for size in _QOS_SIZES:
+        cells = []
+        for row in qos.values():
+            cost = row[size]
+            cells += [f"{cost.rate:.0f}", _cell(cost.send, size), _cell(cost.receive, size)]
+        print(f"| {size} | " + " | ".join(cells) + " |")
+
+
+def _cell(seconds: float, size: int) -> str:
+    return f"{seconds * 1e3:.3f} ({seconds * 1e9 / size:.2f})"
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

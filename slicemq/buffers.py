@@ -45,6 +45,8 @@ class BufferPool:
         self._keep_bytes = keep_bytes
         self._lock = threading.Lock()
         self._free: list[_Buffer] = []
+        # A loan's weak reference must live as long as the loan.
+        self._lent: dict[int, _Buffer] = {}
         # Filled by weak references' callbacks, which may run at any point of any thread, so without a lock.
         self._back: deque[_Buffer] = deque()
 
@@ -73,11 +75,13 @@ class BufferPool:
             except OSError as error:
                 raise MemoryError(f"no memory for {nbytes} bytes: {error}") from None
         loan = buffer.type.from_buffer(buffer.map)
+        self._lent[id(buffer)] = buffer
         buffer.loan = weakref.ref(loan, lambda _, buffer=buffer: self._give_back(buffer))  # type: ignore[misc]
         return memoryview(loan).cast("B")[:nbytes]
 
     def _give_back(self, buffer: _Buffer) -> None:
         self._back.append(buffer)
+        del self._lent[id(buffer)]
         # Whoever holds the lock, maybe this very thread, sorts it in later.
         if self._lock.acquire(blocking=False):
             try:

@@ -168,6 +168,13 @@ def connect_reason(error: Exception, options: BrokerOptions) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def error_words(error: OSError) -> str:
+    """A broken connection in a few words."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return error.strerror or str(error)
+
+
 def refusal(options: BrokerOptions, client_id: str, code: int, meaning: str) -> BrokerError:
     """The error for a CONNACK with `code`, in the numbers of MQTT 5; `meaning` stands for a code unknown here."""
     final, reason = _REFUSALS.get(code, (False, f"{meaning} (code {code})"))

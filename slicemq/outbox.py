@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from slicemq.buffers import BufferPool
+from slicemq.endpoint import error_words
 from slicemq.mqtt_packets import SMALL
 from slicemq.streams import Stream
 
@@ -91,7 +92,7 @@ class Outbox:
         try:
             sent = self._stream.write(buffers)
         except OSError as error:
-            self.error = error.strerror or str(error)
+            self.error = error_words(error)
             return 0
         if sent:
             self.last_write = time.monotonic()

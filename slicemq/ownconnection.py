@@ -14,7 +14,7 @@ from typing import Any
 
 from slicemq import mqtt_packets as packets
 from slicemq.buffers import BufferPool
-from slicemq.endpoint import CONNECT_SECONDS, Events, Wakeup, closed_early, connect_reason, refusal
+from slicemq.endpoint import CONNECT_SECONDS, Events, Wakeup, closed_early, connect_reason, error_words, refusal
 from slicemq.errors import BrokerError, OversizeError
 from slicemq.mqtt_packets import MAX_PAYLOAD, Decoder, PacketError
 from slicemq.options import BrokerOptions
@@ -180,7 +180,7 @@ class OwnConnection:
             self._end(f"the broker broke the rules of MQTT: {error}")
             return True
         except OSError as error:
-            self._end(error.strerror or str(error))
+            self._end(error_words(error))
             return True
         self._last_read = time.monotonic()
         stream.expect(decoder.missing)
@@ -217,14 +217,9 @@ class OwnConnection:
         if outbox.error is not None:
             self._end(outbox.error)
             return
-        if self._decoder.unfinished:
-            if self._slow is None or self._bytes_read - self._slow[1] >= _SLOW_BYTES:
-                self._slow = (now, self._bytes_read)
-            elif now - self._slow[0] > _SLOW_SECONDS:
-                self._end(f"the rest of a packet does not come ({self._decoder.missing} bytes are missing)")
-                return
-        else:
-            self._slow = None
+        if not self._goes_on(now):
+            self._end(f"the rest of a packet does not come ({self._decoder.missing} bytes are missing)")
+            return
         if self._pinged is not None:
             if self._last_read > self._pinged:
                 self._pinged = None
@@ -233,6 +228,20 @@ class OwnConnection:
         elif self._connack is not None and now - min(outbox.last_write, self._last_read) >= self._keepalive:
             self._pinged = now
             self._control(packets.PINGREQ)
+
+    def _goes_on(self, now: float) -> bool:
+        """Whether a packet that has begun goes on fast enough."""
+        if not self._decoder.unfinished:
+            self._slow = None
+            return True
+        if self._slow is not None and now - self._slow[0] > _SLOW_SECONDS and self._stream is not None:
+            # Less may wait in the system than it wakes us for.
+            self._read(self._stream)
+            if self._bytes_read - self._slow[1] < _SLOW_BYTES:
+                return False
+        if self._slow is None or self._bytes_read - self._slow[1] >= _SLOW_BYTES:
+            self._slow = (now, self._bytes_read)
+        return True
 
     def send(
         self, topic: str, parts: Sequence[bytes | memoryview], *, limit: int, timeout: float, qos: int = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from emulator.brokers import Mosquitto, free_port
+from slicemq.datalink import LinkKind, open_link
 from slicemq.errors import BrokerError, BrokerRefusedError
 from slicemq.options import BrokerOptions
 from slicemq.session import Session
+from tests.waiting import eventually
 
 ANONYMOUS = "allow_anonymous true"
 
@@ -147,3 +151,103 @@ def test_client_certificate(tls: tuple[Mosquitto, int, int], certificates: Certi
     )
     with pytest.raises(BrokerError, match="client certificate"):
         attempt(BrokerOptions.from_url(url, ca_file=ca_file), timeout=1)
+
+
+@pytest.fixture(params=["own", "paho"])
+def kind(request: pytest.FixtureRequest) -> LinkKind:
+    kind: LinkKind = request.param
+    return kind
+
+
+def test_frames_over_tls_in_both_directions_at_once(
+    tls: tuple[Mosquitto, int, int], certificates: Certificates, kind: LinkKind
+) -> None:
+    options = BrokerOptions.from_url(
+        f"mqtts://127.0.0.1:{tls[2]}",
+        ca_file=certificates.path("ca.crt"),
+        cert_file=certificates.path("client.crt"),
+        key_file=certificates.path("client.key"),
+    )
+    sizes = [0, 5, 5000, 16_384, 70_000, 3_000_000, 1, 20_000_000]
+    came: dict[str, list[bytes]] = {"a": [], "b": []}
+    links = {}
+    for name in came:
+        links[name] = open_link(
+            options,
+            name,
+            on_frame=lambda topic, payload: came[topic[-1]].append(bytes(payload)),
+            kind=kind,
+        )
+        links[name].subscribe([f"slicemq/v1/c/to/{name}"])
+        links[name].start()
+        links[name].wait_up(10)
+    payloads = [os.urandom(size) for size in sizes]
+
+    def work(sender: str, receiver: str) -> None:
+        for payload in payloads:
+            assert links[sender].send(f"slicemq/v1/c/to/{receiver}", [payload[:7], memoryview(payload)[7:]])
+
+    threads = [threading.Thread(target=work, args=pair) for pair in (("a", "b"), ("b", "a"))]
+    for one in threads:
+        one.start()
+    eventually(lambda: all(len(frames) == len(payloads) for frames in came.values()), timeout=60)
+    for one in threads:
+        one.join()
+    assert came == {"a": payloads, "b": payloads}
+    assert all(link.pending == 0 for link in links.values())
+    for link in links.values():
+        link.stop()
+
+
+def test_many_threads_over_tls_send_whole_frames(
+    tls: tuple[Mosquitto, int, int], certificates: Certificates, kind: LinkKind
+) -> None:
+    options = BrokerOptions.from_url(f"mqtts://127.0.0.1:{tls[1]}", ca_file=certificates.path("ca.crt"))
+    frames: list[bytes] = []
+    link = open_link(options, "a", on_frame=lambda _, payload: frames.append(bytes(payload)), kind=kind)
+    link.subscribe(["slicemq/v1/c/x"])
+    link.start()
+    link.wait_up(10)
+
+    def work(mark: int) -> None:
+        for turn in range(10):
+            assert link.send("slicemq/v1/c/x", [bytes([mark]) * (1 + turn * 40_000), bytes([mark])])
+
+    threads = [threading.Thread(target=work, args=(mark,)) for mark in range(6)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    eventually(lambda: len(frames) == 60, timeout=30)
+    assert all(len(set(frame)) == 1 for frame in frames)
+    link.stop()
+
+
+def test_both_links_have_the_same_words_for_what_is_wrong(
+    tls: tuple[Mosquitto, int, int], closed: Mosquitto, certificates: Certificates, tmp_path: Path
+) -> None:
+    ca_file = certificates.path("ca.crt")
+    (tmp_path / "bad.crt").write_text("no certificate")
+    wrong = [
+        BrokerOptions.from_url(f"mqtts://127.0.0.1:{tls[1]}"),
+        BrokerOptions.from_url(f"mqtts://localhost:{tls[1]}", ca_file=ca_file),
+        BrokerOptions.from_url(f"mqtts://127.0.0.1:{tls[2]}", ca_file=ca_file),
+        BrokerOptions.from_url(f"mqtts://127.0.0.1:{tls[1]}", ca_file=str(tmp_path / "bad.crt")),
+        BrokerOptions.from_url(f"mqtts://127.0.0.1:{tls[0].port}", ca_file=ca_file),
+        BrokerOptions.from_url(f"mqtt://127.0.0.1:{tls[1]}"),
+        BrokerOptions.from_url("mqtt://no-such-host.invalid"),
+        BrokerOptions.from_url(f"mqtt://127.0.0.1:{free_port()}"),
+        replace(closed.options, username="ann", password="wrong"),
+    ]
+    kinds: tuple[LinkKind, ...] = ("own", "paho")
+    for options in wrong:
+        errors = []
+        for kind in kinds:
+            link = open_link(options, "a", on_frame=lambda *_: None, kind=kind)
+            link.start()
+            with pytest.raises(BrokerError) as caught:
+                link.wait_up(1)
+            # What follows is OpenSSL's own text.
+            errors.append((type(caught.value), str(caught.value).partition("? (")[0]))
+            link.stop()
+        assert errors[0] == errors[1]
