@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slicemq.buffers import BufferPool
 from slicemq.courier import Courier
 from slicemq.desk import Desk
 from slicemq.errors import BrokerError, FrameFailedError, PipelineError, UsageError, frame_failed
@@ -32,6 +33,9 @@ from slicemq.specs import Inputs, check_inputs, tensor_keys
 from slicemq.topics import Topics, check_id
 
 logger = logging.getLogger(__name__)
+
+# From here on the copy of an input lies in memory that is used again.
+_POOLED_BYTES = 65_536
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Pipeline:
         self._desk = Desk(name, self._topics.pipeline(name), ledger)
         self._courier = Courier(self._broker, self._topics, name, self.client_id, stream, self._desk)
         self._desk.bind(self._courier.post, self._courier.wake)
+        self._pool = BufferPool()
         self._opened = False
         self._dispatcher: threading.Thread | None = None
         self._unix = time.time() - time.monotonic()
@@ -281,11 +286,19 @@ class Pipeline:
     def _submit(self, inputs: Inputs, timeout: float | None, *, claim: bool) -> int:
         document = self._desk.document()
         # A copy: the frame may have to be sent again after the caller has changed its arrays.
-        kept = {i: np.array(a, order="C", copy=True) for i, a in check_inputs(document.inputs, inputs).items()}
+        kept = {index: self._copy(array) for index, array in check_inputs(document.inputs, inputs).items()}
         sequence, dispatches = self._desk.submit(kept, document.spec, timeout, claim=claim)
         for dispatch in dispatches:
             self._courier.send(dispatch)
         return sequence
+
+    def _copy(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A copy in memory that comes back when the frame has ended: to get new memory costs more than to copy."""
+        if array.nbytes < _POOLED_BYTES:
+            return array.copy(order="C")
+        kept = np.frombuffer(self._pool.take(array.nbytes), array.dtype).reshape(array.shape)
+        np.copyto(kept, array)
+        return kept
 
     def _dispatch(self, on_result: Callable[[Result], None]) -> None:
         while True:

@@ -115,10 +115,12 @@ class Courier:
         return sorted(self._topics.parts(topic)[-1] for topic, payload in found.items() if payload)
 
     def post(self, dispatches: Iterable[Dispatch]) -> None:
-        """Have the clerk send these, in order."""
-        with self._state:
-            self._queue.extend(dispatches)
-            self._state.notify_all()
+        """Have the clerk send these, in order; it is not woken for nothing."""
+        wanted = list(dispatches)
+        if wanted:
+            with self._state:
+                self._queue.extend(wanted)
+                self._state.notify_all()
 
     def wake(self, wake_at: float | None) -> None:
         """The ledger wants its tick at `wake_at` (monotonic time) or earlier than was said before."""

@@ -180,6 +180,25 @@ def test_the_application_may_change_its_array_after_submit(quick: Site) -> None:
     assert pipeline.result(SECONDS).outputs["sum"] == 3
 
 
+def test_the_copies_of_large_inputs_use_memory_again_and_are_the_frames_own(quick: Site) -> None:
+    node = quick.node(R1)
+    quick.master.publish(route(R1), window=2)
+    pipeline = quick.client()
+    mine = np.empty((1, 100_000), np.float32)
+    for first in (1, 3, 5):
+        node.holding = True
+        for value in (first, first + 1):
+            mine[:] = value
+            pipeline.submit(mine)
+        eventually(lambda: len(node.held) == 2)
+        node.release()
+        got = [pipeline.result(SECONDS).outputs["twice"] for _ in range(2)]
+        assert [(array.min(), array.max()) for array in got] == [(2 * v, 2 * v) for v in (first, first + 1)]
+        del got
+    # Two frames at once, three times.
+    eventually(lambda: pipeline._pool.free[0] == 2)
+
+
 def test_on_result_gets_every_outcome_in_order_and_holds_its_place_until_it_returns(quick: Site) -> None:
     quick.node(R1)
     quick.master.publish(route(R1), window=2)
