@@ -322,7 +322,7 @@ def test_a_frame_half_sent_on_a_dead_connection_is_dropped(own_broker: Broker, o
 def test_send_on_the_network_thread_never_waits(own_broker: Broker) -> None:
     results: list[tuple[bool, float]] = []
 
-    def on_frame(_: str, payload: object) -> None:
+    def on_frame(topic: str, payload: object) -> None:
         own_broker.freeze()
         for _ in range(40):
             started = time.monotonic()
