@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -73,6 +74,22 @@ class Revision:
     def nodes(self) -> set[str]:
         """The nodes that run a slice of it."""
         return set(self.blueprint.slices)
+
+    @property
+    def brokers(self) -> dict[str, str]:
+        """The data brokers that carry bundles of it: node -> URL."""
+        found: dict[str, str] = {}
+        for items in self.blueprint.slices.values():
+            for item in items:
+                found |= item.brokers
+        return found
+
+    def brokers_of(self, node: str, slices: Iterable[str]) -> set[str]:
+        """The nodes whose data brokers carry bundles of these slices on `node`."""
+        named = set(slices)
+        return {
+            name for item in self.blueprint.slices.get(node, ()) if item.slice in named for name in item.brokers
+        }
 
     def keys(self, node: str) -> list[SliceKey]:
         """The slices that `node` runs for it."""

@@ -7,7 +7,8 @@
 | probing   | of each turn a probe frame has left every output (rule 11) | active                |
 |           | as above                                                   | (dropped), plan again |
 | active    | a newer revision becomes active                            | draining              |
-|           | a node is lost; a slice fails, hangs or stays not ready    | lost, plan again      |
+|           | a node is lost; a slice fails, hangs or stays not ready;   | lost, plan again      |
+|           | a data broker is withdrawn                                 |                       |
 | draining  | no frame moved for `drain_quiet` s, or `drain_most` s over | (retired)             |
 |           | a node is lost                                             | lost                  |
 | lost      | `lost_shown` s after a newer one became active             | (forgotten)           |
@@ -20,6 +21,7 @@ again) raises the document's `resend`, because what it held is gone.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coordinator.actions import PROBES_AT_ONCE
@@ -68,8 +70,8 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 trouble = (
                     f"{phase} took longer than {now - revision.since:.0f} s ({', '.join(waiting) or 'no answer'})"
                 )
-                for node in waiting:
-                    members.shun(node)
+                for node, slices in _unready(revision, members).items():
+                    _blame(revision, members, node, slices)
             if trouble is not None:
                 _abandon(record, revision, trouble, now, settings)
                 if phase == "probing":
@@ -137,9 +139,22 @@ def _trouble(revision: Revision, members: Membership) -> str | None:
         wanted = {(p, r, s) for p, r, s in revision.keys(name)}
         for entry in report.slices if report is not None else ():
             if (entry.pipeline, entry.revision, entry.slice) in wanted and entry.state == "failed":
-                members.shun(name)
+                _blame(revision, members, name, [entry.slice])
                 return f"slice {entry.slice} failed on {name}: {entry.reason or 'no reason given'}"
+    for name, url in revision.brokers.items():
+        capacity = members.node(name).current_capacity
+        if capacity is not None and capacity.broker != url:
+            return f"node {name}: its data broker {url} does not answer"
     return None
+
+
+def _blame(revision: Revision, members: Membership, name: str, slices: Iterable[str]) -> None:
+    """For a while plan without what may be at fault: the data brokers of these slices, else the node."""
+    brokers = revision.brokers_of(name, slices)
+    for broker in brokers:
+        members.shun_broker(broker)
+    if not brokers:
+        members.shun(name)
 
 
 def _hanging(revision: Revision, members: Membership) -> str | None:
@@ -147,7 +162,10 @@ def _hanging(revision: Revision, members: Membership) -> str | None:
         for key in revision.keys(name):
             why = members.stuck(name, key, revision.blueprint.stage_seconds.get(key[2], 0.0))
             if why is not None:
-                members.shun(name)
+                if members.link_is_down(name, key):
+                    _blame(revision, members, name, [key[2]])
+                else:
+                    members.shun(name)
                 return f"slice {key[2]} on {name}: {why}"
     return None
 
@@ -181,8 +199,8 @@ def _unready_for(
         revision.unready = now
     if now - revision.unready <= settings.unready_grace:
         return None
-    for name in missing:
-        members.shun(name)
+    for name, slices in missing.items():
+        _blame(revision, members, name, slices)
     return f"slices not ready for {now - revision.unready:.0f} s: {_listed(missing)}"
 
 

@@ -49,6 +49,7 @@ class Node:
     report: Report | None = None
     beat: Heartbeat | None = None
     shunned_until: float = -1.0
+    broker_shunned_until: float = -1.0
     progress: dict[SliceKey, _Progress] = field(default_factory=dict)
 
     @property
@@ -171,13 +172,27 @@ class Membership:
         """Whether new plans should do without this node."""
         return self.node(name).shunned_until > self.clock
 
+    def shun_broker(self, name: str) -> None:
+        """Leave a node's data broker out of new plans for a while."""
+        self.node(name).broker_shunned_until = self.clock + SHUN_SECONDS
+
+    def is_broker_shunned(self, name: str) -> bool:
+        """Whether new plans should not use the data broker of this node."""
+        return self.node(name).broker_shunned_until > self.clock
+
+    def link_is_down(self, name: str, key: SliceKey) -> bool:
+        """Whether a slice has said for too long that one of its data links is down (rule 19)."""
+        node = self.nodes.get(name)
+        progress = node.progress.get(key) if node is not None else None
+        return _link_was_lost(progress) if progress is not None else False
+
     def stuck(self, name: str, key: SliceKey, stage_seconds: float) -> str | None:
         """Why a slice that reports ready does not work (rule 19), or None."""
         node = self.nodes.get(name)
         progress = node.progress.get(key) if node is not None else None
         if progress is None:
             return None
-        if progress.link_down is not None and progress.heard - progress.link_down > LINK_GRACE:
+        if progress.link_down is not None and _link_was_lost(progress):
             return f"its data link is down for {progress.heard - progress.link_down:.1f} s"
         limit = max(self.deadline, 10 * stage_seconds)
         if progress.heard - progress.moved > limit:
@@ -199,3 +214,7 @@ class Membership:
     def _end(self, node: Node) -> None:
         node.epoch = None
         node.progress.clear()
+
+
+def _link_was_lost(progress: _Progress) -> bool:
+    return progress.link_down is not None and progress.heard - progress.link_down > LINK_GRACE

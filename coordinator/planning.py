@@ -111,7 +111,8 @@ def run(job: PlanningJob) -> Blueprint:
             artifacts.append(store.put(piece.data))
             takes.append(piece.inputs)
             gives.append(piece.outputs)
-    return replace(blueprint(job.intent.name, graph, plan, takes, gives, artifacts), computing=computing)
+    brokers = {capacity.node: capacity.broker for capacity in job.nodes}
+    return replace(blueprint(job.intent.name, graph, plan, takes, gives, artifacts, brokers), computing=computing)
 
 
 def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
@@ -122,6 +123,9 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
         present = {capacity.node for capacity in job.nodes}
         if all(node in present for item in plan.slices for node in item.nodes):
             _check_turns(plan, job.nodes)
+            if not job.asked:
+                plan = _with_present_brokers(plan, job.nodes)
+            _check_brokers(plan, job.nodes)
             _check_memory(plan, job.nodes)
             _check_operators(plan, graph, model_needs(path, job.tools, _shapes(job)), job.nodes)
             return plan, {}
@@ -155,7 +159,8 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
                 measures=measures,
             )
 
-        plan = kept_budget(make, _with_turns_known(options, nodes), lambda plan: _error(job, graph, path, plan))
+        known_by_all = _with_brokers_known(_with_turns_known(options, nodes), nodes)
+        plan = kept_budget(make, known_by_all, lambda plan: _error(job, graph, path, plan))
         # An estimate is no measurement that another could correct.
         return plan, computing_of(plan, graph, profile, fleet) if profile.measured else {}
 
@@ -214,6 +219,13 @@ def _with_turns_known(options: PlanOptions, nodes: list[Capacity]) -> PlanOption
     return replace(options, shapes=allowed)
 
 
+def _with_brokers_known(options: PlanOptions, nodes: list[Capacity]) -> PlanOptions:
+    """The options, without data brokers while a node that may be used does not know them."""
+    if all(one.knows_data_brokers for one in nodes if one.node not in options.exclude):
+        return options
+    return replace(options, data_brokers="never")
+
+
 def _shapes(job: PlanningJob) -> Shapes:
     """The sizes that the operator chose for inputs, in a form that serves as a key. Raises PlanError."""
     body = job.intent.options.get("shapes", {})
@@ -240,6 +252,34 @@ def _check_turns(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
             raise PlanError(
                 f"the plan has {plan.turns} turns, and node {node} speaks version {known[node].protocol} of the "
                 "protocol: turns need 1.2"
+            )
+
+
+def _with_present_brokers(plan: Plan, nodes: tuple[Capacity, ...]) -> Plan:
+    """The plan with the bundles of data brokers that do not answer on the main broker."""
+    there = {"", *(capacity.node for capacity in nodes if capacity.broker)}
+    lost = sorted({bundle.broker for bundle in plan.bundles} - there)
+    if not lost:
+        return plan
+    logger.warning("the operator's plan names data brokers that do not answer (of %s)", ", ".join(lost))
+    bundles = tuple(b if b.broker in there else replace(b, broker="") for b in plan.bundles)
+    return replace(plan, bundles=bundles)
+
+
+def _check_brokers(plan: Plan, nodes: tuple[Capacity, ...]) -> None:
+    known = {capacity.node: capacity for capacity in nodes}
+    carriers = {bundle.broker: bundle.id for bundle in plan.bundles if bundle.broker}
+    for node, bundle in sorted(carriers.items()):
+        if node not in known or not known[node].broker:
+            raise PlanError(
+                f"the plan's bundle {bundle} is on the data broker of node {node}, which has none that answers "
+                "(its field data_broker, or leave `broker` out of the bundle)"
+            )
+    for node in sorted({node for item in plan.slices for node in item.nodes}) if carriers else ():
+        if not known[node].knows_data_brokers:
+            raise PlanError(
+                f"the plan has bundles on data brokers, and node {node} speaks version {known[node].protocol} of "
+                "the protocol: data brokers need 1.3"
             )
 
 

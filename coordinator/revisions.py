@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from converters.graph import Graph
@@ -14,6 +14,7 @@ from slicemq.specs import spec_digest
 
 # Filled in when the blueprint becomes a revision.
 _NO_REVISION = "1-00000000"
+_NO_BROKERS: Mapping[str, str] = {}
 
 
 def blueprint(
@@ -23,17 +24,22 @@ def blueprint(
     takes: Sequence[tuple[int, ...]],
     gives: Sequence[tuple[int, ...]],
     artifacts: Sequence[Artifact],
+    brokers: Mapping[str, str] = _NO_BROKERS,
 ) -> Blueprint:
     """What every node of `plan` runs, and how clients reach it.
 
     `takes`, `gives` and `artifacts` are, for each slice of the plan, the whole-model tensor indices of its file's
-    inputs and outputs, and the file itself.
+    inputs and outputs, and the file itself. `brokers` are the URLs of the nodes' data brokers.
     """
     codec_of = {bundle.id: bundle.codec for bundle in plan.bundles}
+    broker_of = {bundle.id: bundle.broker for bundle in plan.bundles}
     lanes = plan.lanes()
     wired = wirings(graph, plan.lane_groups())
     bundles = [
-        (edge, Bundle(edge.id, specs(graph, edge.tensors), codec_of.get(edge.id, "raw")))
+        (
+            edge,
+            Bundle(edge.id, specs(graph, edge.tensors), codec_of.get(edge.id, "raw"), broker_of.get(edge.id, "")),
+        )
         for lane in wired
         for edge in lane.edges
     ]
@@ -46,6 +52,8 @@ def blueprint(
     }
     slices: dict[str, tuple[SliceAssignment, ...]] = {}
     for number, item in enumerate(plan.slices):
+        inputs = tuple(bundle for edge, bundle in bundles if number in edge.targets)
+        outputs = tuple(bundle for edge, bundle in bundles if edge.source == number)
         assignment = SliceAssignment(
             pipeline=name,
             revision=_NO_REVISION,
@@ -54,16 +62,17 @@ def blueprint(
             memory=int(item.memory_mb * 1e6),
             takes=tuple(takes[number]),
             gives=tuple(gives[number]),
-            inputs=tuple(bundle for edge, bundle in bundles if number in edge.targets),
-            outputs=tuple(bundle for edge, bundle in bundles if edge.source == number),
+            inputs=inputs,
+            outputs=outputs,
             result=part_of.get(number),
             stateful=stateful[number],
             leases=number in lending,
+            brokers={bundle.broker: brokers[bundle.broker] for bundle in (*inputs, *outputs) if bundle.broker},
         )
         for node, turns in zip(item.nodes, shares(item, plan.turns), strict=True):
             mine = replace(assignment, turns=tuple(sorted(turns)), of=plan.turns)
             slices[node] = (*slices.get(node, ()), mine)
-    inputs, outputs = specs(graph, graph.inputs), specs(graph, graph.outputs)
+    taken, given = specs(graph, graph.inputs), specs(graph, graph.outputs)
     ways = tuple(
         Lane(
             lane.turns,
@@ -81,9 +90,9 @@ def blueprint(
         plan=plan.to_plain(),
         slices=slices,
         route=_route(ways, plan.turns),
-        inputs=inputs,
-        outputs=outputs,
-        spec=spec_digest(inputs, outputs),
+        inputs=taken,
+        outputs=given,
+        spec=spec_digest(taken, given),
         window=1 if graph.stateful else plan.window,
         stage_seconds={item.id: item.stage_ms / 1e3 for item in plan.slices},
         stateful=graph.stateful,

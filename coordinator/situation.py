@@ -101,7 +101,7 @@ class Situation:
         usage = together(usages)
         return Inputs(
             intent,
-            tuple(self._strip(capacity) for _, capacity in usable),
+            tuple(self._strip(capacity, self.members.is_broker_shunned(node.id)) for node, capacity in usable),
             tuple(_free(capacity, taken.get(node.id, [])) for node, capacity in usable),
             frozenset(node.id for node, _ in usable if self.members.is_shunned(node.id)),
             Known(
@@ -186,12 +186,12 @@ class Situation:
             self._known_facts[key] = known
         return known
 
-    def _strip(self, capacity: Capacity) -> Capacity:
+    def _strip(self, capacity: Capacity, without_broker: bool) -> Capacity:
         kept = self._stripped.get(capacity.node)
         if kept is None or kept[0] is not capacity:
             kept = (capacity, replace(capacity, epoch="", artifacts=()))
             self._stripped[capacity.node] = kept
-        return kept[1]
+        return replace(kept[1], broker="") if without_broker and capacity.broker else kept[1]
 
 
 def _free(capacity: Capacity, taken: list[int]) -> int:

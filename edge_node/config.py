@@ -33,6 +33,7 @@ class NodeConfig:
     id: str
     cluster: str
     broker: str
+    data_broker: str | None
     username: str | None
     password_file: str | None
     ca_file: str | None
@@ -59,6 +60,16 @@ class NodeConfig:
             cert_file=self.cert_file,
             key_file=self.key_file,
         )
+
+    def data_broker_options(self) -> BrokerOptions | None:
+        """How this node enters its own data broker; None without one. Raises ConfigError for a wrong URL."""
+        if self.data_broker is None:
+            return None
+        try:
+            return self.broker_options().at(self.data_broker)
+        except ConfigError as error:
+            text = str(error).removeprefix("data broker").lstrip(": ")
+            raise ConfigError(f"field data_broker: {text}") from error
 
     def shown(self) -> str:
         """The configuration as TOML; it holds names of secret files, never secrets."""
@@ -91,6 +102,7 @@ _OPTIONS: dict[str, _Option] = {
     "broker": _Option(
         "text", "mqtt://, mqtts://, ws:// or wss://host[:port]", "mqtt://localhost:1883", shared=True
     ),
+    "data_broker": _Option("text", "URL of a second broker on this board, as other nodes reach it"),
     "username": _Option("text", "user name for the broker", shared=True),
     "password_file": _Option("text", "file whose first line is the password", shared=True),
     "ca_file": _Option("text", "the broker's authority (PEM)", shared=True),

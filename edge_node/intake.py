@@ -86,7 +86,8 @@ class Intake:
         self._working: deque[float] = deque()
         self._ready = threading.Condition()
         self._stopping = False
-        self._network_cpu: float | None = None
+        # By thread: a slice with bundles on several brokers has a link's thread for each.
+        self._network_cpu: dict[int, float] = {}
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -98,15 +99,16 @@ class Intake:
         source = self._bundles.get(topic)
         if source is None and topic != self._release_topic:
             return
-        if self._network_cpu is not None:
-            self._tally.received(time.thread_time() - self._network_cpu)
+        thread = threading.get_ident()
+        if thread in self._network_cpu:
+            self._tally.received(time.thread_time() - self._network_cpu[thread])
         try:
             work = self._read(*source, payload) if source is not None else Work(decode_frame(payload).header, None)
             self._add(work, source[0].id if self._joins and source is not None else None, len(payload))
         except FrameError as error:
             self._tally.count(refused=1)
             self._tally.warn(topic, "%s: frame dropped: %s", topic, error)
-        self._network_cpu = time.thread_time()
+        self._network_cpu[thread] = time.thread_time()
 
     def next(self) -> Work | None:
         """Wait for the oldest frame that is not too old; None after `stop`. Call `done` for each, in order.

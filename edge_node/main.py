@@ -20,6 +20,7 @@ def main(words: Sequence[str] | None = None, *, prog: str = "slicemq-node") -> i
         config = load_config(arguments)
         if arguments.check_config:
             config.broker_options()
+            config.data_broker_options()
             sys.stdout.write(config.shown())
             _check_runtime(config.runtime)
             return 0

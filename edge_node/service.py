@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edge_node.agent import Agent
 from edge_node.cache import Cache
 from edge_node.capacity import Board, Measured, measure_link, measure_speeds, read_board, slice_memory
 from edge_node.config import NodeConfig
+from edge_node.databroker import DataBrokerWatch
 from edge_node.events import (
     Action,
     AssignmentReceived,
@@ -87,6 +88,7 @@ class NodeService:
         self._config = config
         self._on_ready = on_ready
         self._broker = config.broker_options()
+        data_broker = config.data_broker_options()
         self._topics = Topics(config.cluster)
         self._epoch = new_epoch()
         self._cache = Cache(Path(config.state_dir) / "artifacts", config.cache_mb * 1_000_000)
@@ -111,6 +113,8 @@ class NodeService:
             config.heartbeat,
             lambda beat: self._session.publish(self._topic("heartbeat"), beat, qos=0),
         )
+        probe = self._topics.link_probe(f"{config.id}-databroker")
+        self._data_broker = None if data_broker is None else DataBrokerWatch(data_broker, config.id, probe)
         self._reports = 0
         self._runtime = config.runtime
         self._threads = 1
@@ -144,6 +148,8 @@ class NodeService:
             systemd.notify("STOPPING=1", "STATUS=stopping")
             self._pulse.stop()
             self._workers.stop_all()
+            if self._data_broker is not None:
+                self._data_broker.stop()
             if joined:
                 self._fetcher.stop()
             # A node that never joined has said nothing that would have to be taken back.
@@ -203,6 +209,7 @@ class NodeService:
     def _join(self, board: Board, measured: Measured, link: Link) -> None:
         """Announce: state init, capacity, state ready, report; then listen to assignments."""
         config = self._config
+        answers = self._data_broker is not None and self._data_broker.start()
         memory = slice_memory(board, measured)
         self._runtime, self._threads = measured.runtime.name, board.threads
         self._capacity = Capacity(
@@ -221,6 +228,7 @@ class NodeService:
             artifacts=self._cache.hashes(),
             labels=dict(config.labels),
             operators=measured.operators,
+            broker=self._data_broker_url(answers),
         )
         self._agent = Agent(memory, measured.worker_memory)
         self._session.own(self._topic("state"), encode(self._state("init")))
@@ -253,6 +261,8 @@ class NodeService:
             now = time.monotonic()
             self._handle(Tick())
             self._workers.reap(now)
+            if self._data_broker is not None:
+                self._tell_capacity(broker=self._data_broker_url(self._data_broker.look(now)))
             if now - told >= _STATUS_SECONDS:
                 told = now
                 systemd.notify(f"STATUS=cluster {self._config.cluster}, {len(self._pulse.beats)} slices running")
@@ -338,10 +348,16 @@ class NodeService:
 
     def _refresh_capacity(self) -> None:
         """Tell what is in the cache when that has changed."""
-        hashes = self._cache.hashes()
-        if self._capacity is not None and hashes != self._capacity.artifacts:
-            self._capacity = Capacity(**{**vars(self._capacity), "artifacts": hashes})
+        self._tell_capacity(artifacts=self._cache.hashes())
+
+    def _tell_capacity(self, **changed: Any) -> None:
+        """Publish the capacity again where these fields of it have changed."""
+        if self._capacity is not None and any(getattr(self._capacity, name) != v for name, v in changed.items()):
+            self._capacity = replace(self._capacity, **changed)
             self._session.own(self._topic("capacity"), encode(self._capacity))
+
+    def _data_broker_url(self, answers: bool) -> str:
+        return self._config.data_broker or "" if answers else ""
 
     def _task(self, one: SliceAssignment) -> dict[str, Any]:
         return {

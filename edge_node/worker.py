@@ -12,7 +12,6 @@ import ctypes
 import json
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -22,9 +21,9 @@ from typing import Any
 
 from edge_node.allocator import keep_for_frames
 from edge_node.fit import spec_bytes
+from edge_node.links import Links
 from edge_node.runtime import load_runtime, open_interpreter
 from edge_node.stage import Stage
-from slicemq.datalink import open_link
 from slicemq.errors import BrokerError, BrokerRefusedError, SliceMQError
 from slicemq.log import setup_logging
 from slicemq.messages import SliceAssignment, from_plain, to_plain
@@ -101,13 +100,16 @@ def _run(task: Task, voice: _Voice, stopping: threading.Event) -> None:
     load_runtime(task.runtime)
     voice.say("loading", memory=resident())
     interpreter = open_interpreter(Path(task.path), runtime=task.runtime, threads=task.threads)
-    link = open_link(
+    topics = Topics(task.cluster)
+    link = Links(
+        task.node,
+        topics,
+        assignment,
         BrokerOptions.from_dict(task.broker),
-        f"{task.node}-data-{secrets.token_hex(4)}",
         on_frame=lambda topic, payload: stage.on_frame(topic, payload),
     )
     keep_for_frames(_frame_bytes(assignment))
-    stage = Stage(assignment, Topics(task.cluster), interpreter, link.send)
+    stage = Stage(assignment, topics, interpreter, link.send, pending=lambda: link.pending)
     interpreter.warm_up()
     stage.start()
     link.subscribe(stage.topics)

@@ -19,6 +19,7 @@ from slicemq.jsondoc import decode as decode
 from slicemq.jsondoc import encode as encode
 from slicemq.jsondoc import from_plain as from_plain
 from slicemq.jsondoc import to_plain as to_plain
+from slicemq.options import data_broker_fault
 from slicemq.topics import RELEASE, is_id, is_revision, is_sha256
 from slicemq.turns import MAX_TURNS, turn_of, turns_fault
 
@@ -99,7 +100,8 @@ class Capacity:
     `memory` is bytes for slices, agent and idle workers already taken off. `speeds` is, per operator
     class, runs per second of the shipped calibration model of that class. `operators` is the highest version
     of each operator that its runtime takes; empty: not known, every operator is assumed. `protocol` is the
-    version that the node speaks.
+    version that the node speaks. `broker` is the URL, as other nodes reach it, of a data broker on the board that
+    may carry the bundles of its slices; empty: there is none, or it does not answer.
     """
 
     node: str
@@ -118,17 +120,25 @@ class Capacity:
     labels: dict[str, str] = field(default_factory=dict)
     operators: dict[str, int] = field(default_factory=dict)
     protocol: str = PROTOCOL
+    broker: str = ""
 
     @property
     def knows_turns(self) -> bool:
         """Whether the node serves slices of revisions with several turns: it speaks 1.2 or later."""
         return int(self.protocol.partition(".")[2]) >= 2
 
+    @property
+    def knows_data_brokers(self) -> bool:
+        """Whether the node serves slices with bundles on data brokers: it speaks 1.3 or later."""
+        return int(self.protocol.partition(".")[2]) >= 3
+
     def __post_init__(self) -> None:
         _expect(is_id(self.node), f"node: {self.node!r} is not an id")
         _expect(self.memory >= 0, "memory: must not be negative")
         _expect(all(v > 0 for v in self.speeds.values()), "speeds: must be positive")
         _expect(operators_are_sound(self.operators), "operators: expected at most 4096 names with versions from 1")
+        fault = data_broker_fault(self.broker) if self.broker else ""
+        _expect(not fault, f"broker: {fault}")
 
 
 def operators_are_sound(operators: dict[str, int]) -> bool:
@@ -202,15 +212,20 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Tensors that one slice sends to one set of consumers: one message, one topic."""
+    """Tensors that one slice sends to one set of consumers: one message, one topic.
+
+    `broker` is the node whose data broker carries it; empty: the main broker does.
+    """
 
     id: str
     tensors: tuple[TensorSpec, ...]
     codec: str = "raw"
+    broker: str = ""
 
     def __post_init__(self) -> None:
         _expect(is_id(self.id) and self.id != RELEASE, f"id: {self.id!r} is not an id of a bundle")
         _expect(len(self.tensors) > 0, "tensors: must not be empty")
+        _expect(not self.broker or is_id(self.broker), f"broker: {self.broker!r} is not the id of a node")
 
 
 @dataclass(frozen=True)
@@ -229,7 +244,8 @@ class SliceAssignment:
 
     `takes` and `gives` are whole-model tensor indices in the order of the slice's own inputs and outputs.
     `stateful` slices keep state between frames; those with `leases` grant the stream's lease (rule 6). The node
-    serves the turns `turns` of the revision's `of`.
+    serves the turns `turns` of the revision's `of`. `brokers` has the URL of each data broker that carries one of
+    the bundles, by its node.
     """
 
     pipeline: str
@@ -246,6 +262,7 @@ class SliceAssignment:
     leases: bool = False
     turns: tuple[int, ...] = (0,)
     of: int = 1
+    brokers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _expect(is_id(self.pipeline), f"pipeline: {self.pipeline!r} is not an id")
@@ -254,6 +271,11 @@ class SliceAssignment:
         fault = turns_fault(self.turns, self.of)
         _expect(not fault, f"turns, of: {fault}")
         _expect(self.of == 1 or not self.stateful, "of: a stateful slice serves every frame")
+        for node, url in self.brokers.items():
+            fault = data_broker_fault(url) if is_id(node) else f"{node!r} is not the id of a node"
+            _expect(not fault, f"brokers: {fault}")
+        lacking = sorted({b.broker for b in (*self.inputs, *self.outputs) if b.broker} - self.brokers.keys())
+        _expect(not lacking, f"brokers: no URL of the data broker of {', '.join(lacking)}")
 
 
 @dataclass(frozen=True)
@@ -317,6 +339,8 @@ class Route:
 
     def __post_init__(self) -> None:
         _expect(is_revision(self.revision), f"revision: {self.revision!r} is not <n>-<8 hex>")
+        client = [*self.entry, *(bundle for lane in self.lanes for bundle in lane.entry)]
+        _expect(not any(bundle.broker for bundle in client), "entry: clients use the main broker only")
         if self.turns == 1:
             _expect(1 <= self.parts <= 1024, "parts: expected 1 to 1024, or several turns")
             _expect(not self.lanes, "lanes: expected none with one turn")

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import stat
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,7 @@ _SCHEMES: dict[str, tuple[Transport, bool, int]] = {
     "wss": ("websockets", True, 443),
 }
 _DEFAULT_PATH = "/mqtt"
+MAX_URL = 300
 _SCHEME_NAMES = {(transport, tls): scheme for scheme, (transport, tls, _) in _SCHEMES.items()}
 
 
@@ -89,6 +90,25 @@ class BrokerOptions:
             key_file=key_file,
         )
 
+    def at(self, url: str) -> BrokerOptions:
+        """The data broker at `url`, which is entered as this broker is: with its user, password and TLS files.
+
+        Raises ConfigError for what is no URL of a data broker, and for one without TLS when this broker has TLS,
+        because the password must not travel in the clear.
+        """
+        fault = data_broker_fault(url)
+        if fault:
+            raise ConfigError(f"data broker: {fault}")
+        scheme, host, port, path, _ = _split(url)
+        transport, tls, usual_port = _SCHEMES[scheme]
+        if self.tls and not tls:
+            raise ConfigError(
+                f"data broker {url}: expected mqtts:// or wss://, as the main broker has (both get the password)"
+            )
+        port = usual_port if port is None else port
+        there = replace(self, host=host, port=port, transport=transport, path=path, tls=tls)
+        return there if tls else replace(there, ca_file=None, cert_file=None, key_file=None)
+
     def describe(self) -> str:
         """The broker as a URL without any secret, for messages: `mqtt://host:1883`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -111,6 +131,22 @@ class BrokerOptions:
         for name, value in body.items():
             _check_field(name, value)
         return cls(**body)
+
+
+def data_broker_fault(url: str) -> str:
+    """What is wrong with the URL of a data broker as documents carry it; empty when nothing is.
+
+    It names its scheme, and neither user nor password: each node comes with its own.
+    """
+    if len(url) > MAX_URL:
+        return f"a URL of {len(url)} characters, expected at most {MAX_URL}"
+    if "://" not in url or not url.isprintable():
+        return f"{_shown(url)!r}: expected a URL such as mqtt://192.0.2.7:1884"
+    try:
+        *_, user = _split(url)
+    except ConfigError as error:
+        return str(error)
+    return "" if user is None else f"{_shown(url)!r}: expected no user name (nodes use that of their main broker)"
 
 
 def _check_field(name: str, value: Any) -> None:

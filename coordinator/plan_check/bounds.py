@@ -32,8 +32,12 @@ def check_bounds(plan: PlanFile, ledger: Ledger, exact: Figures) -> list[Check]:
     unit = 1000 if plan.objective in TIMES else 1
     claimed = plan.bound_ms / unit
     slack = HALF / unit if unit == 1000 else HALF
-    proofs = plan.certificate or [Proof(max(Fraction(0), claimed - slack), "", None)]
-    found = [_check(plan, ledger, proof, exact) for proof in proofs]
+    over_any = any(bundle.broker for bundle in plan.bundles)
+    proofs = plan.certificate or [Proof(max(Fraction(0), claimed - slack), "", None, over_any)]
+    any_brokers = ledger.with_any_brokers() if any(proof.data_brokers for proof in proofs) else ledger
+    found = [
+        _check(plan, any_brokers if proof.data_brokers else ledger, proof, exact, over_any) for proof in proofs
+    ]
     reached = {
         check.word: max(p.value for p, c in zip(proofs, found, strict=True) if c.word == check.word)
         for check in found
@@ -47,8 +51,10 @@ def check_bounds(plan: PlanFile, ledger: Ledger, exact: Figures) -> list[Check]:
     return [*found, Check("lower bound", "failed", f"{text}: no bound of the certificate that holds is so high")]
 
 
-def _check(plan: PlanFile, ledger: Ledger, proof: Proof, exact: Figures) -> Check:
+def _check(plan: PlanFile, ledger: Ledger, proof: Proof, exact: Figures, over_any: bool) -> Check:
     name = f"bound {float(proof.value):.9g}{f' ({proof.proof})' if proof.proof else ''}"
+    if over_any and not proof.data_brokers:
+        return Check(name, "failed", "it speaks of plans on the main broker only, the plan has data brokers")
     if proof.value > exact.of(plan.objective) * (1 + FLOATS) + (HALF / 1000 if not plan.certificate else 0):
         return Check(name, "failed", "the plan itself is below it")
     if proof.value <= 0:
@@ -95,7 +101,7 @@ def _aim(plan: PlanFile, ledger: Ledger) -> duals.Aim:
             return 1
         if plan.objective == "energy":
             return kind.energy(i, j)
-        return kind.compute(i, j) + kind.down(i, j) + kind.up(i, j) + kind.rtt
+        return kind.latency(i, j)
 
     return of
 
@@ -118,8 +124,7 @@ def search(plan: PlanFile, ledger: Ledger, value: Fraction) -> Verdict:
         sums.append(Sum(lambda _, i, j: ledger.states[j].error if j < ledger.n else 0, budget, strict=False))
 
     def latency(k: int, i: int, j: int) -> Exact:
-        kind = ledger.kinds[k]
-        return kind.compute(i, j) + kind.down(i, j) + kind.up(i, j) + kind.rtt
+        return ledger.kinds[k].latency(i, j)
 
     def energy(k: int, i: int, j: int) -> Exact:
         return ledger.kinds[k].energy(i, j)
@@ -210,7 +215,7 @@ def copies_bound(ledger: Ledger, one: bool = False) -> Fraction | None:
     goal, seconds = ledger.goal, []
     for kind in ledger.kinds:
         if ledger.n in ledger.columns[0] and kind.may(0, ledger.n):
-            latency = kind.compute(0, ledger.n) + kind.down(0, ledger.n) + kind.up(0, ledger.n) + kind.rtt
+            latency = kind.latency(0, ledger.n)
             if not goal.has("max_latency") or latency <= goal.real("max_latency") * (1 + FLOATS):
                 stage = latency if ledger.stateful else kind.stage(0, ledger.n)
                 seconds += [Fraction(stage or 0)] * kind.count

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 
 from coordinator.plan_check.bounds import check_bounds
+from coordinator.plan_check.carriers import carried
 from coordinator.plan_check.figures import GAP, HALF, check_figures, exact_figures
 from coordinator.plan_check.ledger import Ledger
 from coordinator.plan_check.others import check_others
@@ -31,8 +32,10 @@ def check_plan(plan_text: str | bytes, costs_text: bytes | None) -> Report:
     checks += allowed(plan, ledger, placed)
     if any(kind is None for _, _, kind in nodes_of(ledger, placed)):
         return Report((*checks, Check("figures and bounds", "not checked", "a node is unknown")))
-    exact = exact_figures(plan, ledger, placed)
-    checks += check_figures(plan, ledger, placed, exact)
+    moved, said = carried(plan, ledger)
+    checks += said
+    exact = exact_figures(plan, ledger, placed, moved)
+    checks += check_figures(plan, ledger, placed, exact, moved)
     checks += check_bounds(plan, ledger, exact)
     checks += check_others(plan, ledger)
     return Report(tuple(checks))

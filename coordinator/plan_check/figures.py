@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from coordinator.plan_check.carriers import Carried
 from coordinator.plan_check.flows import Exact
 from coordinator.plan_check.ledger import Ledger
 from coordinator.plan_check.placement import FLOATS, Placed, Stage
@@ -20,6 +21,8 @@ from coordinator.plan_check.report import Check
 HALF = Fraction(5, 100_000)
 """Half a unit of the last digit of times in a plan file, in milliseconds."""
 GAP = Fraction(1, 10**6)
+NOTHING = Carried()
+"""Every bundle is on the main broker."""
 METHODS = ("exact-counts", "milp", "routes", "heuristic")
 
 
@@ -45,10 +48,11 @@ def close(milliseconds: Fraction, seconds: Exact) -> bool:
     return abs(milliseconds - exact) <= HALF + exact * FLOATS
 
 
-def exact_figures(plan: PlanFile, ledger: Ledger, placed: Placed) -> Figures:
+def exact_figures(plan: PlanFile, ledger: Ledger, placed: Placed, carried: Carried = NOTHING) -> Figures:
     """The figures of a plan whose every node is known."""
     busiest = max(
-        (Fraction(seconds * share) for seconds, share in _shares(plan, ledger, placed)), default=Fraction(0)
+        (Fraction(seconds * share) for seconds, share in _shares(plan, ledger, placed, carried)),
+        default=Fraction(0),
     )
     relayed: Exact = 0
     energy: Exact = 0
@@ -56,17 +60,24 @@ def exact_figures(plan: PlanFile, ledger: Ledger, placed: Placed) -> Figures:
     for stages, lane in zip(placed, plan.lanes(), strict=True):
         share = Fraction(len(lane.turns), plan.turns)
         relayed += share * sum(ledger.flow(stage.start, stage.end).relayed for stage in stages)
+        names = {stage.slice.id: stage for stage in stages}
+        hops = [hop for hop in carried.hops if hop.target in names and hop.source in names]
+        relayed -= share * sum(hop.size for hop in hops)
         for turn in lane.turns:
             latency: Exact = 0
             before: int | None = None
             for stage in stages:
                 number = _kind(ledger, stage, turn)
                 kind, start, end = ledger.kinds[number], stage.start, stage.end
-                latency += kind.compute(start, end) + kind.down(start, end) + kind.up(start, end) + kind.rtt
+                extra = carried.work(ledger, stage.slice.id, number)
+                latency += kind.latency(start, end) + extra
                 if before is not None:
                     latency += ledger.hop(before, number, start) or 0
                 before = number
-                energy += Fraction(kind.energy(start, end)) / plan.turns
+                energy += Fraction(kind.energy(start, end) + extra * kind.watts) / plan.turns
+            for hop in hops:
+                sender = ledger.kinds[_kind(ledger, names[hop.source], turn)]
+                latency -= sender.once(ledger.kinds[_kind(ledger, names[hop.target], turn)], hop.size)
             latencies.append(Fraction(latency))
     period = max(busiest, relayed / ledger.broker_rate) if ledger.broker_rate is not None else busiest
     latency = max(latencies)
@@ -79,13 +90,16 @@ def _kind(ledger: Ledger, stage: Stage, turn: int) -> int:
     return ledger.kind_of[node]
 
 
-def _shares(plan: PlanFile, ledger: Ledger, placed: Placed) -> Iterator[tuple[Exact, Fraction]]:
+def _shares(plan: PlanFile, ledger: Ledger, placed: Placed, carried: Carried) -> Iterator[tuple[Exact, Fraction]]:
     """For each node the seconds of a frame, and the share of the frames that it gets."""
     for stages in placed:
         for place, stage in enumerate(stages):
             for node, own in zip(stage.slice.nodes, stage.slice.turns, strict=True):
                 number = ledger.kind_of[node]
-                seconds: Exact = ledger.kinds[number].stage(stage.start, stage.end) or 0
+                kind = ledger.kinds[number]
+                seconds: Exact = kind.stage(stage.start, stage.end) or 0
+                if extra := carried.work(ledger, stage.slice.id, number):
+                    seconds = max(seconds, kind.compute(stage.start, stage.end) + extra)
                 for turn in own if ledger.hop_bytes is not None else ():
                     if place:
                         seconds = max(
@@ -98,9 +112,11 @@ def _shares(plan: PlanFile, ledger: Ledger, placed: Placed) -> Iterator[tuple[Ex
                 yield seconds, Fraction(len(own), plan.turns)
 
 
-def check_figures(plan: PlanFile, ledger: Ledger, placed: Placed, exact: Figures) -> list[Check]:
+def check_figures(
+    plan: PlanFile, ledger: Ledger, placed: Placed, exact: Figures, carried: Carried = NOTHING
+) -> list[Check]:
     """Slices, period, latency, energy, window, gap, limits."""
-    found = [_slices(ledger, placed), _links(plan, ledger, placed)]
+    found = [_slices(ledger, placed, carried), _links(plan, ledger, placed)]
     for name, given, value in (
         ("period", plan.period_ms, exact.period),
         ("latency", plan.latency_ms, exact.latency),
@@ -125,7 +141,7 @@ def _wrong(name: str, given: str, exact: str) -> Check:
     return Check(name, "failed", f"the plan says {given}, the costs file gives {exact}")
 
 
-def _slices(ledger: Ledger, placed: Placed) -> Check:
+def _slices(ledger: Ledger, placed: Placed, carried: Carried) -> Check:
     wrong = []
     for stages in placed:
         for stage in stages:
@@ -133,7 +149,7 @@ def _slices(ledger: Ledger, placed: Placed) -> Check:
             kinds = [ledger.kinds[ledger.kind_of[node]] for node in item.nodes]
             times = [
                 (
-                    kind.compute(stage.start, stage.end),
+                    kind.compute(stage.start, stage.end) + kind.relaying(carried.relays.get(item.id, 0)),
                     kind.down(stage.start, stage.end),
                     kind.up(stage.start, stage.end),
                 )

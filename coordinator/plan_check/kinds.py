@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,30 @@ class Kind:
     def up(self, i: int, j: int) -> Fraction:
         """Seconds of sending."""
         return self.flow(i, j).out / self._up
+
+    def latency(self, i: int, j: int) -> Exact:
+        """Seconds that a frame spends in an arc: computing, receiving, sending, and the round trip."""
+        seconds = self.compute(i, j) + self.down(i, j) + self.up(i, j) + self.rtt
+        if not self._ledger.relaxed:
+            return seconds
+        flow = self._ledger.flow(i, j)
+        results = flow.relayed - (0 if i else flow.into)
+        between = (flow.into / self._down if i else 0) + max(flow.out - results, 0) / self._up
+        return seconds - between / 2
+
+    def relaying(self, size: Exact) -> Fraction:
+        """Seconds that a data broker on the board takes for so many bytes."""
+        return Fraction(size) * self._ledger.relaying / self._speed
+
+    def once(self, receiver: Kind, size: Exact) -> Fraction:
+        """Seconds that are saved when bytes go up here and down at the receiver at the same time."""
+        return Fraction(size) / max(self._up, receiver._down)
+
+    def of(self, ledger: Ledger) -> Kind:
+        """The same nodes in another costs file."""
+        other = copy(self)
+        other._ledger = ledger
+        return other
 
     def stage(self, i: int, j: int) -> Exact | None:
         """Seconds of the stage, the longest of the three; with links between nodes, of the client's traffic."""

@@ -7,7 +7,8 @@ seconds, bytes, joules, as in docs/reference/costs-file.md. Every number is an `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -81,6 +82,12 @@ class Ledger:
         self.row_of = {i: place for place, i in enumerate(self.heads)}
         self.lengths = [len(self.ends[i]) for i in self.heads]
         self.broker_rate = body.real("broker_rate", above=0) if body.has("broker_rate") else None
+        self.data_brokers: frozenset[str] | None = None
+        self.relaying = Fraction(0)
+        if body.has("data_brokers"):
+            brokers = body.row("data_brokers")
+            self.data_brokers, self.relaying = frozenset(brokers.texts("nodes")), brokers.real("per_byte")
+        self.relaxed = False
         self.max_slices = body.whole("max_slices", 1)
         self.headroom = body.real("headroom")
         self.excluded = frozenset(body.texts("excluded"))
@@ -114,6 +121,17 @@ class Ledger:
         """The number of the last state."""
         return len(self.states) - 1
 
+    def with_any_brokers(self) -> Ledger:
+        """The costs by which no plan costs more than it does, over whichever brokers its bundles go.
+
+        The main broker delivers only what clients send and get; a bundle between slices takes half of its time
+        up and half of its time down, which is never more than the longer of the two.
+        """
+        other = copy(self)
+        other.relaxed, other._flows = True, {}
+        other.kinds = [kind.of(other) for kind in self.kinds]
+        return other
+
     def flow(self, i: int, j: int) -> Flow:
         """The bytes of an arc whose tensors travel as they are, or as the file's own table says."""
         if i not in self._flows:
@@ -125,6 +143,8 @@ class Ledger:
                 ]
             if self._given is not None:
                 self._flows[i] = self._listed(i, self._given)
+            if self.relaxed and i > 0:
+                self._flows[i] = [replace(flow, relayed=flow.relayed - flow.into) for flow in self._flows[i]]
         return self._flows[i][self.columns[i][j]]
 
     def hop(self, a: int, b: int, state: int) -> Fraction | None:

@@ -41,7 +41,7 @@ def _can(ledger: Ledger, kind: Kind) -> bool:
 
 
 def _latency(ledger: Ledger, kind: Kind) -> Fraction:
-    return Fraction(kind.compute(0, ledger.n) + kind.down(0, ledger.n) + kind.up(0, ledger.n) + kind.rtt)
+    return Fraction(kind.latency(0, ledger.n))
 
 
 def _stage(ledger: Ledger, kind: Kind) -> Fraction:

@@ -33,7 +33,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A message of a frame: ids of slices or `client`, tensors by their index."""
+    """A message of a frame: ids of slices or `client`, tensors by their index, the node of its data broker."""
 
     id: str
     source: str
@@ -41,6 +41,7 @@ class Bundle:
     tensors: tuple[int, ...]
     bytes: int
     codec: str
+    broker: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,15 @@ class Other:
 
 @dataclass(frozen=True)
 class Proof:
-    """A bound of the certificate; `value` is in seconds, joules or nodes."""
+    """A bound of the certificate; `value` is in seconds, joules or nodes.
+
+    With `data_brokers` it speaks of plans over data brokers too.
+    """
 
     value: Fraction
     proof: str
     duals: Row | None
+    data_brokers: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,7 @@ def _bundle(row: Row) -> Bundle:
         tuple(row.wholes("tensors")),
         row.whole("bytes"),
         row.text("codec"),
+        row.text("broker") if row.has("broker") else "",
     )
 
 
@@ -148,4 +154,6 @@ def _other(row: Row) -> Other:
 
 def _proof(row: Row) -> Proof:
     value = real(row["value"], row.at("value"))
-    return Proof(value, text(row["proof"], row.at("proof")), row.row("duals") if row.has("duals") else None)
+    duals = row.row("duals") if row.has("duals") else None
+    any_brokers = row.flag("data_brokers") if row.has("data_brokers") else False
+    return Proof(value, text(row["proof"], row.at("proof")), duals, any_brokers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -45,11 +46,16 @@ class Duals:
 
 @dataclass(frozen=True)
 class Bound:
-    """No plan of the family has a smaller objective than `value` (seconds, joules or nodes, as the goal says)."""
+    """No plan of the family has a smaller objective than `value` (seconds, joules or nodes, as the goal says).
+
+    With `data_brokers` that is so too for plans whose bundles travel over data brokers; without, only for those
+    that have all on the main broker.
+    """
 
     value: float
     proof: Proof
     duals: Duals | None = None
+    data_brokers: bool = False
 
 
 class NoPlanError(Exception):
@@ -100,7 +106,8 @@ class Layout:
 
     `lanes` are complete pipelines side by side, each a list of stages in order; every turn is served by one lane,
     and in it by one node of each stage. A single pipeline is one lane whose shares all have turns (0,). `reason`
-    says why the layout is what it is, or, with no lanes, why there is none.
+    says why the layout is what it is, or, with no lanes, why there is none. `carriers` maps the bundles that do not
+    travel over the main broker to the node whose data broker has them; the bundles are `layout_bundles`'s.
     """
 
     family: str
@@ -113,3 +120,4 @@ class Layout:
     bounds: tuple[Bound, ...] = ()
     reason: str = ""
     energy: float = field(default=0.0)
+    carriers: Mapping[str, str] = field(default_factory=dict)

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from coordinator.planner.answer import Layout, StageChoice
-from coordinator.planner.plan import (
-    Alternative,
-    Inexact,
-    Plan,
-    PlannedBundle,
-    PlannedSlice,
-    ProfileSource,
-    lane_bundles,
-)
-from coordinator.planner.plan_checks import CLIENT
+from coordinator.planner.layout_bundles import groups_of, layout_bundles, relayed_on_boards
+from coordinator.planner.plan import Alternative, Inexact, Plan, PlannedBundle, PlannedSlice, ProfileSource
 from coordinator.planner.problem import Costs, NodeType
 from coordinator.planner.shapes.drafts import error_of, nodes_of, value
-from coordinator.planner.tables.codec_costs import Ratios, packed_bytes
-from coordinator.planner.tables.segments import FRAME_BYTES
 from slicemq.codecs import is_lossless
 
 if TYPE_CHECKING:
     from converters.graph import Graph
     from converters.profile import Profile
+    from coordinator.planner.tables.codec_costs import Ratios
 
 _ENOUGH = 0.95
 _UNITS = {"nodes": 1.0, "energy": 1.0}
@@ -44,14 +34,12 @@ def assemble(
 ) -> Plan:
     """The plan of `layout`; `others` are shown beside it. `ratios` as for `packed_bytes`."""
     stages = [stage for lane in layout.lanes for stage in lane]
-    groups = [
-        [[graph.steps[place] for place in costs.steps_of(stage.start, stage.end)] for stage in lane]
-        for lane in layout.lanes
-    ]
-    bundles = tuple(_coded(graph, costs, bundle, stages, ratios or {}) for bundle in lane_bundles(graph, groups))
+    groups = groups_of(graph, costs, layout)
+    bundles = layout_bundles(graph, costs, layout, ratios)
+    relays = relayed_on_boards(bundles)
     operators = [tuple(group) for lane in groups for group in lane]
     slices = tuple(
-        _slice(costs, layout, f"s{number}", stage, operators[number], bundles)
+        _slice(costs, layout, f"s{number}", stage, operators[number], bundles, relays.get(f"s{number}", 0.0))
         for number, stage in enumerate(stages)
     )
     goal = costs.goal
@@ -99,13 +87,18 @@ def _slice(
     stage: StageChoice,
     operators: tuple[int, ...],
     bundles: Sequence[PlannedBundle],
+    relays: float,
 ) -> PlannedSlice:
     kind_of = {node: kind for kind in costs.types for node in kind.ids}
     kinds = [kind_of[share.node] for share in stage.shares]
     i, j = stage.start, stage.end
 
+    def compute(kind: NodeType) -> float:
+        brokers = costs.data_brokers
+        return float(kind.compute[i, j]) + (brokers.seconds(kind.spec, relays) if brokers and relays else 0.0)
+
     def seconds(kind: NodeType) -> float:
-        return float(max(kind.compute[i, j], kind.down[i, j], kind.up[i, j]))
+        return max(compute(kind), float(kind.down[i, j]), float(kind.up[i, j]))
 
     slowest = max(kinds, key=seconds)
     return PlannedSlice(
@@ -114,7 +107,7 @@ def _slice(
         operators=operators,
         # Rounded up, so that the file never promises that a slice fits where it does not.
         memory_mb=math.ceil(max(float(kind.memory[i, j]) for kind in kinds) / 1e3) / 1e3,
-        compute_ms=_ms(slowest.compute[i, j]),
+        compute_ms=_ms(compute(slowest)),
         bytes_in=_sum(bundles, lambda bundle: name in bundle.targets),
         bytes_out=_sum(bundles, lambda bundle: bundle.source == name),
         down_ms=_ms(slowest.down[i, j]),
@@ -127,23 +120,6 @@ def _slice(
         if layout.turns > 1
         else 0.0,
     )
-
-
-def _coded(
-    graph: Graph,
-    costs: Costs,
-    bundle: PlannedBundle,
-    stages: Sequence[StageChoice],
-    ratios: Ratios,
-) -> PlannedBundle:
-    """The bundle with the codec of the state behind the slice that sends it; the client's are raw."""
-    if not costs.states or bundle.source == CLIENT or CLIENT in bundle.targets:
-        return bundle
-    codec = costs.states[stages[int(bundle.source[1:])].end].codec
-    if codec == "raw":
-        return bundle
-    size = FRAME_BYTES + sum(packed_bytes(graph.tensors[tensor], codec, ratios) for tensor in bundle.tensors)
-    return replace(bundle, codec=codec, bytes=size)
 
 
 def _error(costs: Costs, layout: Layout, bundles: Sequence[PlannedBundle]) -> Inexact | None:

@@ -18,6 +18,7 @@ all. Slices that run beside each other count in the latency as if one came after
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from converters.classes import class_of
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions, Supports
 from coordinator.planner.pairs.hops import crossing_bytes, hops_of, with_client_only
-from coordinator.planner.problem import Costs, NodeType, State
+from coordinator.planner.problem import Costs, DataBrokers, NodeType, State
 from coordinator.planner.tables.segments import Table
 from coordinator.planner.tables.state_tables import ArcTables, prefix_tables, state_tables
 from slicemq.codecs import is_lossless
@@ -56,6 +57,9 @@ def build_costs(
     labels that do not fit.
     """
     nodes = permitted(fleet, options)
+    brokers = _data_brokers(graph, fleet, nodes, options)
+    if brokers is None:
+        nodes = [replace(spec, broker=False) if spec.broker else spec for spec in nodes]
     arcs = state_tables(graph, states, measures.ratios if measures else None) if states else prefix_tables(graph)
     crosses = crossing_bytes(graph, states, measures.ratios if measures else None) if fleet.links else None
     if crosses is not None:
@@ -103,7 +107,21 @@ def build_costs(
         hops=None if crosses is None else hops_of(fleet, [kind.spec for kind in types], crosses),
         errors=_errors(states, measures),
         goal=options.goal,
+        data_brokers=brokers,
     )
+
+
+def _data_brokers(
+    graph: Graph, fleet: Fleet, nodes: Sequence[NodeSpec], options: PlanOptions
+) -> DataBrokers | None:
+    """The data brokers that may carry bundles; None when nobody has one or none may be used.
+
+    Links between pairs of nodes go past every broker; a stateful model has one frame on its way at a time.
+    """
+    owners = frozenset(spec.id for spec in nodes if spec.broker)
+    if not owners or fleet.links or graph.stateful or options.data_brokers == "never":
+        return None
+    return DataBrokers(owners, options.overheads.broker_per_byte)
 
 
 def _errors(states: Sequence[State], measures: CodecMeasures | None) -> npt.NDArray[np.float64] | None:

@@ -40,6 +40,7 @@ _NODE = (
     "busy_watts",
     "joules_per_mb",
     "busy",
+    "broker",
 )
 _LINK = ("a", "b", "mbps", "one_way")
 _BYTES_PER_MBIT = 1e6 / 8
@@ -115,6 +116,7 @@ def fleet_from_capacities(
                 codecs=tuple(capacity.codecs),
                 labels=dict(capacity.labels),
                 operators=dict(capacity.operators),
+                broker=bool(capacity.broker),
             )
         )
     return Fleet(tuple(sorted(nodes, key=lambda node: node.id)), broker_rate)
@@ -160,6 +162,7 @@ def _nodes(row: Mapping[str, Any], where: str, prefix: str) -> list[NodeSpec]:
         "watts": _at_least_0(row, "busy_watts", NodeSpec.watts, where, prefix),
         "joules_per_byte": _at_least_0(row, "joules_per_mb", NodeSpec.joules_per_byte * 1e6, where, prefix) / 1e6,
         "busy": _busy(row, where, prefix),
+        "broker": _flag(row, "broker", where, prefix),
     }
     return [NodeSpec(id=node, **spec) for node in ids]
 
@@ -177,9 +180,7 @@ def _links(rows: object, nodes: Collection[str], where: str) -> dict[tuple[str, 
         ends = [_end(row, name, nodes, where, prefix) for name in ("a", "b")]
         if ends[0] == ends[1]:
             raise ConfigError(f"{where}: {prefix}b: expected another node than {prefix}a, got {ends[1]!r}")
-        one_way = row.get("one_way", False)
-        if not isinstance(one_way, bool):
-            raise ConfigError(f"{where}: {prefix}one_way: expected true or false, got {one_way!r}")
+        one_way = _flag(row, "one_way", where, prefix)
         rate = _positive(row, "mbps", where, prefix) * _BYTES_PER_MBIT
         for sender, receiver in [ends] if one_way else [ends, ends[::-1]]:
             if (sender, receiver) in found:
@@ -202,6 +203,13 @@ def _at_least_0(row: Mapping[str, Any], key: str, default: float, where: str, pr
     if not _is_number(value) or value < 0:
         raise ConfigError(f"{where}: {prefix}{key}: expected a number, at least 0, got {value!r}")
     return float(value)
+
+
+def _flag(row: Mapping[str, Any], key: str, where: str, prefix: str) -> bool:
+    value = row.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: {prefix}{key}: expected true or false, got {value!r}")
+    return value
 
 
 def _busy(row: Mapping[str, Any], where: str, prefix: str) -> float:

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converters.memory import slice_memory
-from coordinator.planner.answer import NoPlanError
+from coordinator.planner.answer import Layout, NoPlanError
 from coordinator.planner.assemble import assemble, window_of
 from coordinator.planner.cost import build_costs, permitted
+from coordinator.planner.data_brokers import over_data_brokers
 from coordinator.planner.least_loss import least_loss
 from coordinator.planner.methods.exact import solve
 from coordinator.planner.model import Fleet, Memory, Planner, PlanOptions
@@ -85,6 +86,13 @@ def make_plan(
             return _of_stateful(costs, options, planner)
         return Answer(costs, *compare(costs, planner, options.shapes, seconds=seconds))
 
+    def finished(costs: Costs, known: Layout | None, others: Sequence[Layout]) -> Plan:
+        """The plan of a layout (None: behind the main broker alone there is none), over data brokers too."""
+        layout = over_data_brokers(graph, costs, known, lambda problem: best(problem).layout, planner, ratios)
+        record(costs)
+        return assemble(graph, profile, costs, layout, others, clock() - begun, ratios)
+
+    ratios = measures.ratios if measures else None
     states = chosen_states(graph, options, measures)
     prefixes = costs_of(options)
     try:
@@ -97,6 +105,8 @@ def make_plan(
         else:
             answer = _widened(graph, known, options, planner, states, lambda: costs_of(options, states), best)
     except NoPlanError as error:
+        with contextlib.suppress(NoPlanError):
+            return finished(prefixes, None, ())
         free = without_wishes(options)
         if free is not None and _has_plan(costs_of(free), planner):
             raise wishes_forbid(options) from error
@@ -108,10 +118,7 @@ def make_plan(
             ) from error
         lacks = [] if needs is None else who_lacks(graph, permitted(fleet, options), needs)
         raise shortage(graph, fleet, options, prefixes, lacks) from error
-    layout = least_loss(answer.costs, answer.layout)
-    record(answer.costs)
-    ratios = measures.ratios if measures else None
-    return assemble(graph, profile, answer.costs, layout, answer.others, clock() - begun, ratios)
+    return finished(answer.costs, least_loss(answer.costs, answer.layout), answer.others)
 
 
 def _widened(

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from coordinator.planner.goal import Goal
 from slicemq.errors import PlanError
@@ -35,7 +35,8 @@ class NodeSpec:
     use already: a share of the computing time, and bytes per second of the links; `planner.tables.sharing` leaves
     every pipeline a fair share of each. `held` are the slices of this model whose files the node has, as sorted
     operators (places in the file). `corrections` are measured seconds over predicted ones, by operator, and
-    `correction` the same for the operators that were not measured here.
+    `correction` the same for the operators that were not measured here. `broker`: a data broker on the board may
+    carry the bundles of its slices.
     """
 
     id: str
@@ -56,6 +57,7 @@ class NodeSpec:
     held: frozenset[tuple[int, ...]] = frozenset()
     corrections: Mapping[int, float] = field(default_factory=dict)
     correction: float = 1.0
+    broker: bool = False
 
     def __post_init__(self) -> None:
         factors = (self.correction, *self.corrections.values())
@@ -109,6 +111,7 @@ class NodeSpec:
             (self.watts, self.joules_per_byte, self.busy, self.busy_up, self.busy_down),
             self.held,
             (self.correction, tuple(sorted(self.corrections.items()))),
+            self.broker,
         )
 
 
@@ -131,7 +134,9 @@ class Overheads:
 
     `message` is for one message, in or out; `receive_per_byte` covers reading and decoding,
     `send_per_byte` encoding and writing. `computing` is the time of a call in a worker over the profile's, which is
-    the least of several in a process that does nothing else. The defaults are chosen by what
+    the least of several in a process that does nothing else. `broker_per_byte` is what a data broker on the board
+    takes for a byte that it relays; mosquitto 2.0.11 took 1.25 ms of a core for a MB on a machine whose bare
+    sockets take 0.64 ms (messages of 3.2 MB, loopback). The other defaults are chosen by what
     `benchmarks.overhead_real` measures; `benchmarks.plan_reality` shows how true plans are with them.
     """
 
@@ -139,6 +144,7 @@ class Overheads:
     receive_per_byte: float = 8e-10
     send_per_byte: float = 7e-10
     computing: float = 1.02
+    broker_per_byte: float = 1.25e-9
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,7 @@ class PlanOptions:
     the model's inputs) or a range of operators (`10-20`, both ends included, places in the file) to a node's id.
     `headroom` is the share of each node's free memory that must stay free. `codecs` are those that a plan may use
     between slices; `shapes` the shapes of plans that may win (None: all that `planner.shapes.compare` knows).
+    `data_brokers`: whether bundles may go over their receivers' own brokers where that gains.
     """
 
     pins: Mapping[str, str] = field(default_factory=dict)
@@ -160,6 +167,7 @@ class PlanOptions:
     codecs: tuple[str, ...] = ("raw",)
     shapes: tuple[str, ...] | None = None
     require: Mapping[str, str] = field(default_factory=dict)
+    data_brokers: Literal["auto", "never"] = "auto"
 
     def __post_init__(self) -> None:
         if self.max_slices is not None and self.max_slices < 1:

@@ -55,7 +55,10 @@ class PlannedSlice:
 
 @dataclass(frozen=True)
 class PlannedBundle:
-    """One message per frame: `source` and `targets` are slice ids or `client` (`from` and `to` in the file)."""
+    """One message per frame: `source` and `targets` are slice ids or `client` (`from` and `to` in the file).
+
+    `broker` is the node whose data broker carries it (empty: the main broker), always that of its only target.
+    """
 
     id: str
     source: str
@@ -63,6 +66,7 @@ class PlannedBundle:
     tensors: tuple[int, ...]
     bytes: int
     codec: str = "raw"
+    broker: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,9 @@ class Plan:
             "slices": [[item.id, list(item.nodes), sorted(item.operators)] for item in self.slices],
             "bundles": [[b.id, b.source, list(b.targets), list(b.tensors), b.codec] for b in self.bundles],
         }
+        carried = [[bundle.id, bundle.broker] for bundle in self.bundles if bundle.broker]
+        if carried:
+            content["brokers"] = carried
         if self.turns > 1:
             content["turns"] = [self.turns, *([list(turns) for turns in item.turns] for item in self.slices)]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

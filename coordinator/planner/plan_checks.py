@@ -53,6 +53,19 @@ def check_shape(plan: Plan) -> None:
             _check(target in ends, f"{where}.to", f"{target!r} is neither a slice nor client")
         _check(bundle.bytes >= 0, f"{where}.bytes", "expected at least 0")
         _check(bundle.codec in CODECS, f"{where}.codec", f"expected {', '.join(CODECS)}, got {bundle.codec!r}")
+        if bundle.broker:
+            _check_broker(plan, bundle, f"{where}.broker")
+
+
+def _check_broker(plan: Plan, bundle: PlannedBundle, field: str) -> None:
+    _check(CLIENT not in (bundle.source, *bundle.targets), field, "expected none: clients use the main broker only")
+    _check(len(bundle.targets) == 1, field, "expected none: a bundle for several slices is on the main broker")
+    nodes = next(item.nodes for item in plan.slices if item.id == bundle.targets[0])
+    _check(
+        nodes == (bundle.broker,),
+        field,
+        f"{bundle.broker!r}: expected the only node of slice {bundle.targets[0]} ({', '.join(nodes)})",
+    )
 
 
 def _check_lane(plan: Plan, lane: PlanLane) -> None:
@@ -107,7 +120,7 @@ def check_operators(plan: Plan, graph: Graph) -> None:
 
 
 def check_bundles(plan: Plan, expected: Sequence[PlannedBundle]) -> None:
-    """The plan's bundles are those that its slices need (codecs are free). Raises PlanError."""
+    """The plan's bundles are those that its slices need (codecs and brokers are free). Raises PlanError."""
     found = {bundle.id: bundle for bundle in plan.bundles}
     for bundle in expected:
         mine = found.get(bundle.id)

@@ -56,13 +56,26 @@ class Hops:
 
 
 @dataclass(frozen=True)
+class DataBrokers:
+    """The nodes with a data broker on their board, and the seconds that it takes for a byte at speed 1."""
+
+    nodes: frozenset[str]
+    per_byte: float
+
+    def seconds(self, spec: NodeSpec, size: float) -> float:
+        """What relaying `size` bytes takes of the processor of a node."""
+        return self.per_byte * size / (spec.mean_speed * (1.0 - spec.busy))
+
+
+@dataclass(frozen=True)
 class NodeType:
     """Nodes that differ in nothing but their id, and every arc's cost on one of them.
 
     `period` is infinite where the arc may not run here (memory, operators, pins). `memory` is bytes beyond an
     idle worker in the nodes' runtime. `whole` and `useful` say, pins left aside, whether the whole model and
     whether any arc can run here; `steps` are the seconds of each step. `moves` are the bytes to ship before an arc
-    can run here (None: not asked).
+    can run here (None: not asked). `saved` is what is taken off the latency of an arc in a problem that leaves
+    bundles a way which is shorter than over the main broker (None: there is none).
     """
 
     spec: NodeSpec
@@ -76,6 +89,7 @@ class NodeType:
     whole: bool
     useful: bool
     moves: Table | None = None
+    saved: Table | None = None
 
     # Made when asked for: kept for each of a hundred unlike nodes, they would fill a small coordinator's memory.
     @property
@@ -91,7 +105,8 @@ class NodeType:
     @property
     def latency(self) -> Table:
         """Seconds that a frame spends in an arc: receiving, computing, sending, and the round trip."""
-        return self.compute + self.down + self.up + self.spec.rtt
+        seconds = self.compute + self.down + self.up + self.spec.rtt
+        return seconds if self.saved is None else seconds - self.saved
 
     @property
     def energy(self) -> Table:
@@ -111,7 +126,9 @@ class Costs:
     `n` is the number of the last state. `relayed[i, j]` bytes that the broker delivers because of an arc (its
     inputs and results); `slice_pins` maps a slice number to the type that must run it; `memory` is the least that
     an arc takes on any type, in bytes beyond an idle worker. `states` has n+1 entries (empty: prefixes of n steps).
-    `errors[s]` is what a cut at state s adds to the error of the results (None: nothing anywhere).
+    `errors[s]` is what a cut at state s adds to the error of the results (None: nothing anywhere). `data_brokers`
+    may carry bundles besides the main broker (None: they may not); tables and methods leave them aside
+    (`planner.data_brokers` counts them in).
     """
 
     n: int
@@ -127,6 +144,7 @@ class Costs:
     hops: Hops | None = None
     errors: npt.NDArray[np.float64] | None = None
     goal: Goal = field(default_factory=Goal)
+    data_brokers: DataBrokers | None = None
 
     def steps_of(self, i: int, j: int) -> tuple[int, ...]:
         """The places in `graph.steps` of the arc (i, j), in order."""

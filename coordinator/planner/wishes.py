@@ -3,14 +3,14 @@
 All fields may be absent. `pins` (slice or range -> node), `exclude` (nodes), `require` (label -> value), `headroom`
 (share of memory), `max_slices`; `objective`, `min_rate` (frames per second), `max_latency_ms`, `max_nodes`,
 `max_energy_j` (for one frame), `within` (share of the best), `error_budget` (share of the outputs' largest
-magnitude); `codecs` (names; `auto`: all within the error budget) and `shape` (names).
+magnitude); `codecs` (names; `auto`: all within the error budget) and `shape` (names); `data_brokers` (auto, never).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from coordinator.planner.goal import ENOUGH, OBJECTIVES, Goal, Objective
 from coordinator.planner.model import PlanOptions
@@ -44,7 +44,15 @@ def options_from_plain(body: Mapping[str, Any]) -> PlanOptions:
         goal=goal,
         codecs=tuple(dict.fromkeys(("raw", *codecs))),
         shapes=shapes or None,
+        data_brokers=_data_brokers(body),
     )
+
+
+def _data_brokers(body: Mapping[str, Any]) -> Literal["auto", "never"]:
+    value = body.get("data_brokers")
+    if value not in (None, "auto", "never"):
+        raise PlanError(f"field data_brokers: expected auto or never, got {value!r:.80}")
+    return "never" if value == "never" else "auto"
 
 
 def _goal(body: Mapping[str, Any]) -> Goal:

@@ -21,6 +21,9 @@ SPEC = m.TensorSpec(5, "input", "float32", (1, -1, 3))
 BUNDLE = m.Bundle("b0", (SPEC,), "f16")
 SLICE = m.SliceAssignment("faces", "7-0123abcd", "s0", m.Artifact(SHA, 9), 100, (5,), (6,), (BUNDLE,))
 LAST = dataclasses.replace(SLICE, result=m.ResultPart(0, 2, (SPEC,)))
+CARRIED = dataclasses.replace(
+    SLICE, inputs=(dataclasses.replace(BUNDLE, broker="n1"),), brokers={"n1": "mqtt://n1.local:1884"}
+)
 LANES = (m.Lane((0, 2), (BUNDLE,), 1), m.Lane((1,), (dataclasses.replace(BUNDLE, id="b2"),), 2))
 KINDS: dict[str, Any] = {
     "coordinator": m.CoordinatorState("ready", STAMP, 1.5, "0.1"),
@@ -39,6 +42,11 @@ KINDS: dict[str, Any] = {
         (m.Route("7-0123abcd", "active", 1.0, (BUNDLE,), 2),), 8, 2, 1,
     ),
     "assignment-turns": m.Assignment("n1", STAMP, (dataclasses.replace(SLICE, turns=(0, 2), of=3),)),
+    "assignment-brokers": m.Assignment("n1", STAMP, (CARRIED,)),
+    "capacity-broker": m.Capacity(
+        "n1", "ffff", "0.1", "armv7l", 0.2, 1, 10**8, 10**7, m.RuntimeInfo("tflite_runtime", "2.14.0"),
+        {"conv": 12.5}, m.Link(1e6, 2e6, 0.01), broker="mqtts://n1.local:8884",
+    ),
     "pipeline-turns": m.PipelineDocument(
         "faces", STAMP, "running", "", SHA, SHA, (SPEC,), (SPEC,),
         (m.Route("7-0123abcd", "active", 1.0, (), 0, 3, LANES),), 8,
@@ -66,7 +74,7 @@ def read(name: str, body: Any) -> Any:
 def test_round_trip(name: str) -> None:
     document = KINDS[name]
     payload = m.encode(document)
-    assert payload.startswith(b'{"protocol":"1.2",')
+    assert payload.startswith(b'{"protocol":"1.3",')
     assert m.decode(type(document), payload, TOPIC) == document
     assert m.from_plain(type(document), m.to_plain(document), "here") == document
 
@@ -84,7 +92,7 @@ def test_unknown_fields_are_ignored(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("version", ["2.0", "0.9", "11.0"])
 def test_another_major_version_is_refused_naming_both(name: str, version: str) -> None:
-    with pytest.raises(VersionError, match=rf"some/topic.*'{re.escape(version)}'.*'1\.2'"):
+    with pytest.raises(VersionError, match=rf"some/topic.*'{re.escape(version)}'.*'1\.3'"):
         read(name, {**plain(name), "protocol": version})
 
 
@@ -194,6 +202,21 @@ WRONG: list[tuple[str, str, Any]] = [
     ("pipeline-turns", "routes.0.lanes.1.entry", None),
     ("pipeline-turns", "routes.0.lanes.1.entry", []),
     ("pipeline", "routes.0.turns", 2),
+    ("assignment-brokers", "slices.0.inputs.0.broker", "N1"),
+    ("assignment-brokers", "slices.0.inputs.0.broker", None),
+    ("assignment-brokers", "slices.0.brokers", {}),
+    ("assignment-brokers", "slices.0.brokers", {"n1": 7}),
+    ("assignment-brokers", "slices.0.brokers", {"n1": "n1.local:1884"}),
+    ("assignment-brokers", "slices.0.brokers", {"n1": "mqtt://n1.local", "N2": "mqtt://n2.local"}),
+    ("assignment-brokers", "slices.0.brokers.n1", "mqtt://user@n1.local"),
+    ("assignment-brokers", "slices.0.brokers.n1", "mqtt://user:secret@n1.local"),
+    ("capacity-broker", "broker", "http://n1.local"),
+    ("capacity-broker", "broker", "mqtt://n1.local:0"),
+    ("capacity-broker", "broker", "mqtt://n1\x00.local"),
+    ("capacity-broker", "broker", "mqtt://" + "n" * 300),
+    ("capacity-broker", "broker", None),
+    ("pipeline", "routes.0.entry.0.broker", "n1"),
+    ("pipeline-turns", "routes.0.lanes.0.entry.0.broker", "n1"),
     ("pipeline", "state", "on"),
     ("pipeline", "window", 0),
     ("pipeline", "routes.0.parts", 0),
@@ -326,6 +349,17 @@ def test_every_word_of_the_contract_is_read() -> None:
 def test_a_node_says_by_its_version_whether_it_knows_turns() -> None:
     for version, knows in (("1.0", False), ("1.1", False), ("1.2", True), ("1.10", True)):
         assert read("capacity", {**plain("capacity"), "protocol": version}).knows_turns is knows
+
+
+def test_a_node_says_by_its_version_whether_it_knows_data_brokers() -> None:
+    for version, knows in (("1.2", False), ("1.3", True), ("1.10", True)):
+        assert read("capacity", {**plain("capacity"), "protocol": version}).knows_data_brokers is knows
+
+
+def test_no_password_of_a_broker_url_is_repeated() -> None:
+    with pytest.raises(ProtocolError) as caught:
+        read("capacity-broker", {**plain("capacity-broker"), "broker": "mqtt://user:secret@n1.local"})
+    assert "secret" not in str(caught.value)
 
 
 def test_a_frame_takes_the_turn_of_its_number() -> None:

@@ -179,3 +179,43 @@ def test_the_reference_shows_every_field_with_its_default(tmp_path: Path) -> Non
         assert "--label" in row if name == "labels" else "--" + name.replace("_", "-") in row
         if option.default not in (None, {}):
             assert str(option.default) in row.split("|")[3]
+
+
+def test_a_data_broker_is_entered_as_the_main_one_is(tmp_path: Path) -> None:
+    secret, ca = tmp_path / "password", tmp_path / "ca.pem"
+    secret.write_text("hush\n")
+    ca.write_text("")
+    words = [
+        "--broker",
+        "mqtts://main:8883",
+        "--username",
+        "pi",
+        "--password-file",
+        str(secret),
+        "--ca-file",
+        str(ca),
+    ]
+    found = load(*words, "--data-broker", "mqtts://board:8884").data_broker_options()
+    assert found is not None
+    assert (found.host, found.port, found.tls) == ("board", 8884, True)
+    assert (found.username, found.password, found.ca_file) == ("pi", "hush", str(ca))
+    plain = load("--username", "pi", "--password-file", str(secret), "--data-broker", "mqtt://board")
+    options = plain.data_broker_options()
+    assert options is not None
+    assert (options.port, options.username, options.tls, options.ca_file) == (1883, "pi", False, None)
+    assert load().data_broker_options() is None
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mqtt://board:1884", "field data_broker: mqtt://board:1884: expected mqtts://"),
+        ("board:1884", "field data_broker: 'board:1884': expected a URL such as"),
+        ("mqtts://pi@board", "field data_broker: 'mqtts://pi@board': expected no user name"),
+    ],
+)
+def test_a_wrong_data_broker_is_named(url: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("--broker", "mqtts://main", "--data-broker", url).data_broker_options()
+    assert main(["--check-config", "--broker", "mqtts://main", "--data-broker", url]) == 3
+    assert message.split(":")[0] in capsys.readouterr().err

@@ -14,7 +14,7 @@ from coordinator.planner.books.nodes import overheads, stage
 from coordinator.planner.books.write import FORMAT, MAX_BYTES
 from coordinator.planner.goal import Goal
 from coordinator.planner.model import NodeSpec
-from coordinator.planner.problem import Costs, Hops, NodeType, State
+from coordinator.planner.problem import Costs, DataBrokers, Hops, NodeType, State
 from slicemq.errors import PlanError
 
 
@@ -81,6 +81,7 @@ def _costs(body: dict[str, Any]) -> Costs:
         hops=None if links is None else Hops(_array(links["bytes"]), np.stack([_array(r) for r in links["rates"]])),
         errors=_array([row[3] for row in rows]) if any(row[3] != 0 for row in rows) else None,
         goal=_goal(body["goal"]),
+        data_brokers=_data_brokers(body.get("data_brokers")),
     )
     memories = [table_of(table["rows"], arcs) for table in body["memory"]]
     types = tuple(_type(row, body, primitives, shell, moved, memories) for row in body["nodes"])
@@ -146,6 +147,10 @@ def _spec(row: dict[str, Any]) -> NodeSpec:
         joules_per_byte=row["joules_per_byte"],
         held=frozenset(tuple(places) for places in row["held"]),
     )
+
+
+def _data_brokers(row: dict[str, Any] | None) -> DataBrokers | None:
+    return None if row is None else DataBrokers(frozenset(row["nodes"]), float(row["per_byte"]))
 
 
 def _goal(row: dict[str, Any]) -> Goal:

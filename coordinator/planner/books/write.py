@@ -92,6 +92,9 @@ def books(
         "required": dict(sorted(options.require.items())),
         "headroom": options.headroom,
         "broker_rate": costs.broker_rate,
+        "data_brokers": None
+        if costs.data_brokers is None
+        else {"nodes": sorted(costs.data_brokers.nodes), "per_byte": costs.data_brokers.per_byte},
         "links": None,
         "memory": memories,
         "moves": moves,

@@ -45,6 +45,7 @@ def figures(costs: Costs, segments: Segments) -> Figures:
         relayed += float(costs.relayed[i, j])
         # As `NodeType.latency` and `NodeType.energy`, without their tables.
         latency += compute + into / spec.free_down + out / spec.free_up + spec.rtt
+        latency -= 0.0 if kind.saved is None else float(kind.saved[i, j])
         energy += compute * spec.watts + (into + out) * spec.joules_per_byte
         moves += 0.0 if kind.moves is None else float(kind.moves[i, j])
         error += float(costs.errors[j]) if costs.errors is not None and j < costs.n else 0.0

@@ -47,6 +47,7 @@ def layered(costs: Costs) -> Costs | None:
             bytes_out=spread(kind.bytes_out, 0.0),
             memory=spread(kind.memory, 0.0),
             moves=None if kind.moves is None else spread(kind.moves, 0.0),
+            saved=None if kind.saved is None else spread(kind.saved, 0.0),
         )
 
     errors = None if costs.errors is None else np.tile(costs.errors, layers + 1)

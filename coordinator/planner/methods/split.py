@@ -300,4 +300,5 @@ class _Search:
 
 def _latency(kind: NodeType, i: int, j: int) -> float:
     links = kind.bytes_in[i, j] / kind.spec.free_down + kind.bytes_out[i, j] / kind.spec.free_up
-    return float(kind.compute[i, j] + links + kind.spec.rtt)
+    saved = 0.0 if kind.saved is None else kind.saved[i, j]
+    return float(kind.compute[i, j] + links + kind.spec.rtt - saved)
