@@ -34,7 +34,7 @@ LOAD = 0.1
 """A slice is under load when it computed for at least this share of the time since its last sample."""
 AGREE = 0.1
 """Samples agree when the middle half of them lies within this share of their median."""
-ADOPT = 0.15
+ADOPT = 0.05
 """A correction is adopted when it differs by more than this share from the one in use."""
 LEAST, MOST = 0.25, 4.0
 _PER_NODE = 8

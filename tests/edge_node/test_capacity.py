@@ -252,9 +252,10 @@ def test_without_a_runtime_the_error_says_how_to_get_one(tmp_path: Path, monkeyp
         (4.0, None, 4.0),
         (1.0, 0.1, 1.0),
         (0.5, None, 0.5),
-        (0.3, 0.006, 0.274),
-        (0.1, 0.002, 0.074),
-        (0.01, 0.0004, 0.001),
+        (0.3, 0.006, 0.281),
+        (0.1, 0.002, 0.086),
+        (0.01, 0.0004, 0.005),
+        (0.002, 0.0001, 0.0002),
     ],
 )
 def test_what_a_quota_leaves_for_slices(cores: float, burst: float | None, expected: float) -> None:
