@@ -241,7 +241,9 @@ class _Client:
         if warm == 0:
             self._load.warmed()
         for result in pipeline.map(source(), raise_errors=False, limit=self._load.asked.limit):
-            self._note(result, result.latency)
+            # It may have waited for this thread; a rate is of the moments at which results came.
+            sent = self._sent_at.get(len(self.answers), float("nan"))
+            self._note(result, result.latency, min(time.monotonic(), sent + result.latency))
             if len(self.answers) == warm:
                 self._load.warmed()
 
@@ -267,11 +269,12 @@ class _Client:
         pipeline.wait(self._load.asked.give_up + 30.0)
 
     def _take(self, result: Result) -> None:
-        self._note(result, time.monotonic() - self._sent_at.get(result.sequence, float("nan")))
+        now = time.monotonic()
+        self._note(result, now - self._sent_at.get(result.sequence, float("nan")), now)
         with self._arrived:
             self._arrived.notify_all()
 
-    def _note(self, result: Result, latency: float) -> None:
+    def _note(self, result: Result, latency: float, arrived: float) -> None:
         number = len(self.answers)
         equal = None
         if self._expected is not None and result.error is None:
@@ -281,7 +284,7 @@ class _Client:
                 client=self._number,
                 sequence=result.sequence,
                 submitted=self._sent_at.pop(number, float("nan")),
-                arrived=time.monotonic(),
+                arrived=arrived,
                 latency=latency,
                 revision=result.revision,
                 attempts=result.attempts,
