@@ -253,7 +253,7 @@ class Driver:
             header = decode_frame(answer).header
             if header.error:
                 raise SliceMQError(header.message)
-            took.append(at - sent[header.sequence - _FIRST])
+            took.append(at - sent[len(took)])
         return took
 
 
