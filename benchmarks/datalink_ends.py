@@ -163,10 +163,12 @@ def _send_link(pipe: Connection, way: Way) -> None:
     pipe.send("up")
     while (order := pipe.recv()) is not None:
         header, output = bytes(HEADER), np.ones(order.size - HEADER, np.uint8)
+        copied = np.empty_like(output)
         began, begin = time.time(), _cpu()
         for _ in range(order.count):
             # As a node does: the interpreter's output is copied before the next run overwrites it.
-            while not link.send(TOPIC, [header, output.copy().data]):
+            copied[:] = output
+            while not link.send(TOPIC, [header, copied.data]):
                 if not link.up:
                     raise SliceMQError("the link went down")
                 time.sleep(0.0005)  # QoS 1: too many wait for the broker's answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING
@@ -16,23 +17,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import ctypes
 
-# What is kept for later: this many buffers, and bytes.
-KEEP_BUFFERS = 16
+# What is kept for later: at most this many buffers and bytes, for so many seconds since each was last used.
+KEEP_BUFFERS = 64
 KEEP_BYTES = 64 << 20
+KEEP_SECONDS = 5.0
 _PAGE = mmap.PAGESIZE
 
 
 class _Buffer:
     """Anonymous memory, aligned to a page; the system gives its pages at the first touch."""
 
-    __slots__ = ("loan", "map", "size", "type")
+    __slots__ = ("back", "loan", "map", "size", "type")
 
     def __init__(self, size: int) -> None:
         # Here, since a process that sees small payloads only does without its half a megabyte.
         import ctypes
 
         self.size = size
-        self.map = mmap.mmap(-1, size)
+        # Private: pages that could be shared cost more at their first touch.
+        self.map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.back = 0.0
         self.type = ctypes.c_char * size
         self.loan: weakref.ref[ctypes.Array[ctypes.c_char]] | None = None
 
@@ -65,7 +69,8 @@ class BufferPool:
         with self._lock:
             self._sort_in()
             # Not one of more than twice the size: a small payload that is kept must not hold a large buffer.
-            fitting = [one for one in self._free if nbytes <= one.size <= 2 * nbytes + _PAGE]
+            # Of those of one size the last used: it is in the processor's cache, and the others may grow old.
+            fitting = [one for one in reversed(self._free) if nbytes <= one.size <= 2 * nbytes + _PAGE]
             buffer = min(fitting, key=lambda one: one.size, default=None)
             if buffer is not None:
                 self._free.remove(buffer)
@@ -79,7 +84,15 @@ class BufferPool:
         buffer.loan = weakref.ref(loan, lambda _, buffer=buffer: self._give_back(buffer))  # type: ignore[misc]
         return memoryview(loan).cast("B")[:nbytes]
 
+    def trim(self) -> None:
+        """Give memory back to the system that nobody has used for some seconds."""
+        oldest = time.monotonic() - KEEP_SECONDS
+        with self._lock:
+            self._sort_in()
+            self._free = [one for one in self._free if one.back > oldest]
+
     def _give_back(self, buffer: _Buffer) -> None:
+        buffer.back = time.monotonic()
         self._back.append(buffer)
         del self._lent[id(buffer)]
         # Whoever holds the lock, maybe this very thread, sorts it in later.

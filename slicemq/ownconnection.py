@@ -28,6 +28,7 @@ _SLOW_SECONDS = 30.0
 _SLOW_BYTES = 1024
 # Reads between two looks at what else there is to do.
 _READS = 64
+_TRIM_SECONDS = 1.0
 _MAX_UNACKNOWLEDGED = 1000
 _KNOWN_TOPICS = 256
 # CONNACK codes of MQTT 3.1.1 (section 3.2.2.3) in the numbers of MQTT 5.
@@ -78,6 +79,7 @@ class OwnConnection:
         # Since when, and with how many bytes read by then, a packet is unfinished.
         self._slow: tuple[float, int] | None = None
         self._bytes_read = 0
+        self._trimmed = self._last_read
 
     @property
     def pending(self) -> int:
@@ -217,6 +219,9 @@ class OwnConnection:
         if outbox.error is not None:
             self._end(outbox.error)
             return
+        if now - self._trimmed > _TRIM_SECONDS:
+            self._trimmed = now
+            self._pool.trim()
         if not self._goes_on(now):
             self._end(f"the rest of a packet does not come ({self._decoder.missing} bytes are missing)")
             return

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slicemq import buffers
 from slicemq.buffers import BufferPool
 
 MEGABYTE = 1_000_000
@@ -58,6 +59,17 @@ def test_a_small_payload_does_not_hold_a_large_buffer() -> None:
     del large
     assert address(pool.take(20_000)) != where
     assert address(pool.take(9 * MEGABYTE)) == where
+
+
+def test_what_nobody_uses_goes_back_to_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = BufferPool()
+    first, second = pool.take(MEGABYTE), pool.take(MEGABYTE)
+    del first, second
+    pool.trim()
+    assert pool.free[0] == 2
+    monkeypatch.setattr(buffers, "KEEP_SECONDS", 0.0)
+    pool.trim()
+    assert pool.free == (0, 0)
 
 
 def test_no_memory_is_a_memory_error() -> None:
