@@ -139,8 +139,8 @@ BENCHMARKS = (
     ),
     Benchmark(
         "overhead_real",
-        "what a node adds to a frame of a real model besides invoke, beside what the planner counts",
-        "1 min",
+        "what a node adds to a frame of real models besides invoke, and what the planner should count for it",
+        "3 min",
         "docs/explanation/performance.md",
     ),
     Benchmark(

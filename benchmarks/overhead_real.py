@@ -5,13 +5,13 @@
 
 As `benchmarks.overhead`, with slices of real models in the worker: their `invoke` drives the worker's own code and
 data out of the processor's caches, and they drive out the model's. So a frame costs more than with a slice of one
-trivial operator. `name` is a whole model, `name/4` each of four slices cut at even places. All figures are processor
-milliseconds for one frame: `alone` is `invoke` in a process of its own (the least of many), `in worker` the same in
-the worker, `besides` all else that the worker's threads do.
+trivial operator. `name` is a whole model, `name/4` each of four slices cut at even places. All figures are
+processor milliseconds for one frame: `alone` is `invoke` in a process of its own (the least of many), `in worker`
+the same in the worker, `besides` all else that the worker's threads do.
 
 Through `besides` goes the cost model of the planner (coordinator.planner.model.Overheads): so many milliseconds for
-each message (a frame has one in and one out here), for each MB in and for each MB out, none of them negative, by the
-least relative error. `computing` is the median of `in worker` over `alone`.
+each message (a frame has one in and one out here), for each MB in and for each MB out, none of them negative, by
+the least relative error. `computing` is the median of `in worker` over `alone`.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def fit(rows: Sequence[Row]) -> Fit:
             if (figures >= 0).all() and error < least:
                 best, least = figures, error
     computing = statistics.median(row.invoke_ms / row.alone_ms for row in rows)
-    return Fit(*(float(figure) for figure in best), computing)
+    return Fit(float(best[0]), float(best[1]), float(best[2]), computing)
 
 
 def planned() -> Fit:
@@ -172,10 +172,9 @@ def report(rows: Sequence[Row], found: Fit) -> str:
         "| | ms per message | ms per MB in | ms per MB out | computing |",
         "| --- | --- | --- | --- | --- |",
     ]
-    lines += [
-        f"| {words} | {one.message_ms:.3f} | {one.in_ms_per_mb:.2f} | {one.out_ms_per_mb:.2f} | {one.computing:.2f} |"
-        for words, one in (("fit", found), ("the planner counts", counted))
-    ]
+    for words, one in (("fit", found), ("the planner counts", counted)):
+        figures = f"{one.message_ms:.3f} | {one.in_ms_per_mb:.2f} | {one.out_ms_per_mb:.2f} | {one.computing:.2f}"
+        lines.append(f"| {words} | {figures} |")
     return "\n".join(lines)
 
 

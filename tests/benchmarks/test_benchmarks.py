@@ -24,6 +24,8 @@ from benchmarks.memory import IDLE_NODE_MARK, Row, SliceRow, report
 from benchmarks.overhead import KINDS, assignment, elements, fit, tiny_model
 from benchmarks.overhead import Row as OverheadRow
 from benchmarks.overhead import marks as overhead_marks
+from benchmarks.overhead_real import Row as RealRow
+from benchmarks.overhead_real import fit as overhead_fit
 from benchmarks.processes import children, cpu_seconds, parse_smaps, read_memory
 from benchmarks.profile_transfer import _row as transfer_row
 from benchmarks.window import smallest_enough
@@ -137,6 +139,23 @@ def test_what_a_hop_adds_is_judged_by_time_when_small_and_by_share_when_large() 
     found = hop_marks(rows)
     assert [mark.held for mark in found] == [True, False, True, False]
     assert [round(mark.value or 0.0, 6) for mark in found] == [0.15, 0.25, 12.5, 22.5]
+
+
+def test_what_the_planner_should_count_is_found_again_and_never_negative() -> None:
+    sizes = [(0.05, 0.0), (0.4, 0.01), (0.8, 0.06), (0.6, 4.0), (4.0, 2.0), (2.0, 3.2)]
+
+    def rows(message: float, taken: float, made: float) -> list[RealRow]:
+        return [RealRow("s", a, b, 2.0, 2.1, 2 * message + taken * a + made * b) for a, b in sizes]
+
+    found = overhead_fit(rows(0.1, 0.6, 0.2))
+    assert [found.message_ms, found.in_ms_per_mb, found.out_ms_per_mb] == pytest.approx([0.1, 0.6, 0.2])
+    assert found.computing == pytest.approx(1.05)
+    assert [found.of(row) for row in rows(0.1, 0.6, 0.2)] == pytest.approx(
+        [row.besides_ms for row in rows(0.1, 0.6, 0.2)]
+    )
+    lower = overhead_fit(rows(0.3, 0.5, -0.05))
+    assert lower.out_ms_per_mb == 0.0
+    assert lower.message_ms > 0
 
 
 def test_bare_sockets_speak_mqtt_with_a_broker(mosquitto: Broker) -> None:
