@@ -48,15 +48,24 @@ class Broker:
     kind = ""
 
     def __init__(
-        self, *, host: str = HOST, port: int | None = None, ws_port: int | None = None, prefix: Sequence[str] = ()
+        self,
+        *,
+        host: str = HOST,
+        port: int | None = None,
+        ws_port: int | None = None,
+        prefix: Sequence[str] = (),
+        tag: str | None = None,
     ) -> None:
-        """`host` is the address to listen on; `prefix` are words in front of the command (a namespace, a group)."""
+        """`host` is the address to listen on; `prefix` are words in front of the command (a namespace, a group).
+
+        `tag` names the run that its folder belongs to (emulator.ownership).
+        """
         self.host = host
         self.port = port or free_port()
         self.ws_port = ws_port or free_port()
         self.prefix = list(prefix)
         self.process: subprocess.Popen[bytes] | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{new_tag()}-broker-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{tag or new_tag()}-broker-"))
         self.log = self.folder / "log"
 
     @property

@@ -92,7 +92,11 @@ class Cluster:
     def close(self) -> None:
         """End every process and remove namespaces, groups and a temporary folder. A second Ctrl-C waits for it."""
         with undisturbed():
-            self._stack.close()
+            try:
+                self._stack.close()
+            finally:
+                # What was just being made when an interruption came is not on the stack yet.
+                sweep.remove(self._tag)
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

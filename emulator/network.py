@@ -112,6 +112,8 @@ class Network:
             name: Port(f"{self._tag}-{name}", str(hosts[place]), "eth0", f"p{place}")
             for place, name in enumerate(names, begun)
         }
+        # Noted before they are made: who is interrupted in between removes them too.
+        self.ports |= made
         _batch("ip", [f"netns add {port.namespace}" for port in made.values()])
         for port in made.values():
             _settle(port.namespace)
@@ -131,7 +133,6 @@ class Network:
                 ],
                 port.namespace,
             )
-        self.ports |= made
 
     def set_rate(self, name: str, *, up: float | None = None, down: float | None = None) -> None:
         """Change what a link carries, in bit/s; None leaves a direction as it is."""

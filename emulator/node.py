@@ -13,7 +13,7 @@ from pathlib import Path
 from emulator.brokers import Broker
 from emulator.cgroups import Group
 from emulator.relay_handle import RelayProcess
-from emulator.scenario import Board, Scenario
+from emulator.scenario import Board, NodeType, Scenario
 from emulator.site import Running
 from slicemq.errors import SliceMQError
 
@@ -63,7 +63,7 @@ class EmulatedNode:
         if self.alive:
             raise SliceMQError(f"{self.board.name}: it runs already")
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = measurements / self._kind()
+        kept = measurements / speeds_name(self.board.kind)
         if kept.exists() and not (self.folder / _SPEEDS).exists():
             shutil.copy(kept, self.folder / _SPEEDS)
         if self.data_broker is not None and not self._broker_runs():
@@ -75,7 +75,7 @@ class EmulatedNode:
         own = self.folder / _SPEEDS
         if own.exists():
             measurements.mkdir(parents=True, exist_ok=True)
-            shutil.copy(own, measurements / self._kind())
+            shutil.copy(own, measurements / speeds_name(self.board.kind))
 
     def signal(self, number: int) -> None:
         """Send a signal to all that runs on the board."""
@@ -109,11 +109,6 @@ class EmulatedNode:
         process = self.data_broker.process if self.data_broker is not None else None
         return process is not None and process.poll() is None
 
-    def _kind(self) -> str:
-        """A file name that is the same for boards on which the same things are measured."""
-        kind = self.board.kind
-        return f"speeds-{kind.runtime}-{kind.threads}-{kind.cpu}.json"
-
     def _command(self, cluster: str) -> list[str]:
         kind = self.board.kind
         words = ["--id", self.board.name, "--cluster", cluster, "--broker", self.gateway]
@@ -125,6 +120,11 @@ class EmulatedNode:
         for name, content in kind.labels.items():
             words += ["--label", f"{name}={content}"]
         return [sys.executable, "-m", "edge_node.main", *words, *kind.options, *self.arguments]
+
+
+def speeds_name(kind: NodeType) -> str:
+    """A file name that is the same for boards on which the same things are measured."""
+    return f"speeds-{kind.runtime}-{kind.threads}-{kind.cpu}.json"
 
 
 def needs_relay(scenario: Scenario, board: Board) -> bool:

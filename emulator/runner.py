@@ -21,6 +21,7 @@ from emulator.load import Asked, Frame, Load, Outputs, Reference, random_frame
 from emulator.machine import machine, versions
 from emulator.measure import drive
 from emulator.models import model_path
+from emulator.ownership import new_tag
 from emulator.report import plan_row, repeat_row, report, variant_row
 from emulator.scenario import Deployment, Scenario
 from emulator.summary import values_text
@@ -39,6 +40,7 @@ def run_scenario(
     scenario: Scenario,
     *,
     folder: Path | None = None,
+    measurements: Path | None = None,
     isolate: bool = True,
     compare: bool | None = None,
     say: Say = lambda text: None,
@@ -46,7 +48,9 @@ def run_scenario(
 ) -> dict[str, Any]:
     """Run all of `scenario`; the report (docs/reference/emulator-report.md).
 
-    folder: keeps logs, states and plans, one folder for each variant and repeat (None: deleted). compare: hold
+    folder: keeps logs, states and plans, one folder for each variant and repeat (None: deleted).
+    measurements: what boards measure of themselves is kept there for the next run (None: for this one only).
+    compare: hold
     every result against one device's, bit for bit (None: as the scenario says). `say` is told what goes on,
     `done` called after each repeat. A variant that cannot be measured is one of the report's `failures`, and the
     others are. Raises ConfigError before anything is started where a model is not there.
@@ -59,11 +63,12 @@ def run_scenario(
     rows, failures = [], []
     with ExitStack() as stack:
         if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slicemq-emulate-")))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{new_tag()}-runs-")))
         for number, variant in enumerate(variants, 1):
             note = _titled(say, values_text(variant.values))
             try:
-                rows.append(_Variant(variant, folder, number, isolate, compare, note, done).run())
+                kept = measurements or folder / "measurements"
+                rows.append(_Variant(variant, folder, kept, number, isolate, compare, note, done).run())
             except SliceMQError as error:
                 note(str(error))
                 code = error.exit_code
@@ -87,6 +92,7 @@ class _Variant:
         self,
         scenario: Scenario,
         folder: Path,
+        measurements: Path,
         number: int,
         isolate: bool,
         compare: bool | None,
@@ -95,7 +101,7 @@ class _Variant:
     ) -> None:
         self.scenario = scenario
         self._folder, self._number, self._isolate, self._say = folder, number, isolate, say
-        self._compare, self._done = compare, done
+        self._measurements, self._compare, self._done = measurements, compare, done
         self._processors = os.cpu_count() or 1
 
     def run(self) -> dict[str, Any]:
@@ -112,9 +118,8 @@ class _Variant:
 
     def _on_a_cluster(self, count: int, repeats: list[dict[str, Any]]) -> list[dict[str, Any]]:
         place = self._folder / f"{self.scenario.name}-{self._number}-{len(repeats) + 1}"
-        measurements = self._folder / "measurements"
         with Cluster(
-            self.scenario, folder=place, isolate=self._isolate, measurements=measurements, say=self._say
+            self.scenario, folder=place, isolate=self._isolate, measurements=self._measurements, say=self._say
         ) as cluster:
             plans = []
             for deployment in self.scenario.deployments:

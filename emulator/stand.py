@@ -91,9 +91,10 @@ class Stand:
     def _place(self, name: str, port: int, ws_port: int, group: Group | None) -> dict[str, Any]:
         """Where a broker listens, and what puts it there."""
         prefix = [*self._inside(name), *(group.prefix() if group is not None else [])]
-        if self.network is None:
-            return {"prefix": prefix}
-        return {"host": self.network.ports[name].address, "port": port, "ws_port": ws_port, "prefix": prefix}
+        where: dict[str, Any] = {"prefix": prefix, "tag": self._tag}
+        if self.network is not None:
+            where |= {"host": self.network.ports[name].address, "port": port, "ws_port": ws_port}
+        return where
 
 
 def _clear(group: Group) -> None:

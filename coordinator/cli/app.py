@@ -35,6 +35,7 @@ _VERBS = {
     ("status",): "status",
     ("infer",): "infer",
     ("bench",): "bench",
+    ("emulate",): "emulate",
 }
 # Verbs that read their own options (the daemons, which have configuration files).
 _FORWARDING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

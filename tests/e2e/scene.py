@@ -95,6 +95,11 @@ def _measured() -> tuple[Path, int]:
     return file, measure_speeds(read_board(threads=1), "auto", file).worker_memory
 
 
+def measured_speeds() -> Path:
+    """This machine's speeds as a node of one thread keeps them."""
+    return _measured()[0]
+
+
 def room_for(slices_mb: float) -> tuple[str, str]:
     """Options of a node that has so many MB for slices (10^6 bytes, rounded up to a whole one)."""
     return "--memory-mb", str(math.ceil(slices_mb + _measured()[1] / 1e6))

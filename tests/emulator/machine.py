@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from emulator.cgroups import limit
 from emulator.network import check_possible
+from emulator.node import speeds_name
+from emulator.scenario import NodeType
 from slicemq.errors import ConfigError
+from tests.e2e.scene import measured_speeds
 
 
 def need_network() -> None:
@@ -23,3 +29,10 @@ def need_limits() -> None:
         limit("probe").remove()
     except ConfigError as error:
         pytest.skip(str(error))
+
+
+def measured(folder: Path) -> Path:
+    """A folder with measurements of boards of one thread without a limit: none of them measures itself again."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(measured_speeds(), folder / speeds_name(NodeType(threads=1)))
+    return folder
