@@ -110,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
             "rounds": [asdict(one) for one in rounds],
             "marks": [mark.to_plain() for mark in judged],
         }
-        print(json.dumps(body, indent=2))
+        print(pages.as_json(body))
     else:
         print(text)
     if given.write:

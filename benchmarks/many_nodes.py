@@ -11,7 +11,6 @@ docs/explanation/performance.md and the plot into docs/images. The exit code is 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -67,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             "rounds": [[run.to_plain() for run in one] for one in found],
             "marks": [mark.to_plain() for mark in judged],
         }
-        print(json.dumps(body, indent=2))
+        print(pages.as_json(body))
     else:
         print(text)
         if given.stages:

@@ -1,8 +1,11 @@
-"""Writes what a benchmark printed into a page, between `<!-- name -->` and `<!-- /name -->`."""
+"""What a benchmark prints: as JSON, or in a page between `<!-- name -->` and `<!-- /name -->`."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 from slicemq.errors import StoreError
 
@@ -28,3 +31,16 @@ def write_region(name: str, text: str, page: Path = PERFORMANCE) -> None:
         raise StoreError(f"{page}: {error.strerror}") from error
     except StoreError as error:
         raise StoreError(f"{page}: {error}") from error
+
+
+def as_json(body: Any) -> str:
+    """The text of `body`; null for numbers that JSON has not, such as NaN for what was not measured."""
+    return json.dumps(_finite(body), indent=2, allow_nan=False)
+
+
+def _finite(body: Any) -> Any:
+    if isinstance(body, dict):
+        return {key: _finite(value) for key, value in body.items()}
+    if isinstance(body, list | tuple):
+        return [_finite(value) for value in body]
+    return None if isinstance(body, float) and not math.isfinite(body) else body

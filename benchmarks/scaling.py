@@ -13,7 +13,6 @@ real pictures. The exit code is 1 when a mark is missed. Needs root, mosquitto a
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -67,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
             for (model, link), all_rounds in found.items()
         }
         plain = [mark.to_plain() for mark in judged]
-        print(json.dumps({"machine": describe_machine(), "share": given.share, **body, "marks": plain}, indent=2))
+        print(pages.as_json({"machine": describe_machine(), "share": given.share, **body, "marks": plain}))
     else:
         print(text)
         if given.stages:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -91,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = tell(finding, judged)
     if given.format == "json":
         body = {"machine": describe_machine(), **asdict(finding), "marks": [mark.to_plain() for mark in judged]}
-        print(json.dumps(body, indent=2))
+        print(pages.as_json(body))
     else:
         print(text)
     if given.write:

@@ -16,7 +16,7 @@ from benchmarks.energy_columns import against_one, joules
 from benchmarks.frames_of import distance
 from benchmarks.kept import Kept, code_digest
 from benchmarks.marks import Mark, all_held
-from benchmarks.pages import put, write_region
+from benchmarks.pages import as_json, put, write_region
 from benchmarks.rounds import Setting
 from benchmarks.stages import Stage, stages
 from emulator.figures import figures
@@ -108,6 +108,11 @@ def test_a_region_of_a_page_is_replaced_and_nothing_else(tmp_path: Path) -> None
     file.write_text(page)
     write_region("x", "new", file)
     assert "new" in file.read_text()
+
+
+def test_json_has_null_for_what_was_not_measured() -> None:
+    body = json.loads(as_json({"a": [1.5, float("nan")], "b": (float("inf"), 2, "x", None)}))
+    assert body == {"a": [1.5, None], "b": [None, 2, "x", None]}
 
 
 def test_ratios_are_those_of_the_runs_of_one_round() -> None:
