@@ -62,6 +62,7 @@ def command(
     shape: list[str] = plan_wishes.SHAPE,
     require: list[str] = plan_wishes.REQUIRE,
     headroom: float = plan_wishes.HEADROOM,
+    data_brokers: str = plan_wishes.DATA_BROKERS,
     input_shape: list[str] = INPUT_SHAPE,
     wait: bool = typer.Option(True, "--wait/--no-wait", help="Wait until the pipeline runs."),
     timeout: float = typer.Option(600.0, "--timeout", min=1.0, help="Seconds to wait at most."),
@@ -85,6 +86,7 @@ def command(
         shape=shape,
         require=require,
         headroom=headroom,
+        data_brokers=data_brokers,
     )
     options: dict[str, Any] = {
         **wished,

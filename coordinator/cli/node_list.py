@@ -9,7 +9,19 @@ from coordinator.cli.common import Network, Output, verb
 if TYPE_CHECKING:
     from coordinator.cli.view import View
 
-COLUMNS = ["node", "state", "arch", "cores", "memory MB", "runtime", "up Mbit/s", "down Mbit/s", "rtt ms", "slices"]
+COLUMNS = [
+    "node",
+    "state",
+    "arch",
+    "cores",
+    "memory MB",
+    "runtime",
+    "up Mbit/s",
+    "down Mbit/s",
+    "rtt ms",
+    "data broker",
+    "slices",
+]
 
 _CELLS = ("arch", "cores", "memory_mb", "runtime", "up_mbps", "down_mbps", "rtt_ms")
 
@@ -46,6 +58,7 @@ def node_rows(view: View) -> list[dict[str, Any]]:
                 "codecs": list(capacity.codecs),
                 "labels": capacity.labels,
                 "operators": capacity.operators,
+                "data_broker": capacity.broker,
             }
         if beat is not None:
             row |= {"load": beat.load, "memory_used_mb": round(beat.memory_used / 1e6, 1)}
@@ -65,5 +78,6 @@ def node_table(rows: list[dict[str, Any]], out: Output) -> str:
         middle = [
             row.get(key) for key in ("arch", "cores", "memory_mb", "runtime", "up_mbps", "down_mbps", "rtt_ms")
         ]
-        cells.append([row["node"], row["state"], *("" if v is None else str(v) for v in middle), slices or "-"])
+        known = ["" if v is None else str(v) for v in middle]
+        cells.append([row["node"], row["state"], *known, row.get("data_broker") or "-", slices or "-"])
     return out.table(COLUMNS, cells)

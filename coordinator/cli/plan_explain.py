@@ -16,6 +16,7 @@ from slicemq.errors import PlanError
 
 if TYPE_CHECKING:
     from coordinator.planner.plan import Plan
+    from coordinator.planner.problem import Costs
 
 
 class BadCostsError(PlanError):
@@ -102,7 +103,28 @@ def explanation(made: Plan, text: bytes, where: str) -> dict[str, Any]:
         "helps_most": explain.summary(rows),
         "pareto": [asdict(point) for point in explain.pareto(costs, quick)],
         "alternatives": [asdict(other) for other in made.alternatives],
+        "bundles": _carried(made, costs),
     }
+
+
+def _carried(made: Plan, costs: Costs) -> list[dict[str, Any]]:
+    """Each bundle with its broker and why, where nodes have data brokers; nothing elsewhere."""
+    from coordinator.planner.carriers import why
+
+    if costs.data_brokers is None:
+        return []
+    owners, rated = costs.data_brokers.nodes, costs.broker_rate is not None
+    return [
+        {
+            "bundle": bundle.id,
+            "from": bundle.source,
+            "to": list(bundle.targets),
+            "bytes": bundle.bytes,
+            "broker": bundle.broker,
+            "why": why(made, bundle, owners, rated),
+        }
+        for bundle in made.bundles
+    ]
 
 
 def _shapes(made: Plan) -> tuple[str, ...] | None:
@@ -145,6 +167,19 @@ def _shown(out: Output, body: dict[str, Any], plot: Path | None) -> str:
         ),
         "single pipelines that no other beats in both rate and latency",
     ]
+    if body["bundles"]:
+        rows = [
+            [
+                row["bundle"],
+                row["from"],
+                "+".join(row["to"]),
+                f"{row['bytes'] / 1e6:.3f}",
+                row["broker"] or "main",
+                row["why"],
+            ]
+            for row in body["bundles"]
+        ]
+        lines += ["", out.table(["bundle", "from", "to", "MB", "broker", "why"], rows)]
     if plot is not None:
         lines.append(f"drawn into {plot}")
     return "\n".join(lines)

@@ -57,6 +57,7 @@ def command(
     shape: list[str] = wish.SHAPE,
     require: list[str] = wish.REQUIRE,
     headroom: float = wish.HEADROOM,
+    data_brokers: str = wish.DATA_BROKERS,
     planner: str = typer.Option(
         "slicemq",
         "--planner",
@@ -90,6 +91,7 @@ def command(
         shape=shape,
         require=require,
         headroom=headroom,
+        data_brokers=data_brokers,
     )
     pins = wish.pairs(pin, "--pin", "SLICE=NODE such as s0=pi-1, or FIRST-LAST=NODE")
     method = _method(planner)

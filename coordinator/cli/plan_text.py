@@ -65,6 +65,7 @@ def describe(plan: Plan, graph: Graph, fleet: Fleet, out: Output, written: Path 
         lines.append(f"limited by {words(bottleneck(plan))}")
     lines.append(_certified(plan))
     lines += codec_lines(plan)
+    lines += carrier_lines(plan)
     if plan.reason:
         lines.append(plan.reason)
     lines += [_compared(plan, other) for other in plan.alternatives]
@@ -94,6 +95,13 @@ def codec_lines(plan: Plan) -> list[str]:
             f"{measured}, budget {100 * plan.error.budget:.2g} %"
         )
     return lines
+
+
+def carrier_lines(plan: Plan) -> list[str]:
+    """The bundles that do not go over the main broker; nothing when all do."""
+    found = [f"{b.id} ({b.bytes / 1e6:.3f} MB) on {b.broker}" for b in plan.bundles if b.broker]
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    return [f"over data brokers: {', '.join(found[:8])}{more}"] if found else []
 
 
 def _certified(plan: Plan) -> str:

@@ -29,6 +29,11 @@ SHAPE = typer.Option(
     [], "--shape", help="A shape that may win: one-node, copies, pipeline, replicas, parallel; may be repeated."
 )
 REQUIRE = typer.Option([], "--require", help="LABEL=VALUE: only nodes with this label; may be repeated.")
+DATA_BROKERS = typer.Option(
+    "auto",
+    "--data-brokers",
+    help="auto: bundles may go over their receivers' own brokers; never: all over the main one.",
+)
 HEADROOM = typer.Option(0.0, "--headroom", min=0.0, max=0.99, help="Share of each node's memory that stays free.")
 
 
@@ -45,6 +50,7 @@ def wishes(**given: Any) -> dict[str, Any]:
         "shape": given["shape"],
         "require": pairs(given["require"], "--require", "LABEL=VALUE such as room=barn"),
         "headroom": given["headroom"] or None,
+        "data_brokers": None if given["data_brokers"] == "auto" else given["data_brokers"],
     }
     return {name: value for name, value in body.items() if value not in (None, [], {})}
 

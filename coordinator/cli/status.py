@@ -86,6 +86,11 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
         "prepared_for": planning.get("prepared_for") or None,
         "turns": turns,
         "slices": slices,
+        "data_brokers": {
+            row["id"]: row["broker"]
+            for row in (plan.plan.get("bundles", []) if plan is not None else [])
+            if row.get("broker")
+        },
     }
 
 
@@ -126,6 +131,9 @@ def _text(body: dict[str, Any], out: Output) -> str:
             lines.append(f"  plans for the loss of a node: {ahead['ready']} of {ahead['wanted']} ready")
         if pipeline["prepared_for"]:
             lines.append(f"  runs by the plan made ahead for the loss of node {pipeline['prepared_for']}")
+        if pipeline["data_brokers"]:
+            carried = ", ".join(f"{bundle} on {node}" for bundle, node in pipeline["data_brokers"].items())
+            lines.append(f"  over data brokers: {carried}")
         if pipeline["slices"]:
             columns = ["slice", "node", "planned_ms", "measured_ms", "ratio", "frames", "queued", "dropped"]
             rows = [["" if item[key] is None else str(item[key]) for key in columns] for item in pipeline["slices"]]

@@ -11,7 +11,7 @@ what several slices or several nodes in turn take, stays on the main broker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from coordinator.planner.shapes.drafts import broken_limits, value
 
 if TYPE_CHECKING:
     from converters.graph import Graph
+    from coordinator.planner.plan import Plan, PlannedBundle
     from coordinator.planner.tables.codec_costs import Ratios
 
 EQUAL = 1e-9
@@ -164,3 +165,20 @@ def _latency(
             sender = served[choice.source][turn]
             taken[turn] -= choice.size / max(sender.spec.free_up, receiver.spec.free_down)
     return max(taken)
+
+
+def why(plan: Plan, bundle: PlannedBundle, owners: Collection[str], rated: bool) -> str:
+    """Why a bundle is on its broker; `owners` have data brokers, `rated`: the main one's rate is known."""
+    if CLIENT in (bundle.source, *bundle.targets):
+        return "from or to the client, which uses the main broker only"
+    if len(bundle.targets) > 1:
+        return f"{len(bundle.targets)} slices take it, and one broker serves them all"
+    nodes = next(item.nodes for item in plan.slices if item.id == bundle.targets[0])
+    if bundle.broker:
+        less = f"the main broker delivers {bundle.bytes / 1e6:.3f} MB less, and " if rated else ""
+        return f"{less}it crosses the network once"
+    if len(nodes) > 1:
+        return f"slice {bundle.targets[0]} is on {len(nodes)} nodes in turn"
+    if nodes[0] not in owners:
+        return f"{nodes[0]} has no data broker that may be used"
+    return f"relaying it on {nodes[0]} would gain nothing"

@@ -103,7 +103,12 @@ def test_what_the_command_line_leaves_out_is_not_sent() -> None:
         "shape": [],
         "require": [],
         "headroom": 0.0,
+        "data_brokers": "auto",
     }
+    assert options_from_plain(wishes(**given | {"data_brokers": "never"})).data_brokers == "never"
+    with pytest.raises(PlanError, match="field data_brokers: expected auto or never, got 'always'"):
+        options_from_plain(wishes(**given | {"data_brokers": "always"}))
+    assert options_from_plain(wishes(**given)).data_brokers == "auto"
     assert wishes(**given) == {"objective": "throughput"}
     given |= {"max_latency": 20.0, "require": ["room=barn"], "shape": ["copies"], "headroom": 0.5}
     found = options_from_plain(wishes(**given))
@@ -122,5 +127,5 @@ def test_the_options_are_options() -> None:
     from coordinator.cli import plan_wishes
 
     found = [value for name, value in vars(plan_wishes).items() if name.isupper()]
-    assert len(found) == 10
+    assert len(found) == 11
     assert all(isinstance(option, typer.models.OptionInfo) and option.help for option in found)
