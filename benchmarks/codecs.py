@@ -1,25 +1,30 @@
 """What codecs make of real activations: bytes, processor time, and the error of the results.
 
-    python -m benchmarks.codecs [--models face-full-range,birdnet] [--repeats 7] [--format json]
+    python -m benchmarks.codecs [--models face-full-range,birdnet] [--repeats 7] [--format json] [--write]
 
 Each model runs on real input: detectors on pictures, BirdNET on a made-up song (a rising and falling tone in noise,
 since no package brings a recorded one). At places spread over the model, the cheapest of their neighbourhood, all
-tensors that cross are packed and unpacked with each codec. `bytes` is what remains of all of them together and,
-after it, of the tensor that shrinks least; times are those of one thread, the least of several runs, per MB (10^6
-bytes) of plain tensor, of the tensors that shrink (lz4 gives up early on others); the error is the largest
-difference of an output relative to its largest magnitude when all that crosses at one place goes through the codec.
-The last lines are what `coordinator/planner/tables/codec_costs.py` has as COSTS: the times on the model where they
-are longest.
+tensors that cross are packed and unpacked with each codec, in memory that is there already. `bytes` is what remains
+of all of them together and, after it, of the tensor that shrinks least; times are those of one thread, the least
+of several runs, per MB (10^6 bytes) of plain tensor, of the tensors that are sent with the codec and not raw; the
+error is the largest difference of an output relative to its largest magnitude when all that crosses at one place
+goes through the codec: the median of the places, and the worst.
+`defer` is what DEFER (Parthasarathy and Krishnamachari, 2022) sends: ZFP without loss, of the array with its batch
+axis, in an LZ4 frame; not a codec of SliceMQ's.
+The last lines are what `coordinator/planner/tables/codec_costs.py` has as COSTS. `--write` puts all of it into
+docs/reference/codecs.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -27,7 +32,8 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from benchmarks.models import RealModel, pictures, real_models
-from converters.codec_errors import CodecMeasures, Frame, measure_codecs, trace
+from benchmarks.pages import ROOT, write_region
+from converters.codec_errors import Frame, measure_codecs, trace
 from converters.graph import Graph, read_graph
 from converters.runtime import Array, random_inputs
 from converters.shapes import resolve_shapes
@@ -37,8 +43,10 @@ from edge_node.runtime import open_interpreter
 from slicemq import codecs
 from slicemq.errors import SliceMQError
 
-MODELS = ("face-full-range", "face-back", "birdnet", "mobilenetv2", "inceptionv3")
-CODECS = ("lz4", "f16", "int8")
+MODELS = ("face-full-range", "face-back", "birdnet", "mobilenetv2", "inceptionv3", "resnet50")
+DEFER = "defer"
+PAGE = ROOT / "docs" / "reference" / "codecs.md"
+_PACKAGES = ("numpy", "lz4", "zstandard", "zfpy")
 # Smaller ones are mostly the time of the calls.
 _LEAST_BYTES = 10_000
 # Tensors that a codec leaves larger than this share of their bytes would not be sent with it.
@@ -74,7 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--models", default=",".join(MODELS), help="short names, with commas between")
     parser.add_argument("--repeats", type=int, default=7, help="runs of which the least time counts")
+    parser.add_argument("--error-seconds", type=float, default=_ERROR_SECONDS, help="for the errors of a model")
     parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/reference/codecs.md")
     given = parser.parse_args(arguments)
     rows: list[Row] = []
     known = real_models()
@@ -85,19 +95,32 @@ def main(arguments: list[str] | None = None) -> int:
                     f"{name}: no such model, or it is not here: see `make setup`, benchmarks.make_models"
                 )
             print(name, file=sys.stderr, flush=True)
-            rows += measure(known[name], given.repeats)
+            rows += measure(known[name], given.repeats, given.error_seconds)
+        if given.write:
+            write_region("codecs", table(rows), PAGE)
     except SliceMQError as error:
         sys.stderr.write(f"codecs: {error}\n")
         return error.exit_code
     if given.format == "json":
-        print(json.dumps({"machine": describe_machine(), "rows": [asdict(row) for row in rows]}, indent=2))
+        print(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=2))
     else:
-        table(rows)
+        print(table(rows))
     return 0
 
 
-def measure(model: RealModel, repeats: int) -> list[Row]:
-    """A row for each codec that is here."""
+def machine() -> str:
+    """Processor and versions, those of the codecs' packages included."""
+    versions = []
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return f"{describe_machine()}, {', '.join(versions)}"
+
+
+def measure(model: RealModel, repeats: int, error_seconds: float) -> list[Row]:
+    """A row for each codec that is here, and one for DEFER's."""
     data = model.path.read_bytes()
     load = partial(open_interpreter, threads=1)
     graph = resolve_shapes(data, read_graph(data), load)
@@ -107,9 +130,16 @@ def measure(model: RealModel, repeats: int) -> list[Row]:
     tensors = sorted({t for done in places for t in crossing(graph, done)})
     values = [frame[t] for frame in trace(data, graph, load, tensors, frames) for t in tensors]
     values = [array for array in values if array.nbytes >= _LEAST_BYTES]
-    here = [codec for codec in CODECS if codec in codecs.available()]
-    measures = measure_codecs(data, graph, load, places, here, samples=frames, seconds=_ERROR_SECONDS)
-    return [row(model.name, codec, values, measures, repeats) for codec in here]
+    here = codecs.available()
+    errors: dict[str, Mapping[int, float]] = {}
+    # One call leaves out the slow codecs where a quick one does as well.
+    for some in (False, True):
+        names = [codec for codec in here if codecs.is_slow(codec) == some and not codecs.is_lossless(codec)]
+        found = measure_codecs(data, graph, load, places, names, samples=frames, seconds=error_seconds / 2)
+        errors.update(found.errors)
+    title = model.name if model.packaged else f"{model.name} (random)"
+    rows = [row(title, codec, values, errors.get(codec, {}), repeats) for codec in here]
+    return [*rows, *_defer(title, values)]
 
 
 def samples(model: RealModel, graph: Graph) -> list[Frame]:
@@ -141,19 +171,21 @@ def song(length: int, seed: int) -> Array:
     return heard[None]
 
 
-def row(model: str, codec: str, arrays: Sequence[Array], measures: CodecMeasures, repeats: int) -> Row:
+def row(model: str, codec: str, arrays: Sequence[Array], errors: Mapping[int, float], repeats: int) -> Row:
     """The figures of one codec on these tensors."""
     plain, packed, worst, timed, encode, decode = 0, 0, 0.0, 0, 0.0, 0.0
     for array in arrays:
-        used, data = codecs.encode(codec, array)
+        room = memoryview(bytearray(codecs.most_bytes(codec, array.dtype.name, array.shape)))
+        out = np.empty_like(array)
+        used, data = codecs.encode(codec, array, room)
         plain += array.nbytes
         packed += len(data)
         worst = max(worst, len(data) / array.nbytes)
-        if len(data) < _SHRUNK * array.nbytes:
+        if used != "raw" or codec == "raw":
             timed += array.nbytes
-            encode += _least(partial(codecs.encode, codec, array), repeats)
-            decode += _least(partial(codecs.decode, used, memoryview(data), array.dtype, array.shape), repeats)
-    errors = sorted(measures.errors.get(codec, {0: 0.0}).values())
+            encode += _least(partial(codecs.encode, codec, array, room), repeats)
+            decode += _least(partial(codecs.decode_into, used, data, out), repeats)
+    ordered = sorted(errors.values()) or [math.nan]
     return Row(
         model=model,
         codec=codec,
@@ -164,9 +196,34 @@ def row(model: str, codec: str, arrays: Sequence[Array], measures: CodecMeasures
         encode=encode / max(timed, 1),
         decode=decode / max(timed, 1),
         places=len(errors),
-        error_median=statistics.median(errors),
-        error_worst=errors[-1],
+        error_median=0.0 if codecs.is_lossless(codec) else statistics.median(ordered),
+        error_worst=0.0 if codecs.is_lossless(codec) else ordered[-1],
     )
+
+
+def _defer(model: str, arrays: Sequence[Array]) -> list[Row]:
+    """What DEFER would send of these tensors; nothing without its packages."""
+    try:
+        import lz4.frame
+        import zfpy
+    except ImportError:
+        return []
+    plain, packed, worst, encode, decode = 0, 0, 0.0, 0.0, 0.0
+    for array in arrays:
+        started = time.thread_time()
+        data = lz4.frame.compress(zfpy.compress_numpy(array))
+        packed_at = time.thread_time()
+        found = zfpy.decompress_numpy(lz4.frame.decompress(data))
+        decode += time.thread_time() - packed_at
+        encode += packed_at - started
+        if found.tobytes() != array.tobytes():
+            raise SliceMQError(f"{model}: ZFP without loss gave other values")
+        plain += array.nbytes
+        packed += len(data)
+        worst = max(worst, len(data) / array.nbytes)
+    return [
+        Row(model, DEFER, len(arrays), plain, packed / plain, worst, encode / plain, decode / plain, 0, 0.0, 0.0)
+    ]
 
 
 def _least(run: Callable[[], object], repeats: int) -> float:
@@ -178,23 +235,29 @@ def _least(run: Callable[[], object], repeats: int) -> float:
     return least
 
 
-def table(rows: Sequence[Row]) -> None:
-    """Print the rows, and what they say of each codec's time."""
-    print(f"{describe_machine()}\n")
-    print("| model | codec | tensors, MB | bytes, worst | encode ms/MB | decode ms/MB | error, worst |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+def table(rows: Sequence[Row]) -> str:
+    """The rows, and what they say of each codec's time."""
+    lines = [
+        machine(),
+        "",
+        "| model | codec | bytes, worst | encode ms/MB | decode ms/MB | error, worst |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for one in rows:
-        error = "none" if codecs.is_lossless(one.codec) else f"{one.error_median:.1e}, {one.error_worst:.1e}"
-        print(
-            f"| {one.model} | {one.codec} | {one.tensors}, {one.nbytes / 1e6:.1f} "
-            f"| {100 * one.remains:.0f} %, {100 * one.worst:.0f} % "
+        lossless = one.codec == DEFER or codecs.is_lossless(one.codec)
+        error = "none" if lossless else f"{one.error_median:.1e}, {one.error_worst:.1e}" if one.places else "-"
+        lines.append(
+            f"| {one.model} | {one.codec} | {100 * one.remains:.0f} %, {100 * one.worst:.0f} % "
             f"| {_per_mb(one.encode)} | {_per_mb(one.decode)} | {error} |"
         )
-    print()
-    for codec in dict.fromkeys(one.codec for one in rows):
-        mine = [one for one in rows if one.codec == codec]
-        encode, decode = (max(getattr(one, side) for one in mine) for side in ("encode", "decode"))
-        print(f"{codec}: encode {encode * 1e9:.2f}e-9, decode {decode * 1e9:.2f}e-9 seconds per byte")
+    lines += ["", "Seconds for a byte beyond those of raw, on the model where they are most:", ""]
+    raw = {one.model: one for one in rows if one.codec == "raw"}
+    for codec in dict.fromkeys(one.codec for one in rows if one.codec not in ("raw", DEFER)):
+        mine = [(one, raw[one.model]) for one in rows if one.codec == codec]
+        encode = max(one.encode - plain.encode for one, plain in mine)
+        decode = max(one.decode - plain.decode for one, plain in mine)
+        lines.append(f"- {codec}: encode {encode * 1e9:.2f}e-9, decode {decode * 1e9:.2f}e-9")
+    return "\n".join(lines)
 
 
 def _per_mb(seconds: float) -> str:

@@ -34,9 +34,9 @@ SECONDS = 20.0
 class CodecMeasures:
     """What was measured of one model.
 
-    ratios: codec whose bytes depend on the values -> tensor -> its bytes to the plain ones, the worst of the samples.
-    errors: lossy codec -> down-set (bits over places in `Graph.steps`) -> error when the tensors that cross there are
-    sent with the codec.
+    ratios: codec whose bytes depend on the values -> tensor -> its bytes to the plain ones, the worst of the
+    samples. errors: lossy codec -> down-set (bits over places in `Graph.steps`) -> error when the tensors that
+    cross there are sent with the codec.
     """
 
     ratios: Mapping[str, Mapping[int, float]] = field(default_factory=dict)

@@ -93,7 +93,7 @@ def make_plan(
         return assemble(graph, profile, costs, layout, others, clock() - begun, ratios)
 
     ratios = measures.ratios if measures else None
-    states = chosen_states(graph, options, measures)
+    states = chosen_states(graph, options, measures, fleet)
     prefixes = costs_of(options)
     try:
         try:

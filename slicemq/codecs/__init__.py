@@ -11,8 +11,8 @@
 | `zfp2` `zfp3` `zfp4` | float32 within 10^-2, 10^-3, 10^-4 of the tensor's range (`zfp`) |
 
 Where a codec has nothing to offer the tensor goes raw, and its row in the frame's header says so: other dtypes than
-float32 with one that loses; a range that cannot be divided (NaN, infinity, below 1e-35, above 1e38); lossless ones
-and ZFP where the bytes would not be fewer.
+float32 with one that loses; a range that cannot be divided (NaN, infinity, below 1e-32 or, with ZFP, 1e-20, above
+1e38); lossless ones and ZFP where the bytes would not be fewer.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from slicemq.errors import FrameError
 _HEADER = struct.Struct("<fi")
 AFFINE_BYTES = _HEADER.size
 """Scale and zero."""
-LEAST_RANGE, MOST_RANGE = 1e-35, 1e38
+LEAST_RANGE, MOST_RANGE = 1e-32, 1e38
 """Outside of these a range has no scale with which float32 can be divided and multiplied."""
 # A channel's scale and zero take as much as that many of its elements.
 _LEAST_ROWS = 32
@@ -138,7 +138,7 @@ def decode_into(codec: Affine, data: memoryview, out: Array) -> None:
     # The product of zero is subtracted as it is made of an element: so zeros come out as 0 exactly.
     offsets = zeros.astype(np.float32) * scales
     if codec.channels:
-        length = _length(count)
+        length = _length(count, out.size)
         _from_steps(steps, values, np.tile(scales, length // count), np.tile(offsets, length // count), length)
     else:
         _from_steps(steps, values, scales[0], offsets[0], BLOCK)
@@ -153,9 +153,9 @@ def _from_steps(steps: Array, values: Array, scales: Any, offsets: Any, length: 
         made -= offset
 
 
-def _length(channels: int) -> int:
+def _length(channels: int, size: int) -> int:
     """Elements of a block of whole rows."""
-    return max(1, BLOCK // 4 // channels) * channels
+    return max(1, min(BLOCK // 4, size) // channels) * channels
 
 
 def _encode_channels(codec: Affine, values: Array, shape: tuple[int, ...], out: memoryview | None) -> Array | None:
@@ -174,7 +174,7 @@ def _encode_channels(codec: Affine, values: Array, shape: tuple[int, ...], out: 
     packed[: 4 * count].view("<f4")[:] = scales
     packed[4 * count : count * AFFINE_BYTES].view("<i4")[:] = zeros
     steps = packed[count * AFFINE_BYTES :].view(codec.dtype)
-    length = _length(count)
+    length = _length(count, values.size)
     times = np.tile(times, length // count)
     plus = np.tile((_ROUNDER + zeros).astype(np.float32), length // count)
     scratch = np.empty(length, np.float32)
@@ -189,7 +189,8 @@ def _encode_channels(codec: Affine, values: Array, shape: tuple[int, ...], out: 
 
 def _extremes(values: Array, count: int) -> tuple[Array, Array]:
     """(least, largest) of each of `count` channels and 0."""
-    wide = max(1, 4096 // count) * count
+    # A few long rows: numpy goes through a table of many short ones slowly.
+    wide = max(1, min(4096, values.size // 8) // count) * count
     whole = values.size // wide * wide
     low, high = np.zeros(count, np.float32), np.zeros(count, np.float32)
     if whole:

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from slicemq.codecs.affine import LEAST_RANGE, MOST_RANGE, span_of
+from slicemq.codecs.affine import MOST_RANGE, span_of
 from slicemq.codecs.wire import Array, flat
 from slicemq.errors import FrameError
 
 TOLERANCES = {"zfp2": 1e-2, "zfp3": 1e-3, "zfp4": 1e-4}
 """Codec -> the largest error, as a share of the tensor's range (0 included)."""
+LEAST_RANGE = 1e-20
+"""Of smaller tensors ZFP makes nonsense: it scales float32 by up to 2^(30 - exponent), which has to be one too."""
 _HEADER = struct.Struct("<f")
 # Bits of a block of n elements: at most 1 + 8 for its exponent, n and 1 for each of 32 bit planes, and 2 n in all
 # for the elements found to matter; the decoder reads in words of 64.
@@ -34,7 +36,7 @@ def encode(name: str, array: Array) -> Array | None:
     zfpy = _zfpy()
     values = flat(array)
     span = span_of(values)
-    if span is None or span[0] == span[1]:
+    if span is None or span[1] - span[0] < LEAST_RANGE:
         return None
     tolerance = float(np.float32((span[1] - span[0]) * TOLERANCES[name]))
     stream = zfpy.compress_numpy(values.reshape(_sides(array.shape)), tolerance=tolerance, write_header=False)

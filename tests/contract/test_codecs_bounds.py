@@ -30,6 +30,7 @@ def span_of(array: Array) -> float:
 
 
 @given(arrays.arrays(np.float32, SHAPES, elements=ANY), st.sampled_from(codecs.CODECS))
+@settings(deadline=None)
 def test_anything_comes_back_in_its_shape(array: Array, name: str) -> None:
     used, found = through(name, array)
     assert used in (name, "raw") or (name, used) == ("int8c", "int8")
@@ -39,6 +40,7 @@ def test_anything_comes_back_in_its_shape(array: Array, name: str) -> None:
 
 
 @given(st.data(), st.sampled_from(sorted(codecs.DTYPES)), st.sampled_from(codecs.CODECS))
+@settings(deadline=None)
 def test_other_dtypes_lose_nothing(data: st.DataObject, dtype: str, name: str) -> None:
     if dtype == "float32":
         return
@@ -49,6 +51,7 @@ def test_other_dtypes_lose_nothing(data: st.DataObject, dtype: str, name: str) -
 
 
 @given(arrays.arrays(np.float32, arrays.array_shapes(max_dims=2, max_side=40), elements=ANY))
+@settings(deadline=None)
 def test_f16_is_as_near_as_float16_can_be(array: Array) -> None:
     used, found = through("f16", array)
     assert used == "f16"
@@ -72,10 +75,11 @@ def test_f16_blocks_join(size: int, sign: int) -> None:
 
 
 @given(arrays.arrays(np.float32, SHAPES, elements=ORDINARY), st.sampled_from(["int8", "int16"]))
+@settings(deadline=None)
 def test_affine_codecs_are_within_half_a_step(array: Array, name: str) -> None:
     used, found = through(name, array)
     span = span_of(array)
-    assert used == ("raw" if 0.0 < span < 1e-35 or span > 1e38 else name)
+    assert used == ("raw" if 0.0 < span < 1e-32 or span > 1e38 else name)
     steps = {"int8": 254.9, "int16": 65534.9}[name]
     gap = np.abs(found.astype(np.float64) - array).max(initial=0.0)
     # A hundredth of a step for the rounding of float32 itself.
@@ -84,7 +88,7 @@ def test_affine_codecs_are_within_half_a_step(array: Array, name: str) -> None:
 
 
 @given(st.integers(32, 90), st.integers(2, 70), st.integers(0, 2**32), st.sampled_from([1e-30, 1e-3, 1.0, 1e30]))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_int8c_is_within_half_a_step_of_each_channel(rows: int, channels: int, seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     array = rng.standard_normal((1, rows, channels)) * scale * 10.0 ** rng.integers(-4, 4, channels)
@@ -127,6 +131,7 @@ def _smooth(shape: tuple[int, ...], seed: int) -> Array:
     st.integers(0, 99),
     st.sampled_from(sorted(ZFP)),
 )
+@settings(deadline=None)
 def test_zfp_is_within_its_tolerance(shape: tuple[int, ...], seed: int, name: str) -> None:
     array = _smooth(shape, seed)
     used, found = through(name, array)
@@ -136,7 +141,7 @@ def test_zfp_is_within_its_tolerance(shape: tuple[int, ...], seed: int, name: st
 
 
 @given(arrays.arrays(np.float32, (7, 9, 6), elements=ORDINARY), st.sampled_from(sorted(ZFP)))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_zfp_is_within_its_tolerance_whatever_the_values(array: Array, name: str) -> None:
     _, found = through(name, array)
     assert np.abs(found.astype(np.float64) - array).max() <= span_of(array) * ZFP[name] * 1.000001
@@ -199,3 +204,15 @@ def test_strided_and_transposed_arrays_are_sent_in_row_major_order(name: str) ->
         straight = np.ascontiguousarray(odd)
         one, other = codecs.encode(name, odd), codecs.encode(name, straight)
         assert (one[0], bytes(one[1])) == (other[0], bytes(other[1]))
+
+
+@pytest.mark.parametrize("name", ["int8", "int16", "int8c", "zfp2", "zfp3", "zfp4"])
+@pytest.mark.parametrize("span", [1e-44, 1e-38, 3e-35, 0.99e-32, 1.01e-32, 1.01e-20, 1e20, 0.99e38, 3e38])
+def test_ranges_at_the_edges_of_float32(name: str, span: float) -> None:
+    array = (np.random.default_rng(0).random((40, 8)) * span).astype(np.float32)
+    array[0], array[1] = 0.0, span
+    used, found = through(name, array)
+    assert (used == "raw") or 1e-32 <= span <= 1e38 or name == "int8c"
+    step = {"int8": 1 / 254, "int16": 1 / 65534, "int8c": 1 / 254}.get(name)
+    most = ZFP[name] if step is None else step * 0.51
+    assert np.abs(found.astype(np.float64) - array).max() <= span * most + 1e-37

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicemq import codecs
@@ -30,6 +30,7 @@ def smooth(*shape: int) -> Array:
     st.lists(st.integers(0, 5), max_size=4),
     st.sampled_from(sorted(codecs.DTYPES)),
 )
+@settings(deadline=None)
 def test_any_bytes_are_read_or_refused(name: str, data: bytes, shape: list[int], dtype: str) -> None:
     try:
         found = codecs.decode(name, memoryview(data), np.dtype(dtype), tuple(shape))
@@ -43,6 +44,7 @@ def test_any_bytes_are_read_or_refused(name: str, data: bytes, shape: list[int],
     st.lists(st.tuples(st.integers(0, 1 << 30), st.integers(0, 255)), max_size=3),
     st.integers(-40, 40),
 )
+@settings(deadline=None)
 def test_changed_bytes_are_read_or_refused(name: str, changes: list[tuple[int, int]], cut: int) -> None:
     array = np.maximum(smooth(40, 30), 0)
     used, packed = codecs.encode(name, array)

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from coordinator.planner.tables.segments import TENSOR_BYTES
@@ -19,7 +19,7 @@ from slicemq.codecs import CODECS, is_lossless, packed_size
 if TYPE_CHECKING:
     from converters.codec_errors import CodecMeasures
     from converters.graph import Graph, Tensor
-    from coordinator.planner.model import PlanOptions
+    from coordinator.planner.model import Fleet, PlanOptions
     from coordinator.planner.problem import State
 
 CANDIDATES = 24
@@ -46,16 +46,16 @@ class CodecCost:
 
 COSTS: Mapping[str, CodecCost] = {
     "raw": CodecCost(),
-    "lz4": CodecCost(encode=1.7e-9, decode=0.31e-9),
-    "lz4s": CodecCost(encode=2.1e-9, decode=0.55e-9),
-    "zstd": CodecCost(encode=3.8e-9, decode=1.2e-9),
-    "f16": CodecCost(encode=0.39e-9, decode=0.33e-9),
-    "int16": CodecCost(encode=0.30e-9, decode=0.28e-9),
-    "int8c": CodecCost(encode=0.74e-9, decode=0.38e-9),
-    "int8": CodecCost(encode=0.26e-9, decode=0.24e-9),
-    "zfp4": CodecCost(encode=4.2e-9, decode=4.0e-9),
-    "zfp3": CodecCost(encode=3.7e-9, decode=3.4e-9),
-    "zfp2": CodecCost(encode=3.2e-9, decode=2.7e-9),
+    "lz4": CodecCost(encode=1.83e-9, decode=0.37e-9),
+    "lz4s": CodecCost(encode=2.21e-9, decode=0.55e-9),
+    "zstd": CodecCost(encode=4.69e-9, decode=1.44e-9),
+    "f16": CodecCost(encode=0.36e-9, decode=0.27e-9),
+    "int16": CodecCost(encode=0.20e-9, decode=0.16e-9),
+    "int8c": CodecCost(encode=0.66e-9, decode=0.26e-9),
+    "int8": CodecCost(encode=0.20e-9, decode=0.15e-9),
+    "zfp4": CodecCost(encode=4.35e-9, decode=4.22e-9),
+    "zfp3": CodecCost(encode=3.86e-9, decode=3.42e-9),
+    "zfp2": CodecCost(encode=3.38e-9, decode=2.84e-9),
 }
 
 
@@ -168,9 +168,17 @@ def _link_seconds(tensors: Sequence[Tensor], codec: str, ratios: Ratios, rate: f
     )
 
 
-def chosen_states(graph: Graph, options: PlanOptions, measures: CodecMeasures | None = None) -> tuple[State, ...]:
-    """The states that plans of `graph` are made of; empty for its prefixes, raw."""
+def chosen_states(
+    graph: Graph, options: PlanOptions, measures: CodecMeasures | None = None, fleet: Fleet | None = None
+) -> tuple[State, ...]:
+    """The states that plans of `graph` are made of; empty for its prefixes, raw.
+
+    Only codecs that two nodes of `fleet` have are considered (None: whatever nodes have).
+    """
     down = down_sets(graph)
+    if fleet is not None:
+        owned = Counter(codec for node in fleet.nodes for codec in set(node.codecs))
+        options = replace(options, codecs=tuple(codec for codec in options.codecs if owned[codec] > 1))
     return states_of(down, codec_sets(graph, down, options, measures))
 
 
