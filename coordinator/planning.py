@@ -146,7 +146,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
         measures = model_measures(path, options.codecs, kept, job.tools, _shapes(job))
 
     def attempt(nodes: list[Capacity]) -> tuple[Plan, Computing]:
-        fleet = informed(fleet_from_capacities(nodes, reference), known)
+        fleet = informed(fleet_from_capacities(nodes, reference, options.broker_rate), known)
 
         def make(wanted: PlanOptions) -> Plan:
             return make_plan(

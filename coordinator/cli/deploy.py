@@ -63,6 +63,7 @@ def command(
     require: list[str] = plan_wishes.REQUIRE,
     headroom: float = plan_wishes.HEADROOM,
     data_brokers: str = plan_wishes.DATA_BROKERS,
+    broker_rate: float | None = plan_wishes.BROKER_RATE,
     input_shape: list[str] = INPUT_SHAPE,
     wait: bool = typer.Option(True, "--wait/--no-wait", help="Wait until the pipeline runs."),
     timeout: float = typer.Option(600.0, "--timeout", min=1.0, help="Seconds to wait at most."),
@@ -87,6 +88,7 @@ def command(
         require=require,
         headroom=headroom,
         data_brokers=data_brokers,
+        broker_rate=broker_rate,
     )
     options: dict[str, Any] = {
         **wished,

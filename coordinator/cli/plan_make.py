@@ -58,6 +58,7 @@ def command(
     require: list[str] = wish.REQUIRE,
     headroom: float = wish.HEADROOM,
     data_brokers: str = wish.DATA_BROKERS,
+    broker_rate: float | None = wish.BROKER_RATE,
     planner: str = typer.Option(
         "slicemq",
         "--planner",
@@ -92,6 +93,7 @@ def command(
         require=require,
         headroom=headroom,
         data_brokers=data_brokers,
+        broker_rate=broker_rate,
     )
     pins = wish.pairs(pin, "--pin", "SLICE=NODE such as s0=pi-1, or FIRST-LAST=NODE")
     method = _method(planner)
@@ -117,6 +119,8 @@ def command(
         if nodes is None:
             progress.update(task, description="reading the nodes' capacities")
             nodes = live_fleet(net)
+        if options.broker_rate is not None:
+            nodes = replace(nodes, broker_rate=options.broker_rate)
         progress.update(task, description=f"costs of {len(graph.steps)} operators ({profile})")
         try:
             graph, costs = _costs(data, graph, profile, shapes)

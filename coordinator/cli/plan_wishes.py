@@ -34,6 +34,12 @@ DATA_BROKERS = typer.Option(
     "--data-brokers",
     help="auto: bundles may go over their receivers' own brokers; never: all over the main one.",
 )
+BROKER_RATE = typer.Option(
+    None,
+    "--broker-rate",
+    min=0.0,
+    help="Mbit/s that the main broker delivers; default: the fleet file's, else no limit.",
+)
 HEADROOM = typer.Option(0.0, "--headroom", min=0.0, max=0.99, help="Share of each node's memory that stays free.")
 
 
@@ -50,6 +56,7 @@ def wishes(**given: Any) -> dict[str, Any]:
         "shape": given["shape"],
         "require": pairs(given["require"], "--require", "LABEL=VALUE such as room=barn"),
         "headroom": given["headroom"] or None,
+        "broker_mbps": given["broker_rate"],
         "data_brokers": None if given["data_brokers"] == "auto" else given["data_brokers"],
     }
     return {name: value for name, value in body.items() if value not in (None, [], {})}

@@ -155,7 +155,8 @@ class PlanOptions:
     the model's inputs) or a range of operators (`10-20`, both ends included, places in the file) to a node's id.
     `headroom` is the share of each node's free memory that must stay free. `codecs` are those that a plan may use
     between slices; `shapes` the shapes of plans that may win (None: all that `planner.shapes.compare` knows).
-    `data_brokers`: whether bundles may go over their receivers' own brokers where that gains.
+    `data_brokers`: whether bundles may go over their receivers' own brokers where that gains. `broker_rate` is what
+    the main broker delivers in bytes per second, for the fleet's maker (None: as the fleet says).
     """
 
     pins: Mapping[str, str] = field(default_factory=dict)
@@ -168,8 +169,11 @@ class PlanOptions:
     shapes: tuple[str, ...] | None = None
     require: Mapping[str, str] = field(default_factory=dict)
     data_brokers: Literal["auto", "never"] = "auto"
+    broker_rate: float | None = None
 
     def __post_init__(self) -> None:
+        if self.broker_rate is not None and not 0.0 < self.broker_rate < math.inf:
+            raise PlanError(f"broker_rate: expected a number above 0, got {self.broker_rate}")
         if self.max_slices is not None and self.max_slices < 1:
             raise PlanError(f"max_slices: expected at least 1, got {self.max_slices}")
         if not 0.0 <= self.headroom < 1.0:

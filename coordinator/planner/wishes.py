@@ -3,7 +3,8 @@
 All fields may be absent. `pins` (slice or range -> node), `exclude` (nodes), `require` (label -> value), `headroom`
 (share of memory), `max_slices`; `objective`, `min_rate` (frames per second), `max_latency_ms`, `max_nodes`,
 `max_energy_j` (for one frame), `within` (share of the best), `error_budget` (share of the outputs' largest
-magnitude); `codecs` (names; `auto`: all within the error budget) and `shape` (names); `data_brokers` (auto, never).
+magnitude); `codecs` (names; `auto`: all within the error budget) and `shape` (names); `data_brokers` (auto, never)
+and `broker_mbps` (what the main broker delivers, Mbit/s).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def options_from_plain(body: Mapping[str, Any]) -> PlanOptions:
         codecs=tuple(dict.fromkeys(("raw", *codecs))),
         shapes=shapes or None,
         data_brokers=_data_brokers(body),
+        broker_rate=_number(body, "broker_mbps", 0.0) * 1e6 / 8 or None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
 from coordinator.planner.plan import Plan
 from coordinator.planner.problem import Costs
 from slicemq.errors import InsufficientCapacityError, PlanError
-from tests.planner.instances import make_graph, weights_memory
+from tests.planner.instances import make_graph, random_graph, random_profile, weights_memory
 
 MB = 1_000_000
 FREE = Overheads(message=0.0, receive_per_byte=0.0, send_per_byte=0.0, computing=1.0)
@@ -206,6 +207,44 @@ def test_pipelines_side_by_side_have_bundles_of_their_own() -> None:
 def test_a_model_that_fits_nowhere_fits_no_better_over_data_brokers() -> None:
     with pytest.raises(InsufficientCapacityError):
         make_plan(*chain(MB, MB), fleet(2, rate=1e6, memory=MB), memory=weights_memory, options=PIPELINE)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_plans_hold_and_are_no_worse_than_without(seed: int) -> None:
+    rng = random.Random(seed)
+    graph = random_graph(rng, rng.randint(3, 6))
+    profile = random_profile(rng, graph)
+    rates = (1e5, 1e6, 1e7)
+    nodes = tuple(
+        NodeSpec(
+            f"n{number}",
+            10**9,
+            {"all": rng.choice((0.5, 1.0, 2.0))},
+            rng.choice(rates),
+            rng.choice(rates),
+            rtt=rng.choice((0.0, 0.001)),
+            broker=rng.random() < 0.8,
+        )
+        for number in range(rng.randint(2, 4))
+    )
+    among = Fleet(nodes, rng.choice((None, 1e5, 1e6, 3e6)))
+    goal = rng.choice((Goal(), Goal("latency"), Goal("energy"), Goal(max_latency=0.3)))
+    options = PlanOptions(goal=goal, pins=rng.choice(({}, {"s1": "n1"})))
+    try:
+        plan, words = made((graph, profile), among, options)
+    except PlanError:
+        with pytest.raises(PlanError):
+            made((graph, profile), among, replace(options, data_brokers="never"))
+        return
+    assert words["lower bound"] == "proved"
+    try:
+        without, _ = made((graph, profile), among, replace(options, data_brokers="never"))
+    except PlanError:
+        assert on_boards(plan), "only data brokers keep to the limits"
+        return
+    most = 1 + goal.within
+    figure = {"latency": "latency_ms", "energy": "energy_j"}.get(goal.objective, "period_ms")
+    assert getattr(plan, figure) <= getattr(without, figure) * most + 1e-4
 
 
 @pytest.mark.parametrize(

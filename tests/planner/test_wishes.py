@@ -104,7 +104,10 @@ def test_what_the_command_line_leaves_out_is_not_sent() -> None:
         "require": [],
         "headroom": 0.0,
         "data_brokers": "auto",
+        "broker_rate": None,
     }
+    assert options_from_plain(wishes(**given | {"broker_rate": 80.0})).broker_rate == 10e6
+    assert options_from_plain(wishes(**given)).broker_rate is None
     assert options_from_plain(wishes(**given | {"data_brokers": "never"})).data_brokers == "never"
     with pytest.raises(PlanError, match="field data_brokers: expected auto or never, got 'always'"):
         options_from_plain(wishes(**given | {"data_brokers": "always"}))
@@ -127,5 +130,5 @@ def test_the_options_are_options() -> None:
     from coordinator.cli import plan_wishes
 
     found = [value for name, value in vars(plan_wishes).items() if name.isupper()]
-    assert len(found) == 11
+    assert len(found) == 12
     assert all(isinstance(option, typer.models.OptionInfo) and option.help for option in found)
