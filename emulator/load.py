@@ -19,7 +19,7 @@ from emulator.figures import Answer
 from emulator.trial import same_bits
 from emulator.usage import Reachable
 from slicemq.client import Pipeline, Result
-from slicemq.errors import SliceMQError
+from slicemq.errors import PipelineError, SliceMQError
 from slicemq.messages import TensorSpec
 
 Frame = Mapping[int, npt.NDArray[Any]]
@@ -215,6 +215,12 @@ class _Client:
                 (self._send_steadily if steady else self._keep_full)(pipeline)
         except threading.BrokenBarrierError:
             return
+        except PipelineError as error:
+            if not load.began:
+                self.error = error
+            else:
+                self._note_removed(str(error))
+            load.abort()
         except Exception as error:  # noqa: BLE001 - it ends this thread, and is raised where the load is awaited
             self.error = error
             load.abort()
@@ -292,6 +298,13 @@ class _Client:
                 equal=equal,
             )
         )
+
+    def _note_removed(self, why: str) -> None:
+        """The pipeline went away under the load: what is unanswered has failed."""
+        now = time.monotonic()
+        for number, sent in sorted(self._sent_at.items()):
+            self.answers.append(Answer(self._number, number, sent, now, now - sent, "", 1, error=why))
+        self._sent_at.clear()
 
 
 def random_frame(inputs: Sequence[TensorSpec], seed: int = 1) -> dict[int, npt.NDArray[Any]]:

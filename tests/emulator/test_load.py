@@ -24,13 +24,14 @@ class Where:
     options: BrokerOptions
     cluster: str
     node: EchoNode
+    master: Master
 
 
 @pytest.fixture
 def where(mosquitto: Broker, cluster: str) -> Iterator[Where]:
     master, node = Master(mosquitto, cluster), EchoNode(mosquitto, cluster, R1, parts=1)
     master.publish(route(R1))
-    yield Where(mosquitto.options, cluster, node)
+    yield Where(mosquitto.options, cluster, node, master)
     node.stop()
     master.stop()
 
@@ -87,6 +88,18 @@ def test_a_fixed_rate_does_not_wait_for_answers(where: Where) -> None:
 def test_a_pipeline_that_is_not_there_ends_it(where: Where) -> None:
     with pytest.raises(PipelineError, match="no pipeline 'nobody'"):
         drive(where, "nobody", Asked(frames=1))
+
+
+@pytest.mark.parametrize("rate", [None, 50.0])
+def test_a_pipeline_that_goes_away_under_the_load_fails_its_frames(where: Where, rate: float | None) -> None:
+    def remove(began: float, load: Load) -> None:
+        where.node.silent = True
+        where.master.publish(route(R1), state="removed")
+
+    found = drive(where, NAME, Asked(seconds=5.0, rate=rate, warm=2, least=1), frames=FRAMES, on_begin=remove)
+    assert found.figures.failed > 0
+    assert found.figures.answered >= 2
+    assert not found.figures.sound
 
 
 def test_closing_ends_clients_that_wait(where: Where) -> None:
