@@ -1,6 +1,7 @@
 """The C library's memory allocator, told that frames come again and again.
 
-By default glibc gives the memory of a large frame back to the kernel when the frame is done and asks for it again
+The data link of our own keeps its buffers itself (`slicemq.buffers`); what this is for are codecs' arrays, and paho,
+which makes each packet anew. By default glibc gives the memory of a large frame back to the kernel when the frame is done and asks for it again
 for the next one, and the kernel clears every page of it anew: at frames of 3.2 MB that took more processor time
 than all copying. The memory kept instead is bounded by a few frames.
 """
@@ -12,8 +13,8 @@ import ctypes
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-# Copies of a frame's tensors that a worker holds at once: as received, unpacked, computed, put together, as sent.
-_COPIES = 4
+# Copies of a frame's tensors that a worker holds at once, with some of the next frames' in paho.
+_COPIES = 8
 _LEAST_KEPT, _MOST_KEPT = 1 << 20, 64 << 20
 # What glibc takes at most, on 64 and on 32 bits.
 _MMAP_THRESHOLDS = (32 << 20, 512 << 10)

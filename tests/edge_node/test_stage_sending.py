@@ -229,7 +229,7 @@ def test_an_error_frame_does_not_overtake_results(start: Start) -> None:
 
 def test_memory_kept_for_frames_is_bounded() -> None:
     assert kept_bytes(0) == 1 << 20
-    assert kept_bytes(6_400_000) == 25_600_000
+    assert kept_bytes(6_400_000) == 51_200_000
     assert kept_bytes(1 << 30) == 64 << 20
 
 
