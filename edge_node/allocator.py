@@ -1,9 +1,9 @@
 """The C library's memory allocator, told that frames come again and again.
 
-The data link of our own keeps its buffers itself (`slicemq.buffers`); what this is for are codecs' arrays, and paho,
-which makes each packet anew. By default glibc gives the memory of a large frame back to the kernel when the frame is done and asks for it again
-for the next one, and the kernel clears every page of it anew: at frames of 3.2 MB that took more processor time
-than all copying. The memory kept instead is bounded by a few frames.
+This is for what codecs unpack, and for paho, which makes each packet anew; the data link of our own keeps its
+buffers itself (`slicemq.buffers`). By default glibc gives the memory of a large frame back to the kernel when the
+frame is done and asks for it again for the next one, and the kernel clears every page of it anew: at frames of
+3.2 MB that took more processor time than all copying. The memory kept instead is bounded by a few frames.
 """
 
 from __future__ import annotations
