@@ -67,9 +67,9 @@ def open_link(
     """A data link to `broker`, not yet started.
 
     `on_frame(topic, payload)` is called on the link's own thread for each frame; while it runs nothing is received,
-    and an exception in it is logged. The payload's memory is used again when the last view of it is dropped (slices
-    and numpy arrays over it count), so what is to be kept for long is better copied. `max_pending` bounds the bytes
-    that wait for the socket.
+    and an exception in it is logged. The payload is read-only; its memory is used again when the last view of it is
+    dropped (slices and numpy arrays over it count), so what is to be kept for long is better copied. `max_pending`
+    bounds the bytes that wait for the socket.
 
     `kind`: `own` is the link of our own (MQTT 3.1.1 over TCP or TLS), `paho` speaks WebSocket and MQTT 5 too, and
     `auto` takes the first that can; the environment variable SLICEMQ_DATA_LINK wins. Raises ConfigError for another

@@ -51,7 +51,7 @@ class Connack(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A PUBLISH that was wanted. `packet_id` is 0 with QoS 0, else it must be acknowledged."""
+    """A PUBLISH that was wanted, its payload read-only. With a `packet_id` (QoS 1) it must be acknowledged."""
 
     topic: str
     payload: memoryview
@@ -146,7 +146,7 @@ class Decoder:
             if self._got < len(payload):
                 return []
             self._payload = None
-            return [Message(self._header[0], payload, *self._header[1:])]
+            return [Message(self._header[0], payload.toreadonly(), *self._header[1:])]
         self._end += nbytes
         events: list[Event] = []
         while self._packet(events):
@@ -278,7 +278,7 @@ class Decoder:
         payload[:here] = self._scratch[begin : begin + here]
         self._start = begin + here
         if here == nbytes:
-            events.append(Message(topic, payload, bool(first & 1), packet_id))
+            events.append(Message(topic, payload.toreadonly(), bool(first & 1), packet_id))
             return True
         self._payload, self._got, self._header = payload, here, (topic, bool(first & 1), packet_id)
         return False

@@ -67,6 +67,7 @@ class OwnConnection:
         self._poll = select.poll()
         self._poll.register(wakeup.fileno(), select.POLLIN)
         self._mask = 0
+        self._more = False
         self._connack: int | None = None
         self._ended = False
         self._detail = ""
@@ -131,13 +132,17 @@ class OwnConnection:
         while not self._ended and self._stream is not None and self._outbox is not None:
             self._watch(self._stream, self._outbox)
             woken = news = False
-            for descriptor, event in self._poll.poll(max(0.0, left) * 1000):
+            ready = self._poll.poll(0 if self._more else max(0.0, left) * 1000)
+            if self._more or (not ready and self._decoder.missing):
+                # Less may wait in the system than it wakes us for.
+                news = self._read(self._stream)
+            for descriptor, event in [] if self._ended else ready:
                 if descriptor == self._wakeup.fileno():
                     self._wakeup.clear()
                     woken = True
                     continue
                 if event & ~select.POLLOUT or self._stream.mask(False) & event:
-                    news = self._read(self._stream)
+                    news = self._read(self._stream) or news
                 if not self._ended and self._outbox.unsent and self._stream.can_write(event):
                     self._outbox.flush()
             now = time.monotonic()
@@ -156,25 +161,26 @@ class OwnConnection:
     def _read(self, stream: Stream) -> bool:
         """Read what is there; whether more than messages came."""
         decoder = self._decoder
-        news = False
+        news = self._more = False
         try:
             for _ in range(_READS):
                 space = decoder.space()
+                asked = len(space)
                 got = stream.read(space)
+                # No view of a payload may stay here, or its memory could not be used for the next one.
+                del space
                 if not got:
                     self._end("the broker closed it")
                     return True
                 self._bytes_read += got
-                for event in decoder.received(got):
-                    if type(event) is packets.Message:
-                        self._message(event)
-                    else:
-                        self._control_event(event)
-                        news = True
-                    if self._ended:
-                        return True
-                if stream.drained(got, len(space)):
+                news = self._dispatch(decoder.received(got)) or news
+                if self._ended:
+                    return True
+                if stream.drained(got, asked):
                     break
+            else:
+                # TLS may hold bytes of which the socket knows nothing.
+                self._more = True
         except BlockingIOError:
             pass
         except PacketError as error:
@@ -186,6 +192,16 @@ class OwnConnection:
             return True
         self._last_read = time.monotonic()
         stream.expect(decoder.missing)
+        return news
+
+    def _dispatch(self, events: list[packets.Event]) -> bool:
+        news = False
+        for event in events:
+            if type(event) is packets.Message:
+                self._message(event)
+            else:
+                self._control_event(event)
+                news = True
         return news
 
     def _message(self, message: packets.Message) -> None:

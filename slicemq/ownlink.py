@@ -33,6 +33,8 @@ class OwnLink(FrameKeeper):
         self._pool = BufferPool()
         self._max_frame = max_frame
         self._own: OwnConnection | None = None
+        # Frames with QoS 1 whose connection ended before the broker's answer.
+        self.unanswered = 0
 
     @property
     def pending(self) -> int:
@@ -79,4 +81,5 @@ class OwnLink(FrameKeeper):
         self._on_frame(topic, payload)
 
     def _lost(self) -> None:
+        self.unanswered += self.unacknowledged
         self._own = None

@@ -23,6 +23,8 @@ Buffers = Sequence[bytes | memoryview]
 # Buffers that one gather write takes (the system's limit is 1024 on Linux).
 _MAX_BUFFERS = min(1024, os.sysconf("SC_IOV_MAX") if hasattr(os, "sysconf") else 16)
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0) | getattr(socket, "MSG_NOSIGNAL", 0)
+# A piece of a payload that is always worth waiting for.
+_LEAST_PIECE = 1 << 14
 # The most that one call of TLS encrypts: as long a reader may have to wait for the lock.
 _TLS_PIECE = 1 << 16
 # TLS reads at most one record of 16 kB and some into itself.
@@ -82,19 +84,29 @@ def open_stream(options: BrokerOptions) -> Stream:
 class _LowWater:
     """Wakes us for a good piece of a large payload rather than for each segment of it (SO_RCVLOWAT)."""
 
-    MOST = 1 << 17
+    MOST = 1 << 19
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._set = 1
 
     def expect(self, missing: int) -> None:
-        """Never more than what is certain to come, or the last piece would not wake us."""
-        wanted = min(missing, self.MOST) if missing > 1 else 1
-        if wanted != self._set:
-            self._set = wanted
-            with contextlib.suppress(OSError):
+        """Never more than what is certain to come, or the last piece would not wake us.
+
+        Nor more than a part of the system's buffer, which grows with the pace: systems before Linux 4.18 do not
+        enlarge it for this, and would wait for what has no room.
+        """
+        wanted = min(missing, self.MOST)
+        if wanted <= 1 == self._set:
+            return
+        with contextlib.suppress(OSError):
+            if wanted > _LEAST_PIECE:
+                buffer = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+                wanted = min(wanted, max(_LEAST_PIECE, buffer // 4))
+            wanted = max(1, wanted)
+            if wanted != self._set:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+                self._set = wanted
 
 
 class PlainStream:
