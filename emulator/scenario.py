@@ -57,7 +57,6 @@ class BrokerPart:
     up: float | None = value(units.rate, None)
     down: float | None = value(units.rate, None)
     cpu: float | None = value(units.number(0.01, _FULL_SHARE), None)
-    tls: bool = value(units.truth, False)
 
 
 @dataclass(frozen=True)
