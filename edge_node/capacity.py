@@ -39,7 +39,7 @@ _MEASUREMENT = "3"
 # Seconds lost of each burst, the most of it that is lost, and the agent's share of a core.
 _RESTART = 0.0003
 _RESTART_MOST = 0.1
-_AGENT = 0.004
+_AGENT = 0.005
 CALIBRATION = Path(__file__).with_name("calibration")
 # The agent's own growth while it works: heartbeats, downloads, documents.
 AGENT_MARGIN = 12_000_000
