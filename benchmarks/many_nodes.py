@@ -25,7 +25,7 @@ from benchmarks.fleet import need_root, say
 from benchmarks.machine import describe_machine
 from benchmarks.marks import Mark
 from benchmarks.rounds import Setting, rounds
-from benchmarks.scaling import BOUND_MARKS, IDLE_MARK, stage_tables
+from benchmarks.scaling import BOUND_MARKS, IDLE_MARK, bound_mark, stage_tables
 from slicemq.errors import SliceMQError, UsageError
 
 STEP_MARK = 0.97
@@ -91,8 +91,7 @@ def judge(rows: Sequence[Summary]) -> list[Mark]:
     ]
     for row in rows:
         if row.case.nodes in BOUND_MARKS:
-            least = BOUND_MARKS[row.case.nodes]
-            found.append(Mark(f"{row.case.nodes} nodes: share of the bound", row.to_bound, least=least))
+            found.append(bound_mark(f"{row.case.nodes} nodes", row))
         found.append(Mark(f"{row.case.nodes} nodes: error", row.error, most=row.case.budget))
     found.append(Mark("idle share of the machine", min(row.idle for row in rows), least=IDLE_MARK))
     return found

@@ -43,7 +43,10 @@ def table(marks: Iterable[Mark]) -> str:
     """The marks as a table."""
     lines = ["| mark | measured | must be | result |", "| --- | --- | --- | --- |"]
     for mark in marks:
-        limit = f"at least {mark.least:g}" if mark.least is not None else f"at most {mark.most:g}"
+        limits = [
+            *([f"at least {mark.least:g}"] if mark.least is not None else []),
+            *([f"at most {mark.most:g}"] if mark.most is not None else []),
+        ]
         value = "" if mark.value is None else f"{mark.value:.3g}"
-        lines.append(f"| {mark.name} | {value} | {limit} | {mark.words} |")
+        lines.append(f"| {mark.name} | {value} | {', '.join(limits)} | {mark.words} |")
     return "\n".join(lines)

@@ -153,6 +153,13 @@ def test_the_marks_of_scaling() -> None:
     assert not any("times one node" in mark.name for mark in scaling.judge("vgg16", 1000, summarise(rounds)))
 
 
+def test_a_rate_far_above_its_bound_shows_wrong_costs() -> None:
+    rows = summarise([[run_of(1, 1.0), run_of(8, 7.0, bound=6.0)]])
+    missed = [mark for mark in scaling.judge("resnet50", 1000, rows) if not mark.held]
+    assert [mark.name for mark in missed] == ["resnet50, 8 nodes, lossless, 1000 Mbit/s: share of the bound"]
+    assert "at least 0.92, at most 1.1 | missed" in marks.table(missed)
+
+
 def test_a_lossless_answer_that_differs_misses_its_mark() -> None:
     rows = summarise([[run_of(1, 1.0), run_of(4, 3.6, error=1e-7)]])
     missed = [mark.name for mark in scaling.judge("resnet50", 1000, rows) if not mark.held]
