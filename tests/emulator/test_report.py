@@ -154,6 +154,18 @@ def test_the_text_has_variants_events_nodes_and_failures(body: dict[str, Any]) -
     assert text.startswith("try: A try\nZ80, 2 processors, Linux 6; slicemq 0.1\n99 s in all; medians of 3\n")
 
 
+def _fields(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return set(value) | {name for inner in value.values() for name in _fields(inner)}
+    return {name for inner in value for name in _fields(inner)} if isinstance(value, list) else set()
+
+
+def test_every_field_is_on_the_page(body: dict[str, Any]) -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/emulator-report.md").read_text(encoding="utf-8")
+    named = {"pi1", "pi2", *EnergyModel.__dataclass_fields__, *body["versions"]}
+    assert sorted(name for name in _fields(body) - named if f"`{name}`" not in page) == []
+
+
 def test_pictures_are_drawn(body: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     made = draw(body, tmp_path / "plots")
