@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -102,13 +101,8 @@ def test_frames_travel_over_the_boards_and_survive_a_broker_that_dies(
         flow.passes(20)
         assert "n3" not in carriers(wire.plan().plan).values()
         assert "n2" in carriers(wire.plan().plan).values()
-        assert {row["node"]: row["data_broker"] for row in site.json("node", "list")["nodes"]}["n3"] == ""
         shown = site.command("status").stdout
         assert f"over data brokers: {next(b for b, n in carriers(wire.plan().plan).items())} on n2" in shown
-
-        deploy(site, model(), "faces", *LINE, "--data-brokers", "never")
-        flow.passes(20)
-        assert not carriers(wire.plan().plan)
     assert not second.retained
     assert not third.retained
     assert "data broker" in (site.folder / "n3.log").read_text()
@@ -122,12 +116,12 @@ def test_a_data_broker_that_never_answered_is_used_when_it_comes(tmp_path: Path)
         started(site, ["n1", "n2"], "--data-broker", broker.url, coordinator=PATIENT)
         assert all(row["data_broker"] == "" for row in site.json("node", "list")["nodes"])
         assert "the data broker is left out until it answers" in (site.folder / "n1.log").read_text()
+        deploy(site, model(), "faces", *LINE[:-2])
         with Wire(site) as wire, Flow(site, model()) as flow:
-            deploy(site, model(), "faces", *LINE[:-2])
             flow.passes(5)
             assert not carriers(wire.plan().plan)
             broker.start()
             eventually(lambda: all(row["data_broker"] for row in site.json("node", "list")["nodes"]), 30.0)
             answer = deploy(site, model(), "faces", *LINE[:-2], "--max-slices", "2")
-            assert carriers(json.loads(json.dumps(answer["plan"])))
+            assert carriers(answer["plan"])
             flow.passes(20)
