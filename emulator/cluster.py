@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,11 @@ from slicemq.options import BrokerOptions
 
 logger = logging.getLogger(__name__)
 
+_AHEAD_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+# It looks a second after a change, and answers questions meanwhile.
+_RESTING_SHARE = 0.1
+_RESTING_LOOKS = 4
 Say = Callable[[str], None]
 
 
@@ -120,7 +126,8 @@ class Cluster:
         broker = self.scenario.broker
         rate = min((r for r in (broker.rate, broker.up, broker.down) if r is not None), default=None)
         ready = 0
-        for batch in batches(boards, os.cpu_count() or 1, rate):
+        measured = {path.name for path in self._measurements.glob("*")}
+        for batch in batches(boards, os.cpu_count() or 1, rate, measured):
             names = [board.name for board in batch]
             self._say(f"{ready} of {len(boards)} boards ready, starting {', '.join(names)}")
             for name in names:
@@ -155,6 +162,22 @@ class Cluster:
         self._roll.wait_ready(
             names, timeout or self.scenario.run.ready, check=lambda: self._check_alive(names), coordinator=False
         )
+
+    def settle(self, pipelines: int, timeout: float = _AHEAD_SECONDS) -> None:
+        """Wait until the coordinator has prepared for losses what it can, or `timeout` is over.
+
+        It plans and delivers for that after each deployment, beside what is measured. pipelines: how many run. A
+        loss that no plan can make good never is ready, so it counts as well that the coordinator rests for seconds.
+        """
+        deadline = time.monotonic() + timeout
+        resting, used = 0, self.coordinator_cpu_seconds()
+        while time.monotonic() < deadline and resting < _RESTING_LOOKS:
+            time.sleep(_LOOK_SECONDS)
+            before, used = used, self.coordinator_cpu_seconds()
+            resting = resting + 1 if used - before < _RESTING_SHARE * _LOOK_SECONDS else 0
+            ahead = [one["contingencies"] for one in self.json("status")["pipelines"]]
+            if len(ahead) >= pipelines and all(one["ready"] >= one["wanted"] for one in ahead):
+                return
 
     def _check_alive(self, names: Sequence[str]) -> None:
         for name in names:

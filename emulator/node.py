@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +54,21 @@ class EmulatedNode:
     def cpu_seconds(self) -> float:
         """Processor seconds of agent, workers and data broker; NaN where there is no group to count them."""
         return self.group.cpu_seconds() if self.group is not None else float("nan")
+
+    def limits_felt(self) -> dict[str, float | int | None]:
+        """What the limits did so far; None where it is not known.
+
+        memory_peak_mb: the most memory, MB; memory_kills: processes that the memory limit ended;
+        throttled_seconds: how long the share of a core held processes back, summed over processors.
+        """
+        if self.group is None:
+            return {"memory_peak_mb": None, "memory_kills": None, "throttled_seconds": None}
+        peak = self.group.memory_peak()
+        return {
+            "memory_peak_mb": None if peak is None else peak / 1e6,
+            "memory_kills": self.group.killed(),
+            "throttled_seconds": self.group.throttled_seconds(),
+        }
 
     def start(self, run: Start, cluster: str, measurements: Path) -> None:
         """Start the agent (again): its cache and measurements are still there.
@@ -141,15 +156,19 @@ def environment() -> dict[str, str]:
     }
 
 
-def batches(boards: Sequence[Board], cores: float, rate: float | None) -> list[list[Board]]:
+def batches(
+    boards: Sequence[Board], cores: float, rate: float | None, measured: Collection[str] = ()
+) -> list[list[Board]]:
     """Which boards start together, so that they do not disturb each other's measurements. PURE.
 
-    One of each type comes first, on its own: it measures for its type. Then as many at once as `cores` processors
-    and the broker's link of `rate` bit/s (None: unlimited) carry, at least one.
+    One of each type whose `speeds_name` is not among those `measured` comes first, on its own: it measures for its
+    type. Then as many at once as `cores` processors and the broker's link of `rate` bit/s (None: unlimited) carry,
+    at least one.
     """
-    firsts: dict[object, Board] = {}
+    firsts: dict[str, Board] = {}
     for board in boards:
-        firsts.setdefault((board.kind.runtime, board.kind.threads, board.kind.cpu), board)
+        if speeds_name(board.kind) not in measured:
+            firsts.setdefault(speeds_name(board.kind), board)
     found = [[board] for board in firsts.values()]
     batch: list[Board] = []
     for board in boards:

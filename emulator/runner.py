@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ Say = Callable[[str], None]
 _DEPLOY_SECONDS = 600.0
 _HORIZON_SECONDS = 600.0
 _RANDOM_FRAMES = 4
+_MARK = "coordinator.log"
 
 
 def run_scenario(
@@ -48,12 +50,11 @@ def run_scenario(
 ) -> dict[str, Any]:
     """Run all of `scenario`; the report (docs/reference/emulator-report.md).
 
-    folder: keeps logs, states and plans, one folder for each variant and repeat (None: deleted).
-    measurements: what boards measure of themselves is kept there for the next run (None: for this one only).
-    compare: hold
-    every result against one device's, bit for bit (None: as the scenario says). `say` is told what goes on,
-    `done` called after each repeat. A variant that cannot be measured is one of the report's `failures`, and the
-    others are. Raises ConfigError before anything is started where a model is not there.
+    folder: keeps logs and states, one folder for each variant and repeat, in place of an earlier run's (None:
+    deleted). measurements: what boards measure of themselves is kept there for the next run (None: for this one
+    only). compare: hold every result against one device's, bit for bit (None: as the scenario says). `say` is told
+    what goes on, `done` called after each repeat. A variant that cannot be measured is one of the report's
+    `failures`, and the others are. Raises ConfigError before anything is started where a model is not there.
     """
     variants = list(scenario.variants())
     for variant in variants:
@@ -118,12 +119,16 @@ class _Variant:
 
     def _on_a_cluster(self, count: int, repeats: list[dict[str, Any]]) -> list[dict[str, Any]]:
         place = self._folder / f"{self.scenario.name}-{self._number}-{len(repeats) + 1}"
+        if (place / _MARK).exists():
+            # What an earlier run left: a coordinator would go on with its pipelines.
+            shutil.rmtree(place)
         with Cluster(
             self.scenario, folder=place, isolate=self._isolate, measurements=self._measurements, say=self._say
         ) as cluster:
             plans = []
             for deployment in self.scenario.deployments:
                 plans.append(self._deploy(cluster, deployment, deployment.model))
+            cluster.settle(len(plans))
             for _ in range(count):
                 repeats.append(self._measure(cluster))
                 self._done()
@@ -177,7 +182,10 @@ class _Variant:
                 cluster, name, asked, frames=frames, reference=reference, counted=cluster, on_begin=begin
             )
         came = consequences(script.happened, measured.answers, measured.ended)
-        return repeat_row(measured, self.scenario.boards(), came, self._processors)
+        row = repeat_row(measured, self.scenario.boards(), came, self._processors)
+        for name, use in row["nodes"].items():
+            use |= cluster.nodes[name].limits_felt()
+        return row
 
     def _compares(self) -> bool:
         return self.scenario.load.compare if self._compare is None else self._compare

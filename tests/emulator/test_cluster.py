@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from emulator.cluster import Cluster
-from emulator.node import batches, environment, needs_relay
+from emulator.node import batches, environment, needs_relay, speeds_name
 from emulator.ownership import tag_of
 from emulator.scenario import Board, ClientPart, Event, NodeType, Scenario
 from emulator.sweep import names
@@ -47,6 +47,11 @@ def test_no_more_start_at_once_than_processors_and_the_broker_s_link_carry() -> 
     assert started(batches(boards(NodeType("a", 3)), 2, 100 * _MBIT)) == [["a1"], ["a2"], ["a3"]]
     assert started(batches(boards(NodeType("a", 4)), 2, None)) == [["a1"], ["a2", "a3"], ["a4"]]
     assert batches([], 2, None) == []
+
+
+def test_a_type_that_is_measured_needs_no_first_one() -> None:
+    fleet = boards(NodeType("a", 3, cpu=0.1), NodeType("b", 2, cpu=0.5))
+    assert started(batches(fleet, 2, None, {speeds_name(fleet[0].kind)})) == [["b1"], ["a1", "a2", "a3", "b2"]]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,10 @@ def test_links_change_go_down_and_come_up(cluster: Cluster) -> None:
     cluster.wait_ready(["pi1"], 60.0)
 
 
-def test_limits_change(cluster: Cluster) -> None:
+def test_limits_are_felt_and_change(cluster: Cluster) -> None:
+    felt = cluster.nodes["pi1"].limits_felt()
+    assert felt["memory_kills"] == 0
+    assert felt["memory_peak_mb"] is None or 0 < felt["memory_peak_mb"] < 400
     cluster.set_limits("pi1", cpu=0.9, memory=350_000_000)
     group = cluster.nodes["pi1"].group
     assert group is not None
@@ -166,6 +174,7 @@ def test_a_board_joins_later_through_its_relay(cluster: Cluster) -> None:
     assert node.relay.stats()["accepted"] >= 1
 
 
+@pytest.mark.slow
 def test_the_coordinator_dies_and_returns(cluster: Cluster) -> None:
     cluster.kill_coordinator()
     cluster.start_coordinator()
@@ -178,6 +187,7 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(cluster: Clust
         cluster.kill_node("pi9")
 
 
+@pytest.mark.slow
 def test_without_isolation_links_are_refused_and_processes_end(tmp_path: Path) -> None:
     plain = replace(SMALL, nodes=(NodeType("pi", 1, rate=200 * _MBIT, threads=1),))
     with Cluster(plain, folder=tmp_path, isolate=False, measurements=measured(tmp_path / "m")) as running:

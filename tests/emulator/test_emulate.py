@@ -27,7 +27,7 @@ threads = 1
 [[deployments]]
 name = "faces"
 model = "{model}"
-options = ["--shape", "pipeline", "--profile", "estimate", "--pin", "s0=pi1", "--pin", "s1=pi2"]
+options = ["--shape", "pipeline", "--profile", "estimate"]
 [load]
 {load}
 [run.sweep]
@@ -49,7 +49,7 @@ def check(body: Any, *, isolated: bool) -> None:
     assert body["scenario"]["isolated"] is isolated
     assert (variant["values"], [board["name"] for board in variant["boards"]]) == ({"nodes": 2}, ["pi1", "pi2"])
     (deployment,) = variant["deployments"]
-    assert len({node for item in deployment["slices"] for node in item["nodes"]}) == 2
+    assert {node for item in deployment["slices"] for node in item["nodes"]} <= {"pi1", "pi2"}
     (repeat,) = variant["repeats"]
     assert (repeat["submitted"], repeat["answered"], repeat["sound"]) == (30, 30, True)
     assert repeat["rate"] > 0
@@ -68,6 +68,7 @@ def test_a_scenario_runs_and_reports(tmp_path: Path) -> None:
         assert node["sent_mb_per_frame"] > 0
 
 
+@pytest.mark.slow
 def test_without_isolation_it_runs_too_and_says_what_does_not_count(tmp_path: Path) -> None:
     words = ("--only", "nodes=2", "--no-isolation", "--measurements", str(measured(tmp_path / "m")))
     done = command("emulate", str(written(tmp_path)), *words, "--format", "json")
