@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emulator.figures import Answer
-from emulator.trial import same_bits
+from emulator.load_client import WARM_SECONDS, LoadClient
 from emulator.usage import Reachable
-from slicemq.client import Pipeline, Result
-from slicemq.errors import PipelineError, SliceMQError
+from slicemq.errors import SliceMQError
 from slicemq.messages import TensorSpec
 
 Frame = Mapping[int, npt.NDArray[Any]]
@@ -28,7 +27,6 @@ Outputs = Sequence[npt.NDArray[Any]]
 Reference = Callable[[Frame], Outputs]
 """The whole model on one device: a frame in, its outputs in the model's order out."""
 LEAST_FRAMES = 8
-_WARM_SECONDS = 300.0
 _PATIENCE = 6.0
 _LOOK_SECONDS = 0.02
 
@@ -70,7 +68,7 @@ class Load:
         self._frames, self._reference = list(frames), reference
         self._expected: list[Outputs] | None = None
         self._prepared = threading.Lock()
-        self._clients = [_Client(self, number) for number in range(asked.clients)]
+        self._clients = [LoadClient(self, number) for number in range(asked.clients)]
         self._warm = threading.Barrier(asked.clients + 1, self._begin)
         self._over = threading.Event()
 
@@ -87,11 +85,11 @@ class Load:
         for client in self._clients:
             client.thread.start()
         try:
-            self._warm.wait(_WARM_SECONDS)
+            self._warm.wait(WARM_SECONDS)
         except threading.BrokenBarrierError:
             self.close()
             self._raise_error()
-            raise SliceMQError(f"{self.name}: not warm after {_WARM_SECONDS:g} s") from None
+            raise SliceMQError(f"{self.name}: not warm after {WARM_SECONDS:g} s") from None
         return self.began
 
     def finish(self, timeout: float) -> list[Answer]:
@@ -145,7 +143,7 @@ class Load:
 
     def warmed(self) -> None:
         """A client is warm; waits for the others."""
-        self._warm.wait(_WARM_SECONDS)
+        self._warm.wait(WARM_SECONDS)
 
     def over(self) -> bool:
         """Whether the clients shall send nothing more."""
@@ -175,136 +173,6 @@ class Load:
         for client in self._clients:
             if client.error is not None:
                 raise client.error
-
-
-class _Client:
-    """One client, on a thread of its own."""
-
-    def __init__(self, load: Load, number: int) -> None:
-        self.answers: list[Answer] = []
-        self.before = self.window = 0
-        self.error: Exception | None = None
-        self.thread = threading.Thread(target=self._run, name=f"load-{number}", daemon=True)
-        self._load, self._number = load, number
-        self._pipeline: Pipeline | None = None
-        self._sent_at: dict[int, float] = {}
-        self._arrived = threading.Condition()
-
-    def close(self) -> None:
-        """End it at once."""
-        if self._pipeline is not None:
-            self._pipeline.close()
-        if self.thread.ident is not None:
-            self.thread.join()
-
-    def _run(self) -> None:
-        load, asked = self._load, self._load.asked
-        steady = asked.rate is not None
-        try:
-            self._pipeline = Pipeline(
-                load.name,
-                load.where.options,
-                cluster=load.where.cluster,
-                give_up_after=asked.give_up,
-                on_result=self._take if steady else None,
-            )
-            with self._pipeline as pipeline:
-                self._frames, self._expected = load.prepare(pipeline.inputs)
-                share = pipeline.stats.share
-                self.window = min(share, asked.limit or share)
-                (self._send_steadily if steady else self._keep_full)(pipeline)
-        except threading.BrokenBarrierError:
-            return
-        except PipelineError as error:
-            if not load.began:
-                self.error = error
-            else:
-                self._note_removed(str(error))
-            load.abort()
-        except Exception as error:  # noqa: BLE001 - it ends this thread, and is raised where the load is awaited
-            self.error = error
-            load.abort()
-
-    def _warm_frames(self) -> int:
-        warm = 2 * self.window + 1 if self._load.asked.warm is None else self._load.asked.warm
-        frames = self._load.asked.frames
-        return warm if frames is None else min(warm, frames)
-
-    def _more(self, number: int) -> bool:
-        frames = self._load.asked.frames
-        return not self._load.over() and (frames is None or number < frames)
-
-    def _keep_full(self, pipeline: Pipeline) -> None:
-        warm = self._warm_frames()
-
-        def source() -> Iterator[Frame]:
-            number = 0
-            while self._more(number):
-                self._sent_at[number] = time.monotonic()
-                yield self._frames[number % len(self._frames)]
-                number += 1
-
-        if warm == 0:
-            self._load.warmed()
-        for result in pipeline.map(source(), raise_errors=False, limit=self._load.asked.limit):
-            # It may have waited for this thread; a rate is of the moments at which results came.
-            sent = self._sent_at.get(len(self.answers), float("nan"))
-            self._note(result, result.latency, min(time.monotonic(), sent + result.latency))
-            if len(self.answers) == warm:
-                self._load.warmed()
-
-    def _send_steadily(self, pipeline: Pipeline) -> None:
-        rate = self._load.asked.rate
-        assert rate is not None
-        warm, number, begun = self._warm_frames(), 0, time.monotonic()
-        while self._more(number) or number < warm:
-            if number == warm:
-                with self._arrived:
-                    self._arrived.wait_for(lambda: len(self.answers) >= warm, _WARM_SECONDS)
-                self._load.warmed()
-                begun = time.monotonic() - number / rate
-            at = begun + number / rate
-            pause = at - time.monotonic()
-            if pause > 0:
-                time.sleep(pause)
-            self._sent_at[number] = at
-            pipeline.submit(self._frames[number % len(self._frames)])
-            number += 1
-        if number == warm:
-            self._load.warmed()
-        pipeline.wait(self._load.asked.give_up + 30.0)
-
-    def _take(self, result: Result) -> None:
-        now = time.monotonic()
-        self._note(result, now - self._sent_at.get(result.sequence, float("nan")), now)
-        with self._arrived:
-            self._arrived.notify_all()
-
-    def _note(self, result: Result, latency: float, arrived: float) -> None:
-        number = len(self.answers)
-        equal = None
-        if self._expected is not None and result.error is None:
-            equal = same_bits(list(result.tensors.values()), self._expected[number % len(self._frames)])
-        self.answers.append(
-            Answer(
-                client=self._number,
-                sequence=result.sequence,
-                submitted=self._sent_at.pop(number, float("nan")),
-                arrived=arrived,
-                latency=latency,
-                revision=result.revision,
-                attempts=result.attempts,
-                error=result.error.reason if result.error is not None else "",
-                equal=equal,
-            )
-        )
-
-    def _note_removed(self, why: str) -> None:
-        """The pipeline went away under the load: what is unanswered has failed."""
-        now = time.monotonic()
-        for number, sent in sorted(self._sent_at.items()):
-            self.answers.append(Answer(self._number, number, sent, now, now - sent, "", 1, error=why))
-        self._sent_at.clear()
 
 
 def random_frame(inputs: Sequence[TensorSpec], seed: int = 1) -> dict[int, npt.NDArray[Any]]:
