@@ -28,8 +28,9 @@ _FRAMES = 24
 _LEAST_BYTES = 16_000_000
 _COUNT = 1024
 _AGE = 30.0
-# Frames that the thread that brings them may run itself: to read the next one beside that gains nothing.
-_SMALL_BYTES = 65_536
+# Frames that the thread that brings them may run itself: to read the next one meanwhile gains no more than it takes
+# to wake another thread.
+_SMALL_BYTES = 1 << 18
 
 
 @dataclass(slots=True)
