@@ -14,37 +14,11 @@ from typing import Any
 
 from emulator import units
 from emulator.energy import EnergyModel
+from emulator.event_kinds import EVENTS
 from emulator.places import rates
+from emulator.scenario_checks import check
 from emulator.tables import read_document, value
-from slicemq.errors import ConfigError
 
-# What an event does -> the fields that it takes besides `at` and, except for those in WITHOUT_NODE, `node`.
-EVENTS: dict[str, frozenset[str]] = {
-    "kill": frozenset({"lasts"}),
-    "stop": frozenset({"lasts"}),
-    "start": frozenset(),
-    "freeze": frozenset({"lasts"}),
-    "thaw": frozenset(),
-    "link-down": frozenset({"lasts"}),
-    "link-up": frozenset(),
-    "rate": frozenset({"up", "down"}),
-    "delay": frozenset({"delay", "jitter"}),
-    "cut": frozenset({"lasts", "how"}),
-    "cpu": frozenset({"cpu"}),
-    "memory": frozenset({"memory"}),
-    "broker-restart": frozenset({"lasts"}),
-    "coordinator-restart": frozenset({"lasts"}),
-    "coordinator-kill": frozenset(),
-    "coordinator-start": frozenset(),
-    "deploy": frozenset({"pipeline", "model"}),
-    "undeploy": frozenset({"pipeline"}),
-}
-WITHOUT_NODE = frozenset(what for what in EVENTS if what.startswith(("broker", "coordinator"))) | {
-    "deploy",
-    "undeploy",
-}
-# These do nothing without a field.
-_NEEDS = {"delay": "delay", "cpu": "cpu", "memory": "memory", "deploy": "pipeline", "undeploy": "pipeline"}
 _FULL_SHARE = 64.0
 
 
@@ -276,49 +250,5 @@ def read_scenario(file: Path) -> Scenario:
     """Read a scenario file. Raises ConfigError, which names file, table, field and what was expected."""
     read: Scenario = read_document(Scenario, file)
     scenario = replace(read, file=file)
-    _check(scenario, str(file))
+    check(scenario, str(file))
     return scenario
-
-
-def _check(scenario: Scenario, where: str) -> None:
-    if not scenario.nodes:
-        raise ConfigError(f"{where}: expected at least one table [[nodes]]")
-    if not scenario.deployments:
-        raise ConfigError(f"{where}: expected at least one table [[deployments]]")
-    names = [board.name for board in scenario.boards()]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"{where}: [[nodes]]: expected different prefixes, two boards are called {name!r}")
-    pipelines = [deployment.name for deployment in scenario.deployments]
-    if len(set(pipelines)) < len(pipelines):
-        raise ConfigError(f"{where}: [[deployments]]: expected different names, got {', '.join(pipelines)}")
-    load = scenario.load
-    if load.pipeline and load.pipeline not in pipelines:
-        raise units.wrong(f"{where}: [load] pipeline", f"one of {', '.join(pipelines)}", load.pipeline)
-    if (load.seconds is None) == (load.frames is None):
-        raise ConfigError(f"{where}: [load]: expected either seconds or frames")
-    for place, event in enumerate(scenario.events, 1):
-        _check_event(event, f"{where}: [[events]] {place}", names, pipelines)
-    most = max(scenario.run.sweep.nodes, default=0)
-    if most > len(names):
-        raise units.wrong(f"{where}: [run.sweep] nodes", f"at most the fleet's {len(names)}", most)
-
-
-def _check_event(event: Event, where: str, names: list[str], pipelines: list[str]) -> None:
-    if event.what == "join":
-        raise ConfigError(f"{where}: what: a board joins by the field `joins` of its table [[nodes]]")
-    if event.what in WITHOUT_NODE:
-        if event.node:
-            raise ConfigError(f"{where}: field node: {event.what} takes none")
-    elif event.node not in names:
-        raise units.wrong(f"{where}: field node", f"a board ({', '.join(names[:8])} ...)", event.node)
-    for name in ("lasts", "up", "down", "delay", "jitter", "how", "cpu", "memory", "pipeline", "model"):
-        if getattr(event, name) not in (None, "") and name not in EVENTS[event.what]:
-            raise ConfigError(f"{where}: field {name}: {event.what} takes none")
-    if event.what == "rate" and event.up is None and event.down is None:
-        raise ConfigError(f"{where}: expected a field up or down with rate")
-    needed = _NEEDS.get(event.what)
-    if needed is not None and getattr(event, needed) in (None, ""):
-        raise ConfigError(f"{where}: expected a field {needed}")
-    if event.pipeline and event.pipeline not in pipelines:
-        raise units.wrong(f"{where}: field pipeline", f"one of {', '.join(pipelines)}", event.pipeline)

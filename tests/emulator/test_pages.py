@@ -11,6 +11,7 @@ import pytest
 
 from emulator import scenario
 from emulator.energy import EnergyModel
+from emulator.event_kinds import EVENTS
 from emulator.library import shipped
 
 _DOCS = Path(__file__).parents[2] / "docs"
@@ -29,7 +30,7 @@ def test_every_field_of_a_scenario_is_on_the_page(kind: Any) -> None:
 
 
 def test_every_event_is_on_the_page() -> None:
-    assert [what for what in scenario.EVENTS if f"`{what}`" not in _PAGE] == []
+    assert [what for what in EVENTS if f"`{what}`" not in _PAGE] == []
 
 
 def test_every_scenario_that_ships_is_in_the_how_to() -> None:
