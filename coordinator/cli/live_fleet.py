@@ -67,6 +67,8 @@ def live_fleet(net: Network) -> Fleet:
             f"no node is ready in cluster {net.cluster} at {net.options.describe()}: start some with "
             "'slicemq node run', or give --fleet"
         )
+    if not all(capacity.knows_data_brokers for capacity in ready):
+        ready = [replace(capacity, broker="") for capacity in ready]
     usage = together(usage_of_plan(plan.plan) for name, plan in plans.items() if name in running)
     return shared(fleet_from_capacities(ready, reference_speeds(cache())), usage)
 
