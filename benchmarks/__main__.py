@@ -123,7 +123,7 @@ BENCHMARKS = (
         "relay",
         "Gbit/s and processor time of the emulator's relay, with and without delay",
         "1 min",
-        "-",
+        "docs/how-to/emulate.md",
     ),
     Benchmark(
         "overhead",
@@ -152,8 +152,8 @@ BENCHMARKS = (
     Benchmark(
         "codecs",
         "bytes, processor time and errors of codecs on activations of real models",
-        "2 min",
-        "docs/explanation/planning.md",
+        "6 min",
+        "docs/reference/codecs.md",
     ),
     Benchmark(
         "datalink",
