@@ -63,9 +63,13 @@ def test_a_scenario_runs_and_reports(tmp_path: Path) -> None:
     body = json_of(command("emulate", str(written(tmp_path)), *words, "--format", "json"))
     check(body, isolated=True)
     assert json.loads((out / "report.json").read_text()) == body
-    for node in body["variants"][0]["repeats"][0]["nodes"].values():
-        assert node["cpu_seconds"] > 0
-        assert node["sent_mb_per_frame"] > 0
+    (variant,) = body["variants"]
+    used = variant["repeats"][0]["nodes"]
+    for name in {node for item in variant["deployments"][0]["slices"] for node in item["nodes"]}:
+        assert used[name]["cpu_seconds"] > 0
+        assert used[name]["sent_mb_per_frame"] > 0
+        assert used[name]["received_mb_per_frame"] > 0
+        assert used[name]["memory_kills"] == 0
 
 
 @pytest.mark.slow
