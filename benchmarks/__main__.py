@@ -86,13 +86,13 @@ BENCHMARKS = (
     Benchmark(
         "scaling",
         "ResNet50 and VGG16 on 1, 4, 6 and 8 equal nodes, lossless and with codecs (can be resumed)",
-        "35 min",
+        "40 min",
         "docs/explanation/performance.md",
     ),
     Benchmark(
         "many_nodes",
         "ResNet50 on 1 to 20 equal nodes: rate, processor time, bytes and energy (can be resumed)",
-        "9 min",
+        "12 min",
         "docs/explanation/performance.md",
     ),
     Benchmark(

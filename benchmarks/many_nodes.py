@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             fresh=given.fresh,
             isolate=not given.loopback,
         )
-        say(f"about {2 + given.repeats * len(cases) * (given.seconds + 15) / 60:.0f} minutes when nothing is kept")
+        say(f"about {2 + given.repeats * len(cases) * (given.seconds + 20) / 60:.0f} minutes when nothing is kept")
         found = rounds(setting, cases)
     except SliceMQError as error:
         sys.stderr.write(f"many_nodes: {error}\n")
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--link", type=int, default=1000, help="Mbit/s of each node's link, both ways")
     parser.add_argument("--share", type=float, default=0.05, help="share of a core for each node")
     parser.add_argument("--budget", type=float, default=0.0, help="error that codecs may make (0: lossless)")
-    parser.add_argument("--seconds", type=float, default=14.0, help="length of one run; one node: 1.6 times that")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of one run; one node: 1.6 times that")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fresh", action="store_true", help="measure anew what is kept, too")
     parser.add_argument("--loopback", action="store_true", help="without namespaces and link rates")
