@@ -157,8 +157,8 @@ BENCHMARKS = (
     ),
     Benchmark(
         "datalink",
-        "processor time of sending and receiving frames over the data link, beside a bare socket",
-        "1 min",
+        "processor time of frames over both data links, beside a bare socket; QoS 0 and QoS 1",
+        "3 min",
         "docs/explanation/performance.md",
     ),
     Benchmark(

@@ -55,7 +55,7 @@ def test_frames_arrive_whole_and_in_order(
     broker: Broker, cluster: str, links: Opener, transport: str, kind: LinkKind
 ) -> None:
     if (kind, transport) == ("own", "websockets"):
-        kind = "auto"
+        pytest.skip("our own link does not speak WebSocket")
     if (broker.kind, transport) == ("mosquitto", "websockets"):
         sizes = [1, 1000, 3000]  # mosquitto 2.0.11 sends 4 kB at a time over WebSocket, with long pauses
     else:

@@ -179,7 +179,7 @@ def test_a_broker_that_answers_no_ping_is_left(
     own: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch, fake: FakeBroker
 ) -> None:
     monkeypatch.setattr(framekeeper, "_KEEPALIVE", 1)
-    fake.pings = 2
+    fake.pings = 1
     ends = own(fake.options, "a", TOPIC)
     (reason,) = eventually(lambda: ends.downs, timeout=20)
     assert "no sign of life within 1 s" in reason
