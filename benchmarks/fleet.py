@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from emulator.cluster import Cluster
 from emulator.scenario import BrokerPart, ClientPart, NodeType, Run, Scenario
@@ -59,9 +60,15 @@ def equal_nodes(
         run=Run(ready=_READY_SECONDS),
     )
     began = time.monotonic()
+    # A benchmark that is told to end (by `timeout`, say) leaves nothing behind either.
+    signal.signal(signal.SIGTERM, _ended)
     with Cluster(scenario, folder=folder, isolate=isolate) as cluster:
         say(f"{count} nodes ready after {time.monotonic() - began:.0f} s")
         yield cluster
+
+
+def _ended(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
