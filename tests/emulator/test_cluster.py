@@ -84,7 +84,7 @@ def test_settings_of_the_user_s_nodes_do_not_reach_emulated_ones(monkeypatch: py
 SMALL = Scenario(
     name="small",
     nodes=(
-        NodeType("pi", 2, rate=200 * _MBIT, memory=400_000_000, threads=1),
+        NodeType("pi", 2, rate=200 * _MBIT, memory=400_000_000, threads=1, data_broker=True),
         NodeType("far", 1, up=20 * _MBIT, down=30 * _MBIT, delay=0.002, threads=1, joins=1.0),
     ),
     client=ClientPart(rate=1e9),
@@ -138,6 +138,9 @@ def test_a_board_is_killed_and_started_again_with_what_it_had(cluster: Cluster) 
         cluster.wait_ready(["pi2"])
     cluster.start_node("pi2")
     cluster.wait_ready(["pi2"])
+    assert node.data_broker is not None
+    assert node.data_broker.process is not None
+    assert node.data_broker.process.pid in node.group.processes()
     with pytest.raises(SliceMQError, match="runs already"):
         cluster.start_node("pi2")
     cluster.stop_node("pi2")
