@@ -51,7 +51,10 @@ class Asked:
 
 
 class Load:
-    """The clients of one pipeline. Use it as a context manager: leaving it ends them, however far they are."""
+    """The clients of one pipeline. Use it as a context manager: leaving it ends them, however far they are.
+
+    `on_warm` is called when all clients are warm, while they wait to go on.
+    """
 
     def __init__(
         self,
@@ -60,12 +63,14 @@ class Load:
         asked: Asked,
         frames: Sequence[Frame] = (),
         reference: Reference | None = None,
+        on_warm: Callable[[], None] = lambda: None,
     ) -> None:
         if (asked.seconds is None) == (asked.frames is None):
             raise SliceMQError("load: expected either seconds or frames")
         self.where, self.name, self.asked = where, name, asked
         self.began = 0.0
         self._frames, self._reference = list(frames), reference
+        self._on_warm = on_warm
         self._expected: list[Outputs] | None = None
         self._prepared = threading.Lock()
         self._clients = [LoadClient(self, number) for number in range(asked.clients)]
@@ -165,6 +170,7 @@ class Load:
         self._over.set()
 
     def _begin(self) -> None:
+        self._on_warm()
         for client in self._clients:
             client.before = len(client.answers)
         self.began = time.monotonic()

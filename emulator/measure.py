@@ -63,9 +63,19 @@ def drive(
     """
     with ExitStack() as stack:
         works = None if counted is None else stack.enter_context(Works(where))
-        load = stack.enter_context(Load(where, name, asked, frames, reference))
-        began = load.start()
-        before = None if counted is None else read_usage(counted, works)
+        before: Usage | None = None
+
+        def read_before() -> None:
+            nonlocal before
+            before = None if counted is None else read_usage(counted, works)
+
+        # A few frames may be over before all is read, so they wait for it. A load of some seconds does not: the
+        # pause would empty the pipeline.
+        few = asked.frames is not None
+        load = Load(where, name, asked, frames, reference, read_before if few else lambda: None)
+        began = stack.enter_context(load).start()
+        if not few:
+            read_before()
         on_begin(began, load)
         ended = load.wait_over()
         after = None if counted is None else read_usage(counted, works)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -25,6 +25,14 @@ class Where:
     cluster: str
     node: EchoNode
     master: Master
+    nodes: dict[str, object] = field(default_factory=lambda: {"n": object()})
+
+    def broker_cpu_seconds(self) -> float:
+        return 0.0
+
+    def links_bytes(self) -> dict[str, tuple[int, int]]:
+        """One byte for each frame that the node got."""
+        return {"n": (0, len(self.node.got))}
 
 
 @pytest.fixture
@@ -56,6 +64,14 @@ def test_frames_of_several_clients_are_all_answered_and_compared(where: Where) -
     assert {answer.client for answer in found.answers} == {0, 1, 2}
     assert 0 < found.figures.frames <= 54
     assert found.latency(50) <= found.latency(99)
+
+
+def test_what_a_few_frames_use_is_all_counted(where: Where) -> None:
+    found = drive(where, NAME, Asked(frames=20, warm=2), frames=FRAMES, counted=where)
+    # Two are warm, and at most a window of four is on its way when the measurement begins.
+    assert 14 <= found.nodes["n"].received <= 18
+    assert found.nodes["n"].sent == 0
+    assert found.broker_cpu == 0.0
 
 
 def test_results_that_differ_from_one_device_are_found(where: Where) -> None:
