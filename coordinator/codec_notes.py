@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from converters.schema import Bytes
     from coordinator.planner.plan import Plan
 
-FORMAT = 2
+FORMAT = 3
 """Rises whenever the same run would be written down as other numbers, so that nobody takes old ones."""
 
 

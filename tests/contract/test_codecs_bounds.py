@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from slicemq import codecs
+from slicemq.frames import FrameHeader, decode_frame, encode_frame
+from slicemq.messages import TensorSpec
 
 Array = np.ndarray[Any, Any]
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9)
@@ -216,3 +218,14 @@ def test_ranges_at_the_edges_of_float32(name: str, span: float) -> None:
     step = {"int8": 1 / 254, "int16": 1 / 65534, "int8c": 1 / 254}.get(name)
     most = ZFP[name] if step is None else step * 0.51
     assert np.abs(found.astype(np.float64) - array).max() <= span * most + 1e-37
+
+
+@pytest.mark.parametrize("name", codecs.CODECS)
+def test_a_frame_of_each_codec(name: str) -> None:
+    tensors = [_smooth((1, 12, 12, 8), 1), np.arange(50, dtype=np.int32), np.array(np.nan, np.float32)]
+    specs = [TensorSpec(k, f"t{k}", array.dtype.name, array.shape) for k, array in enumerate(tensors)]
+    header = FrameHeader("camera-1", 2**63, 7, 1.7e9, "12-0123abcd")
+    parts = encode_frame(header, list(zip(specs, tensors, strict=True)), name)
+    found = decode_frame(b"".join(parts)).arrays()
+    assert [found[k].tobytes() for k in (1, 2)] == [array.tobytes() for array in tensors[1:]] or name == "f16"
+    assert found[0].tobytes() == through(name, tensors[0])[1].tobytes()

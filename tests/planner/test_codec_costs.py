@@ -15,6 +15,7 @@ from coordinator.planner.model import PlanOptions
 from coordinator.planner.tables.codec_costs import (
     COSTS,
     KEPT,
+    RATE,
     changes,
     codec_sets,
     crossing,
@@ -103,11 +104,13 @@ def test_at_most_three_codecs_and_those_that_serve_best() -> None:
     sizes = {"f16": 1e-3, "int16": 2e-5, "int8": 5e-3, "int8c": 5e-3, "zfp4": 1e-4, "zfp3": 1e-3, "zfp2": 5e-3}
     measures = CodecMeasures(ratios, {name: dict.fromkeys(inner, error) for name, error in sizes.items()})
 
-    def chosen(budget: float, *names: str) -> dict[str, tuple[int, ...]]:
+    def chosen(budget: float, *names: str, rate: float = RATE) -> dict[str, tuple[int, ...]]:
         options = PlanOptions(codecs=("raw", *(names or codecs.CODECS[1:])), goal=Goal(error_budget=budget))
-        return codec_sets(graph, down, options, measures)
+        return codec_sets(graph, down, options, measures, rate)
 
-    assert set(chosen(0.01)) == {"int16", "int8", "zfp3"}, "fewest bytes, and little error at slow and fast links"
+    assert set(chosen(0.01)) == {"int8", "zstd", "int16"}, "fewest bytes, no loss, little loss"
+    assert set(chosen(0.01, rate=1e6)) == {"int8", "zstd", "zfp3"}, "worth its time on a slow link"
+    assert set(chosen(0.01, rate=1e8)) == {"int8", "lz4", "int16"}, "zstd takes longer than it saves"
     assert "int8" not in chosen(0.004)
     assert set(chosen(1e-5)) == {"lz4", "lz4s", "zstd"}, "there are no more that lose nothing"
     assert set(chosen(0.01, "f16", "lz4", "zfp2")) == {"f16", "lz4", "zfp2"}, "who names three gets them"

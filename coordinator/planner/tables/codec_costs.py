@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +29,12 @@ KEPT = 3
 Ratios = Mapping[str, Mapping[int, float]]
 """Codec whose bytes depend on the values -> tensor -> its bytes to the plain ones, as measured."""
 
-_LINKS = (20e6 / 8, 200e6 / 8)
+RATE = 50e6 / 8
+"""Bytes per second of a link, where nothing is known of the nodes'."""
 # How much longer a board's processor takes than the profile's machine, about.
 _BOARD = 4.0
-# A chain of so many slices may use the error budget up with a codec of this share of it at each cut.
-_CAREFUL = 1 / 8
+# Of the error budget at each cut: a chain of many slices adds up what its cuts err.
+_SHARES = (1.0, 0.0, 1 / 8, 1 / 64)
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,10 @@ def candidates(graph: Graph, down: DownSets, count: int = CANDIDATES) -> tuple[i
 
 
 def codec_sets(
-    graph: Graph, down: DownSets, options: PlanOptions, measures: CodecMeasures | None
+    graph: Graph, down: DownSets, options: PlanOptions, measures: CodecMeasures | None, rate: float = RATE
 ) -> dict[str, tuple[int, ...]]:
     """Codec -> the down-sets at which plans may use it: where it was measured, makes the bytes fewer, and keeps
-    within the error budget; the KEPT codecs that serve best. Without measures there is none.
+    within the error budget; the KEPT codecs that serve best on links of `rate` (bytes/s). Without measures: none.
     """
     if measures is None:
         return {}
@@ -129,37 +130,40 @@ def codec_sets(
         chosen = tuple(done for done in sets if _saves(graph, done, codec, measures.ratios))
         if chosen:
             found[codec] = chosen
-    kept = _best(graph, found, measures, options.goal.error_budget)
+    kept = _best(graph, found, measures, options.goal.error_budget, rate)
     return {codec: sets for codec, sets in found.items() if codec in kept}
 
 
 def _best(
-    graph: Graph, found: Mapping[str, Sequence[int]], measures: CodecMeasures, budget: float
+    graph: Graph, found: Mapping[str, Sequence[int]], measures: CodecMeasures, budget: float, rate: float
 ) -> Collection[str]:
-    """At most KEPT codecs of `found`: those that at most of its down-sets take the least time together with a link,
-    of all codecs and of those that err little; links of several rates.
+    """At most KEPT codecs of `found`: those that at most of its down-sets take the least time together with a link.
 
-    They are the same for the whole model: slices that a tensor skips must begin and end with one codec.
+    First one of the lossy ones, then of the lossless ones, then of those that err less and less. They are the same
+    for the whole model: slices that a tensor skips must begin and end with one codec.
     """
     if len(found) <= KEPT:
         return found
-    where: dict[int, list[str]] = {}
+    where: dict[int, list[tuple[float, str]]] = {}
     for codec, sets in found.items():
         for done in sets:
-            where.setdefault(done, []).append(codec)
-    wins: list[Counter[str]] = []
-    for share, rate in itertools.product((1.0, _CAREFUL), _LINKS):
-        counted: Counter[str] = Counter()
+            tensors = [graph.tensors[t] for t in crossing(graph, done)]
+            where.setdefault(done, []).append((_link_seconds(tensors, codec, measures.ratios, rate), codec))
+    kept: dict[str, None] = {}
+    for share in _SHARES:
+        wins: Counter[str] = Counter()
         for done, names in where.items():
-            most = budget * share
-            able = [c for c in names if is_lossless(c) or measures.errors[c].get(done, math.inf) <= most]
+            able = [
+                (taken, codec)
+                for taken, codec in names
+                if is_lossless(codec) == (share == 0.0)
+                and (share == 0.0 or measures.errors[codec][done] <= budget * share)
+            ]
             if able:
-                tensors = [graph.tensors[t] for t in crossing(graph, done)]
-                counted[min(able, key=lambda c: _link_seconds(tensors, c, measures.ratios, rate))] += 1
-        wins.append(counted)
-    kept = dict.fromkeys(counted.most_common(1)[0][0] for counted in wins if counted)
-    rest = sum(wins, Counter[str]()).most_common()
-    return list(dict.fromkeys([*kept, *(codec for codec, _ in rest)]))[:KEPT]
+                wins[min(able)[1]] += 1
+        kept.update(dict.fromkeys(codec for codec, _ in wins.most_common(1)))
+    left = sorted(found.keys() - kept.keys(), key=lambda codec: (-len(found[codec]), CODECS.index(codec)))
+    return [*kept, *left][:KEPT]
 
 
 def _link_seconds(tensors: Sequence[Tensor], codec: str, ratios: Ratios, rate: float) -> float:
@@ -173,13 +177,16 @@ def chosen_states(
 ) -> tuple[State, ...]:
     """The states that plans of `graph` are made of; empty for its prefixes, raw.
 
-    Only codecs that two nodes of `fleet` have are considered (None: whatever nodes have).
+    Only codecs that two nodes of `fleet` have are considered, and of more than KEPT those that serve best on a link
+    as its nodes have (None: whatever nodes have, and a link of RATE).
     """
     down = down_sets(graph)
+    rate = RATE
     if fleet is not None:
         owned = Counter(codec for node in fleet.nodes for codec in set(node.codecs))
         options = replace(options, codecs=tuple(codec for codec in options.codecs if owned[codec] > 1))
-    return states_of(down, codec_sets(graph, down, options, measures))
+        rate = statistics.median(min(node.up, node.down) for node in fleet.nodes) if fleet.nodes else RATE
+    return states_of(down, codec_sets(graph, down, options, measures, rate))
 
 
 def _saves(graph: Graph, done: int, codec: str, ratios: Ratios) -> bool:
