@@ -174,6 +174,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "link_rates",
+        "how well emulated links from 6 Mbit/s to 1 Gbit/s keep their rates (as root)",
+        "2 min",
+        "docs/how-to/emulate.md",
+    ),
+    Benchmark(
         "placement_paper",
         "the placement experiment of arXiv 2210.12219: our planner and seven others (can be resumed)",
         "30 min",

@@ -48,6 +48,7 @@ def command(
         None, "--measurements", help="Folder where what boards measure of themselves is kept for the next run."
     ),
     listing: bool = typer.Option(False, "--list", help="List the scenarios that come with SliceMQ, and end."),
+    listing: bool = typer.Option(False, "--list", help="List the scenarios that come with SliceMQ, and end."),
     clean: bool = typer.Option(False, "--clean", help="Remove what runs that were killed left behind, and end."),
 ) -> None:
     """Run a scenario: broker, coordinator and nodes as processes, each with its share of this machine and its link.
@@ -56,6 +57,9 @@ def command(
     """
     if clean:
         _clean(out)
+        return
+    if listing:
+        _list(out)
         return
     if listing:
         _list(out)
@@ -169,6 +173,14 @@ def _list(out: Output) -> None:
     lines = [f"{one.name:{width}}  {one.title}\n{'':{width}}  {one.text}" for one in found]
     body = [{"name": one.name, "title": one.title, "text": one.text, "file": str(one.file)} for one in found]
     out.result({"scenarios": body}, "\n".join(lines))
+
+
+def _list(out: Output) -> None:
+    from emulator.library import shipped
+
+    found = [{"name": one.name, "title": one.title, "boards": len(one.boards())} for one in shipped()]
+    rows = [[str(cell) for cell in one.values()] for one in found]
+    out.result({"scenarios": found}, lambda: out.table(["name", "title", "boards"], rows))
 
 
 def _clean(out: Output) -> None:

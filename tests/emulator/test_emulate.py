@@ -112,6 +112,12 @@ def test_what_a_killed_run_left_is_removed_on_demand(tmp_path: Path) -> None:
     assert not [name for name in names() if name.startswith(mine)]
 
 
+def test_the_scenarios_that_ship_are_listed() -> None:
+    found = json_of(command("emulate", "--list", "--format", "json"))["scenarios"]
+    assert {one["name"] for one in found} >= {"laptop", "defer-resnet50", "failure-storm"}
+    assert all(one["title"] and one["boards"] for one in found)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
