@@ -135,8 +135,9 @@ class Overheads:
     `message` is for one message, in or out; `receive_per_byte` covers reading and decoding,
     `send_per_byte` encoding and writing. `computing` is the time of a call in a worker over the profile's, which is
     the least of several in a process that does nothing else. `broker_per_byte` is what a data broker on the board
-    takes for a byte that it relays; mosquitto 2.0.11 took 1.25 ms of a core for a MB on a machine whose bare
-    sockets take 0.64 ms (messages of 3.2 MB, loopback). The other defaults are chosen by what
+    takes for a byte that it relays: mosquitto 2.0.11 takes 1.25 ms of a core for a MB that comes at once (3.2 MB,
+    loopback), and 3 to 5 ms where it comes segment by segment, as over a link of 100 Mbit/s
+    (`benchmarks.data_broker`). The other defaults are chosen by what
     `benchmarks.overhead_real` measures; `benchmarks.plan_reality` shows how true plans are with them.
     """
 
@@ -144,7 +145,7 @@ class Overheads:
     receive_per_byte: float = 8e-10
     send_per_byte: float = 7e-10
     computing: float = 1.02
-    broker_per_byte: float = 1.25e-9
+    broker_per_byte: float = 3e-9
 
 
 @dataclass(frozen=True)

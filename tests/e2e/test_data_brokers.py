@@ -16,9 +16,9 @@ from slicemq.session import Session
 from tests.e2e.scene import PATIENT, Flow, Wire, deploy, model, new_site, start_node, started
 from tests.waiting import eventually
 
-# Latency counts, so that a hop goes over the receiver's board; the pins make three slices.
+# So slow a main broker limits, so that hops go over the receivers' boards; the pins make three slices.
 LINE = (
-    *("--objective", "latency", "--profile", "estimate", "--shape", "pipeline"),
+    *("--broker-rate", "5", "--profile", "estimate", "--shape", "pipeline"),
     *(word for number in range(3) for word in ("--pin", f"s{number}=n{number + 1}")),
 )
 

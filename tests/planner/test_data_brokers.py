@@ -23,7 +23,7 @@ from slicemq.errors import InsufficientCapacityError, PlanError
 from tests.planner.instances import make_graph, random_graph, random_profile, weights_memory
 
 MB = 1_000_000
-FREE = Overheads(message=0.0, receive_per_byte=0.0, send_per_byte=0.0, computing=1.0)
+FREE = Overheads(message=0.0, receive_per_byte=0.0, send_per_byte=0.0, computing=1.0, broker_per_byte=1.25e-9)
 RELAY_MS = 1.25
 """What the data broker of a node of speed 1 takes for 1 MB."""
 PIPELINE = PlanOptions(overheads=FREE, shapes=("one-node", "pipeline"))
