@@ -48,7 +48,6 @@ def command(
         None, "--measurements", help="Folder where what boards measure of themselves is kept for the next run."
     ),
     listing: bool = typer.Option(False, "--list", help="List the scenarios that come with SliceMQ, and end."),
-    listing: bool = typer.Option(False, "--list", help="List the scenarios that come with SliceMQ, and end."),
     clean: bool = typer.Option(False, "--clean", help="Remove what runs that were killed left behind, and end."),
 ) -> None:
     """Run a scenario: broker, coordinator and nodes as processes, each with its share of this machine and its link.
@@ -57,9 +56,6 @@ def command(
     """
     if clean:
         _clean(out)
-        return
-    if listing:
-        _list(out)
         return
     if listing:
         _list(out)
@@ -163,16 +159,6 @@ def _write(folder: Path, body: dict[str, Any]) -> None:
     from emulator.plots import draw
 
     draw(body, folder)
-
-
-def _list(out: Output) -> None:
-    from emulator.library import shipped
-
-    found = shipped()
-    width = max(len(scenario.name) for scenario in found)
-    lines = [f"{one.name:{width}}  {one.title}\n{'':{width}}  {one.text}" for one in found]
-    body = [{"name": one.name, "title": one.title, "text": one.text, "file": str(one.file)} for one in found]
-    out.result({"scenarios": body}, "\n".join(lines))
 
 
 def _list(out: Output) -> None:
