@@ -18,6 +18,7 @@ import pytest
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.bare_mqtt import BareMqtt, bare_echo
 from benchmarks.hop import Row as HopRow
+from benchmarks.hop import _row as hop_row
 from benchmarks.hop import marks as hop_marks
 from benchmarks.load_at_tenth import Finding, between, judge
 from benchmarks.memory import IDLE_NODE_MARK, Row, SliceRow, report
@@ -130,11 +131,11 @@ def test_what_a_node_adds_is_judged_per_mb_and_only_on_the_own_link() -> None:
 
 def test_what_a_hop_adds_is_judged_by_time_when_small_and_by_share_when_large() -> None:
     rows = [
-        HopRow(1_000, "own", 0.1, 0.35, 0.4, 0.1),
-        HopRow(1_000, "own", 0.1, 0.45, 0.5, 0.1),
-        HopRow(1_000_000, "own", 4.0, 5.0, 6.0, 0.5),
-        HopRow(1_000_000, "own", 4.0, 5.4, 6.0, 0.5),
-        HopRow(1_000_000, "paho", 4.0, 9.0, 9.0, 0.5),
+        HopRow(1_000, "own", 0.1, 0.35, 0.4, 0.1, 0.15),
+        HopRow(1_000, "own", 0.1, 0.45, 0.5, 0.1, 0.25),
+        HopRow(1_000_000, "own", 4.0, 5.0, 6.0, 0.5, 0.5),
+        HopRow(1_000_000, "own", 4.0, 5.4, 6.0, 0.5, 0.9),
+        HopRow(1_000_000, "paho", 4.0, 9.0, 9.0, 0.5, 4.5),
     ]
     found = hop_marks(rows)
     assert [mark.held for mark in found] == [True, False, True, False]
@@ -156,6 +157,16 @@ def test_what_the_planner_should_count_is_found_again_and_never_negative() -> No
     lower = overhead_fit(rows(0.3, 0.5, -0.05))
     assert lower.out_ms_per_mb == 0.0
     assert lower.message_ms > 0
+
+
+def test_what_a_hop_adds_is_taken_round_by_round() -> None:
+    """A machine that gets slower from round to round meets both in each."""
+    bare = [[0.001, 0.001, 0.009], [0.002, 0.002, 0.002], [0.004, 0.004, 0.001]]
+    worker = [[0.0015, 0.0015, 0.001], [0.0026, 0.0025, 0.0024], [0.0046, 0.0046, 0.1]]
+    row = hop_row(1_000, "own", bare, worker, 0.2)
+    assert row.added_ms == pytest.approx(0.5 - 0.2)
+    assert row.bare_ms == pytest.approx(2.0)
+    assert row.worker_ms == pytest.approx(2.5)
 
 
 def test_bare_sockets_speak_mqtt_with_a_broker(mosquitto: Broker) -> None:
