@@ -86,8 +86,13 @@ class Network:
         check_possible()
         try:
             self._open()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, SliceMQError) and not isinstance(error, ConfigError):
+                raise ConfigError(
+                    f"namespaces and links cannot be made here, although this is root ({error}): a container needs "
+                    "CAP_NET_ADMIN and CAP_SYS_ADMIN, or --no-isolation"
+                ) from error
             raise
         return self
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from emulator.cgroups import limit
-from emulator.network import check_possible
+from emulator.network import Network
 from emulator.node import speeds_name
+from emulator.ownership import new_tag
 from emulator.scenario import NodeType
 from slicemq.errors import ConfigError
 from tests.e2e.scene import measured_speeds
@@ -18,7 +19,8 @@ from tests.e2e.scene import measured_speeds
 def need_network() -> None:
     """Skip where namespaces cannot be made."""
     try:
-        check_possible()
+        with Network(new_tag()):
+            pass
     except ConfigError as error:
         pytest.skip(str(error))
 
