@@ -112,6 +112,7 @@ def test_at_most_three_codecs_and_those_that_serve_best() -> None:
     assert set(chosen(0.01, rate=1e6)) == {"int8", "zstd", "zfp3"}, "worth its time on a slow link"
     assert set(chosen(0.01, rate=1e8)) == {"int8", "lz4", "int16"}, "zstd takes longer than it saves"
     assert "int8" not in chosen(0.004)
+    assert set(chosen(1.0)) == {"int8", "zstd", "int16"}, "where all keep to the budget, one that hardly errs"
     assert set(chosen(1e-5)) == {"lz4", "lz4s", "zstd"}, "there are no more that lose nothing"
     assert set(chosen(0.01, "f16", "lz4", "zfp2")) == {"f16", "lz4", "zfp2"}, "who names three gets them"
     for budget in (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1.0):

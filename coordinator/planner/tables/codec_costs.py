@@ -162,8 +162,13 @@ def _best(
             if able:
                 wins[min(able)[1]] += 1
         kept.update(dict.fromkeys(codec for codec, _ in wins.most_common(1)))
-    left = sorted(found.keys() - kept.keys(), key=lambda codec: (-len(found[codec]), CODECS.index(codec)))
-    return [*kept, *left][:KEPT]
+
+    def loss(codec: str) -> tuple[float, int]:
+        known = measures.errors.get(codec, {})
+        mean = statistics.fmean(known[done] for done in found[codec]) if known else math.inf
+        return mean, CODECS.index(codec)
+
+    return [*kept, *sorted(found.keys() - kept.keys(), key=loss)][:KEPT]
 
 
 def _link_seconds(tensors: Sequence[Tensor], codec: str, ratios: Ratios, rate: float) -> float:
