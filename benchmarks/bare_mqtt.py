@@ -22,6 +22,8 @@ from slicemq.options import BrokerOptions
 
 _SECONDS = 20.0
 _MOST = 1 << 25
+# A worker's (edge_node.worker): the same place in the queue for a processor.
+_NICENESS = 5
 _CONNECT, _CONNACK, _PUBLISH, _SUBSCRIBE, _SUBACK = 0x10, 0x20, 0x30, 0x82, 0x90
 
 
@@ -136,6 +138,7 @@ def bare_echo(broker: BrokerOptions, hears: str, tells: str) -> Iterator[int]:
 def main() -> int:
     """Echo until killed; prints `ready` when subscribed."""
     host, port, topic_in, topic_out = sys.argv[1:]
+    os.nice(_NICENESS)
     with BareMqtt(BrokerOptions(host=host, port=int(port)), topic_in, topic_out) as echo:
         print("ready", flush=True)
         while True:

@@ -21,7 +21,6 @@ import argparse
 import contextlib
 import json
 import queue
-import subprocess
 import sys
 import tempfile
 import time
@@ -320,33 +319,6 @@ def _worker(broker: BrokerOptions, path: Path, kind: str, size: int, link: str, 
 def _bare(broker: BrokerOptions) -> Iterator[_Echo]:
     with bare_echo(broker, "bare/in", "bare/out") as pid, Driver(broker, "bare/out") as driver:
         yield _Echo(pid, "bare/in", driver)
-
-
-_INVOKE = """
-import sys, time, numpy as np
-from edge_node.runtime import open_interpreter
-path, runtime, frames = sys.argv[1:]
-interpreter = open_interpreter(path, runtime=runtime, threads=1)
-frame = np.ones(interpreter.inputs[0].shape, np.float32)
-wall, cpu = [], []
-for _ in range(int(frames)):
-    interpreter.set_input(0, frame)
-    started, used = time.perf_counter_ns(), time.process_time_ns()
-    interpreter.invoke()
-    cpu.append(time.process_time_ns() - used)
-    wall.append(time.perf_counter_ns() - started)
-print(sorted(wall)[len(wall) // 2] / 1e6, sorted(cpu)[len(cpu) // 2] / 1e6)
-"""
-
-
-def invoke_alone(path: Path, runtime: str, frames: int) -> tuple[float, float]:
-    """Milliseconds of `invoke` alone, wall and processor time, in a process of its own."""
-    command = [sys.executable, "-c", _INVOKE, str(path), runtime, str(frames)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SliceMQError(f"{path.name}: {done.stderr.strip()[-500:]}")
-    wall, cpu = done.stdout.split()
-    return float(wall), float(cpu)
 
 
 def report(rows: Sequence[Row]) -> str:

@@ -163,7 +163,7 @@ def test_what_a_hop_adds_is_taken_round_by_round() -> None:
     """A machine that gets slower from round to round meets both in each."""
     bare = [[0.001, 0.001, 0.009], [0.002, 0.002, 0.002], [0.004, 0.004, 0.001]]
     worker = [[0.0015, 0.0015, 0.001], [0.0026, 0.0025, 0.0024], [0.0046, 0.0046, 0.1]]
-    row = hop_row(1_000, "own", bare, worker, 0.2)
+    row = hop_row(1_000, "own", bare, worker, [0.2, 0.2, 0.3])
     assert row.added_ms == pytest.approx(0.5 - 0.2)
     assert row.bare_ms == pytest.approx(2.0)
     assert row.worker_ms == pytest.approx(2.5)
