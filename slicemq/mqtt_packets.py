@@ -1,4 +1,4 @@
-"""PURE: MQTT 3.1.1 packets as a client of frames needs them: bytes in, events out, and what it sends as bytes.
+"""PURE: MQTT 3.1.1 packets as they come to a client of frames: bytes in, events out (mqtt_encode.py sends).
 
 Section numbers are those of the OASIS standard MQTT Version 3.1.1. The decoder says where the next bytes are to be
 put (`space`), so the payload of a large PUBLISH goes from the socket to its final place without a copy; only what
@@ -8,7 +8,7 @@ at most one payload of at most `max_payload` bytes, and raises nothing but Packe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 # Section 2.2.3: the largest remaining length; a payload is that less the longest topic and packet identifier.
@@ -35,9 +35,6 @@ _SUBACK_CODES = frozenset((0, 1, 2, 0x80))
 
 # Why most payloads are skipped (see Skipped).
 NOT_WANTED = "it was not asked for"
-
-PINGREQ = b"\xc0\0"
-DISCONNECT = b"\xe0\0"
 
 
 class PacketError(ValueError):
@@ -298,73 +295,3 @@ class Decoder:
         if len(self._topics) < _KNOWN_TOPICS:
             self._topics[name] = topic
         return topic
-
-
-def encode_connect(
-    client_id: str, *, keepalive: int, username: str | None = None, password: str | None = None, clean: bool = True
-) -> bytes:
-    """CONNECT (section 3.1), without a will. Raises ValueError for a text that MQTT cannot carry."""
-    if password is not None and username is None:
-        raise ValueError("a password without a user name (section 3.1.2.9)")
-    flags = clean << 1 | (username is not None) << 7 | (password is not None) << 6
-    texts = [client_id, *(one for one in (username, password) if one is not None)]
-    body = b"\0\4MQTT\4" + bytes([flags]) + keepalive.to_bytes(2, "big") + b"".join(map(_text, texts))
-    return b"\x10" + _length(len(body)) + body
-
-
-def encode_subscribe(packet_id: int, filters: Sequence[tuple[str, int]]) -> bytes:
-    """SUBSCRIBE to (filter, QoS) pairs (section 3.8)."""
-    body = _number(packet_id) + b"".join(_text(one) + bytes([qos]) for one, qos in filters)
-    return b"\x82" + _length(len(body)) + body
-
-
-def encode_unsubscribe(packet_id: int, filters: Sequence[str]) -> bytes:
-    """UNSUBSCRIBE (section 3.10)."""
-    body = _number(packet_id) + b"".join(map(_text, filters))
-    return b"\xa2" + _length(len(body)) + body
-
-
-def encode_puback(packet_id: int) -> bytes:
-    """PUBACK (section 3.4)."""
-    return b"\x40\2" + _number(packet_id)
-
-
-def encode_topic(topic: str) -> bytes:
-    """A topic as it stands in a PUBLISH (section 3.3.2.1). Raises ValueError for what is not one."""
-    if not topic or "+" in topic or "#" in topic:
-        raise ValueError(f"{topic!r} is not a topic to publish on")
-    return _text(topic)
-
-
-def publish_header(topic: bytes, nbytes: int, *, packet_id: int = 0, retain: bool = False) -> bytes:
-    """All of a PUBLISH but its payload of `nbytes` (section 3.3); QoS 1 when it has a `packet_id`.
-
-    `topic` as `encode_topic` gives it.
-    """
-    if packet_id:
-        return bytes([0x32 | retain]) + _length(len(topic) + 2 + nbytes) + topic + _number(packet_id)
-    return bytes([0x30 | retain]) + _length(len(topic) + nbytes) + topic
-
-
-def _text(text: str) -> bytes:
-    encoded = text.encode()
-    if len(encoded) > 65_535 or b"\0" in encoded:
-        raise ValueError("a text that MQTT cannot carry: over 65535 bytes, or with a zero in it (section 1.5.3)")
-    return len(encoded).to_bytes(2, "big") + encoded
-
-
-def _number(packet_id: int) -> bytes:
-    if not 0 < packet_id < 65_536:
-        raise ValueError(f"packet identifier {packet_id} (section 2.3.1)")
-    return packet_id.to_bytes(2, "big")
-
-
-def _length(length: int) -> bytes:
-    if length > MAX_REMAINING:
-        raise ValueError(f"a packet of {length} bytes, at most {MAX_REMAINING} are possible (section 2.2.3)")
-    found = bytearray()
-    while length > 127:
-        found.append(length & 127 | 128)
-        length >>= 7
-    found.append(length)
-    return bytes(found)

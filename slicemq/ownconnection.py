@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from slicemq import mqtt_encode
 from slicemq import mqtt_packets as packets
 from slicemq.buffers import BufferPool
 from slicemq.endpoint import CONNECT_SECONDS, Events, Wakeup, closed_early, connect_reason, error_words, refusal
@@ -96,7 +97,7 @@ class OwnConnection:
         """Connect and wait for the broker's answer; raises BrokerError or BrokerRefusedError with the reason."""
         where = self._options.describe()
         try:
-            hello = packets.encode_connect(
+            hello = mqtt_encode.encode_connect(
                 self._client_id,
                 keepalive=self._keepalive,
                 username=self._options.username,
@@ -207,7 +208,7 @@ class OwnConnection:
     def _message(self, message: packets.Message) -> None:
         self._guarded(self._events.message, message.topic, message.payload, message.retain)
         if message.packet_id:
-            self._control(packets.encode_puback(message.packet_id))
+            self._control(mqtt_encode.encode_puback(message.packet_id))
 
     def _control_event(self, event: packets.Event) -> None:
         if isinstance(event, packets.Suback):
@@ -222,7 +223,7 @@ class OwnConnection:
         elif isinstance(event, packets.Skipped):
             self.skipped += 1
             if event.packet_id:
-                self._control(packets.encode_puback(event.packet_id))
+                self._control(mqtt_encode.encode_puback(event.packet_id))
             # amqtt sends retained documents that nobody asked for: no reason to warn.
             level = logging.DEBUG if event.reason == packets.NOT_WANTED else logging.WARNING
             logger.log(level, "topic %s: a frame of %d bytes skipped: %s", event.topic, event.nbytes, event.reason)
@@ -248,7 +249,7 @@ class OwnConnection:
                 self._end(f"no sign of life within {self._keepalive} s")
         elif self._connack is not None and now - min(outbox.last_write, self._last_read) >= self._keepalive:
             self._pinged = now
-            self._control(packets.PINGREQ)
+            self._control(mqtt_encode.PINGREQ)
 
     def _goes_on(self, now: float) -> bool:
         """Whether a packet that has begun goes on fast enough."""
@@ -280,7 +281,7 @@ class OwnConnection:
             raise OversizeError(f"topic {topic}: a frame of {nbytes} bytes, MQTT carries {MAX_PAYLOAD}")
         name = self._topics.get(topic)
         if name is None:
-            name = packets.encode_topic(topic)
+            name = mqtt_encode.encode_topic(topic)
             if len(self._topics) < _KNOWN_TOPICS:
                 self._topics[topic] = name
         packet_id = 0
@@ -290,7 +291,7 @@ class OwnConnection:
                     return False
                 packet_id = self._next_number()
                 self._unacknowledged.add(packet_id)
-        header = packets.publish_header(name, nbytes, packet_id=packet_id)
+        header = mqtt_encode.publish_header(name, nbytes, packet_id=packet_id)
         sent = outbox.send([header, *flat], limit=limit, timeout=timeout)
         if packet_id and not sent:
             with self._numbers:
@@ -307,13 +308,13 @@ class OwnConnection:
         """Ask for (filter, QoS) pairs; the packet's number, which the SUBACK will carry, or None when closed."""
         with self._numbers:
             number = self._next_number()
-        return number if self._control(packets.encode_subscribe(number, filters)) else None
+        return number if self._control(mqtt_encode.encode_subscribe(number, filters)) else None
 
     def unsubscribe(self, filters: Sequence[str]) -> int | None:
         """End subscriptions; the packet's number, which the UNSUBACK will carry, or None when closed."""
         with self._numbers:
             number = self._next_number()
-        return number if self._control(packets.encode_unsubscribe(number, filters)) else None
+        return number if self._control(mqtt_encode.encode_unsubscribe(number, filters)) else None
 
     def _next_number(self) -> int:
         while True:
@@ -327,7 +328,7 @@ class OwnConnection:
 
     def disconnect(self, deadline: float) -> None:
         """Say goodbye and close, by the monotonic time `deadline`; frames that still wait go first."""
-        if self._control(packets.DISCONNECT) and self._outbox is not None and self._stream is not None:
+        if self._control(mqtt_encode.DISCONNECT) and self._outbox is not None and self._stream is not None:
             while self._outbox.unsent and time.monotonic() < deadline:
                 if not self.pump(deadline - time.monotonic()):
                     return

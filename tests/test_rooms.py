@@ -32,6 +32,7 @@ PURE = {
     "edge_node/join.py",
     "edge_node/identity.py",
     "slicemq/ledger.py",
+    "slicemq/mqtt_encode.py",
     "slicemq/mqtt_packets.py",
     "slicemq/pacing.py",
     "slicemq/frames.py",

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from slicemq import mqtt_encode
 from slicemq import mqtt_packets as packets
 from slicemq.mqtt_packets import (
     MAX_TOPIC,
@@ -237,39 +238,41 @@ def test_small_events() -> None:
 
 
 def test_what_is_sent_is_as_the_standard_writes_it() -> None:
-    hello = packets.encode_connect("id", keepalive=60, username="u", password="pw")
+    hello = mqtt_encode.encode_connect("id", keepalive=60, username="u", password="pw")
     assert hello == b"\x10\x15\0\4MQTT\4\xc2\0\x3c\0\2id\0\1u\0\2pw"
-    assert packets.encode_connect("", keepalive=0) == b"\x10\x0c\0\4MQTT\4\2\0\0\0\0"
-    assert packets.encode_subscribe(10, [("a/b", 1), ("c/d", 0)]) == b"\x82\x0e\0\x0a\0\3a/b\1\0\3c/d\0"
-    assert packets.encode_unsubscribe(10, ["a/b"]) == b"\xa2\7\0\x0a\0\3a/b"
-    assert packets.encode_puback(258) == b"\x40\2\1\2"
-    name = packets.encode_topic("a/b")
-    assert packets.publish_header(name, 3) == b"\x30\x08\0\3a/b"
-    assert packets.publish_header(name, 200, packet_id=5) == b"\x32\xcf\1\0\3a/b\0\5"
+    assert mqtt_encode.encode_connect("", keepalive=0) == b"\x10\x0c\0\4MQTT\4\2\0\0\0\0"
+    assert mqtt_encode.encode_subscribe(10, [("a/b", 1), ("c/d", 0)]) == b"\x82\x0e\0\x0a\0\3a/b\1\0\3c/d\0"
+    assert mqtt_encode.encode_unsubscribe(10, ["a/b"]) == b"\xa2\7\0\x0a\0\3a/b"
+    assert mqtt_encode.encode_puback(258) == b"\x40\2\1\2"
+    name = mqtt_encode.encode_topic("a/b")
+    assert mqtt_encode.publish_header(name, 3) == b"\x30\x08\0\3a/b"
+    assert mqtt_encode.publish_header(name, 200, packet_id=5) == b"\x32\xcf\1\0\3a/b\0\5"
     for size in (0, 120, 122, 123, 16_378, 16_379, 2_097_146, 2_097_147, packets.MAX_PAYLOAD):
-        assert packets.publish_header(name, size) == b"\x30" + length(5 + size) + name
+        assert mqtt_encode.publish_header(name, size) == b"\x30" + length(5 + size) + name
 
 
 @pytest.mark.parametrize("topic", ["", "a/+", "#", "a\0b", "x" * 65_536, "\ud800"])
 def test_a_topic_that_cannot_be_published_on(topic: str) -> None:
     with pytest.raises(ValueError, match=r"not a topic|MQTT cannot carry|surrogates"):
-        packets.encode_topic(topic)
+        mqtt_encode.encode_topic(topic)
 
 
 def test_connect_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="without a user name"):
-        packets.encode_connect("a", keepalive=1, password="x")
+        mqtt_encode.encode_connect("a", keepalive=1, password="x")
     with pytest.raises(ValueError, match="MQTT cannot carry"):
-        packets.encode_connect("a\0", keepalive=1)
+        mqtt_encode.encode_connect("a\0", keepalive=1)
     with pytest.raises(ValueError, match="at most 268435455"):
-        packets.publish_header(b"\0\1a", packets.MAX_REMAINING)
+        mqtt_encode.publish_header(b"\0\1a", packets.MAX_REMAINING)
     with pytest.raises(ValueError, match="identifier 0"):
-        packets.encode_puback(0)
+        mqtt_encode.encode_puback(0)
 
 
 @given(topics, st.integers(0, 20_000), st.integers(0, 65535))
 def test_what_we_send_reads_back(topic: bytes, size: int, number: int) -> None:
-    data = packets.publish_header(packets.encode_topic(topic.decode()), size, packet_id=number) + bytes(size)
+    data = mqtt_encode.publish_header(mqtt_encode.encode_topic(topic.decode()), size, packet_id=number) + bytes(
+        size
+    )
     (message,) = feed(decoder(unwanted=""), CONNACK + data)[1:]
     assert isinstance(message, Message)
     assert (message.topic.encode(), len(message.payload), message.packet_id) == (topic, size, number)
