@@ -21,6 +21,8 @@ _DEPLOY_SECONDS = "900"
 # VGG16 takes a tenth of a core 4 s for each.
 _LEAST_FRAMES = 5
 _ANSWER_SECONDS = 120.0
+# How often a plan is made anew with what running it has taught.
+_LESSONS = 2
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,43 @@ class Run:
 def make_plan(cluster: Any, case: Case, path: Path, total: int, *more: str) -> dict[str, Any]:
     """The plan of a configuration, one pipeline on the first nodes of `total`; also written to `plan_file`."""
     file = plan_file(cluster, case)
-    words = ["--shape", "one-node", "--shape", "pipeline", *_excluded(case, total), *more]
-    if case.budget:
-        words += ["--error-budget", f"{case.budget:g}"]
-    cluster.json("plan", "make", str(path), *words, "-o", str(file))
+    cluster.json("plan", "make", str(path), *_wishes(case, total), *more, "-o", str(file))
     plan: dict[str, Any] = json.loads(file.read_text())
+    _tell_plan(case, plan)
+    return plan
+
+
+def learnt_plan(
+    cluster: Any, case: Case, path: Path, total: int, frames: Sequence[Frame], learn: int, *more: str
+) -> dict[str, Any]:
+    """As `make_plan`, by the coordinator after the nodes have run `learn` frames under a plan, and again.
+
+    It learns from heartbeats what slices take on their nodes and corrects its later plans (docs/explanation/
+    planning-live.md).
+    """
+    words = ["--name", case.pipeline, "--timeout", _DEPLOY_SECONDS, *_wishes(case, total), *more]
+    done: dict[str, Any] = {}
+    for turn in range(_LESSONS + 1):
+        done = cluster.json("deploy", str(path), *words, timeout=float(_DEPLOY_SECONDS) + 60)
+        if turn < _LESSONS:
+            drive(cluster, case.pipeline, Asked(frames=learn), frames=frames)
+        cluster.json("undeploy", case.pipeline)
+        _tell_plan(case, done["plan"])
+    plan: dict[str, Any] = done["plan"]
+    plan_file(cluster, case).write_text(json.dumps(plan))
+    return plan
+
+
+def _wishes(case: Case, total: int) -> list[str]:
+    codecs = ["--codec", "auto", "--error-budget", f"{case.budget:g}"] if case.budget else []
+    return ["--shape", "one-node", "--shape", "pipeline", *codecs, *_excluded(case, total)]
+
+
+def _tell_plan(case: Case, plan: Mapping[str, Any]) -> None:
     say(
         f"{case.words}: {len(plan['slices'])} slices, planned {1e3 / plan['period_ms']:.3f} frames/s, "
         f"bound {1e3 / plan['lower_bound_ms']:.3f}"
     )
-    return plan
 
 
 def plan_file(cluster: Any, case: Case) -> Path:

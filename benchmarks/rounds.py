@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-from benchmarks.chain_runs import Case, Run, deploy, make_plan, measure, round_of
+from benchmarks.chain_runs import Case, Run, deploy, learnt_plan, make_plan, measure, round_of
 from benchmarks.fleet import equal_nodes, say
 from benchmarks.frames_of import answers_of, frames_of
 from benchmarks.kept import Kept
@@ -24,7 +24,8 @@ _LONGER_ALONE = 1.6
 class Setting:
     """How a model is measured: links of `link` Mbit/s, nodes with `share` of a core, runs of `seconds`.
 
-    benchmark: where rounds are kept. fresh: measure those again. words: more for `slicemq plan make`.
+    benchmark: where rounds are kept. fresh: measure those again. learn: frames that the nodes run before each
+    revision of a plan for several nodes (0: the first plan is taken). words: more for the planner.
     """
 
     benchmark: str
@@ -35,6 +36,7 @@ class Setting:
     repeats: int
     fresh: bool = False
     isolate: bool = True
+    learn: int = 0
     words: tuple[str, ...] = field(default=())
 
     def key(self, cases: Sequence[Case], number: int) -> dict[str, object]:
@@ -83,7 +85,13 @@ def _run(setting: Setting, cases: Sequence[Case], numbers: Sequence[int]) -> Ite
         ) as cluster,
         Beats(cluster) as beats,
     ):
-        plans = {case: make_plan(cluster, case, model.path, total, *setting.words) for case in cases}
+        plans = {}
+        # The longest chains first: they are quick, and what they teach counts in the others.
+        for case in sorted(cases, key=lambda case: (-case.nodes, case.budget)):
+            if setting.learn and case.nodes > 1:
+                plans[case] = learnt_plan(cluster, case, model.path, total, frames, setting.learn, *setting.words)
+            else:
+                plans[case] = make_plan(cluster, case, model.path, total, *setting.words)
 
         def run(case: Case) -> Run:
             return measure(

@@ -118,6 +118,7 @@ def setting(model: str, link: int, given: Any) -> Setting:
         repeats=given.repeats,
         fresh=given.fresh,
         isolate=not given.loopback,
+        learn=given.learn,
     )
 
 
@@ -200,6 +201,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=None, help="length of one run; one node: 1.6 times that")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fresh", action="store_true", help="measure anew what is kept, too")
+    parser.add_argument(
+        "--learn",
+        type=int,
+        default=110,
+        help="frames that nodes run before a plan is made again (0: the first plan)",
+    )
     parser.add_argument("--loopback", action="store_true", help="without namespaces and link rates")
     parser.add_argument("--stages", action="store_true", help="print where the time goes in each stage, too")
     parser.add_argument(

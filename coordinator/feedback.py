@@ -37,6 +37,8 @@ AGREE = 0.1
 ADOPT = 0.05
 """A correction is adopted when it differs by more than this share from the one in use."""
 LEAST, MOST = 0.25, 4.0
+AGENT = 0.005
+"""What a node's agent takes of a core; a node with less than one core takes it off its speeds, too."""
 _PER_NODE = 8
 _PLACES = 1024
 _NOTHING: Mapping[tuple[str, str], float] = {}
@@ -178,5 +180,6 @@ def _call_seconds(beat: SliceBeat, cores: float) -> float:
     something else, or nothing is. Nodes before 1.2 tell no processor time.
     """
     if beat.invoke_cpu_ms > 0.0 and cores > 0.0:
-        return beat.invoke_cpu_ms / 1e3 / min(1.0, cores)
+        own = cores if cores >= 1.0 else max(0.1 * cores, cores - AGENT)
+        return beat.invoke_cpu_ms / 1e3 / min(1.0, own)
     return beat.invoke_ms / 1e3

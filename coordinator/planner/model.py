@@ -141,10 +141,10 @@ class Overheads:
     `benchmarks.overhead_real` measures; `benchmarks.plan_reality` shows how true plans are with them.
     """
 
-    message: float = 0.0003
-    receive_per_byte: float = 8e-10
-    send_per_byte: float = 7e-10
-    computing: float = 1.02
+    message: float = 0.00015
+    receive_per_byte: float = 5e-10
+    send_per_byte: float = 3.5e-10
+    computing: float = 1.05
     broker_per_byte: float = 3e-9
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from coordinator.feedback import (
     ADOPT,
+    AGENT,
     LEAST,
     MIN_SAMPLES,
     MOST,
@@ -188,7 +189,7 @@ def test_what_is_not_a_list_of_corrections_is_refused(body: object) -> None:
 
 @pytest.mark.parametrize(
     ("cpu", "cores", "factor"),
-    [(0.2 * PREDICTED * 2, 0.2, 2.0), (2 * PREDICTED, 4.0, 2.0), (0.5, 0.0, None), (0.0, 0.2, None)],
+    [((0.2 - AGENT) * PREDICTED * 2, 0.2, 2.0), (2 * PREDICTED, 4.0, 2.0), (0.5, 0.0, None), (0.0, 0.2, None)],
 )
 def test_a_quota_counts_by_processor_time(cpu: float, cores: float, factor: float | None) -> None:
     feedback, frames, now = Feedback(), 0, 100.0
