@@ -59,7 +59,7 @@ class MakePlan:
 class PlanAhead:
     """Make a plan, in idle time, that the loss of the node `lost` would need; any `MakePlan` ends it at once.
 
-    The answer is `Cluster.on_foreseen`, or `on_unforeseen` when it was ended, with the plan's job.
+    The answer is `Cluster.on_foreseen`, or `on_unforeseen` with why there is no plan, with the plan's job.
     """
 
     lost: str

@@ -27,7 +27,10 @@ class Child:
         self._stopped = False
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Begin a job. Its future raises BrokenProcessPool when the child dies with it."""
+        """Begin a job. Its future raises BrokenProcessPool when the child dies with it.
+
+        Raises OSError when no process can be started, CoordinatorError after an end for good.
+        """
         with self._lock:
             if self._stopped:
                 raise CoordinatorError("the coordinator stops")
@@ -39,6 +42,10 @@ class Child:
                 # The child died while it was idle or did something else: no fault of this job.
                 self._pool = self._new_pool()
                 return self._pool.submit(function, *arguments)
+            except OSError:
+                # A pool without a process keeps the job, and would run it before the next one.
+                self._pool = None
+                raise
 
     def forget(self) -> None:
         """The child has died: the next job starts another."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
-from coordinator.contingency import Contingencies
+from coordinator.contingency import Contingencies, Unmade
 from coordinator.documents import all_documents
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
 from coordinator.lifecycle import Settings, advance, flip, wants_plan
@@ -233,15 +233,15 @@ class Cluster:
         self._prepare(record, wish, intent, blueprint, now)
         return self.tick(now)
 
-    def on_foreseen(self, now: float, job: int, blueprint: Blueprint | None) -> list[Action]:
-        """A plan is made ahead; None: there is none, with these nodes."""
+    def on_foreseen(self, now: float, job: int, blueprint: Blueprint) -> list[Action]:
+        """A plan is made ahead."""
         self.contingencies.made(now, job, blueprint)
         return self.tick(now)
 
-    def on_unforeseen(self, now: float, job: int) -> list[Action]:
-        """Making a plan ahead was given up for something more urgent."""
-        self.contingencies.dropped(now, job)
-        return []
+    def on_unforeseen(self, now: float, job: int, why: Unmade) -> list[Action]:
+        """A plan ahead was not made."""
+        self.contingencies.unmade(now, job, why)
+        return [] if why is Unmade.GIVEN_UP else self.tick(now)
 
     def on_plan_failed(self, now: float, job: int, error: SliceMQError) -> list[Action]:
         """No plan can be made now."""

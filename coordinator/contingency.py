@@ -5,11 +5,13 @@ function (`Situation.inputs`) and compared as a whole, so a prepared plan is exa
 Whatever changes the inputs (a node that comes or goes, other free memory, a correction, another pipeline) makes it
 useless, and it is made again when there is time.
 
-Plans ahead are made one at a time, and only while no pipeline wants, makes or changes to a plan.
+Plans ahead are made one at a time, and only while no pipeline wants, makes or changes to a plan. One that failed
+although there may be one (its process died, a disk was full) is tried again, later each time.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +23,19 @@ IDLE_SECONDS = 1.0
 """How long after a change the plans that are ready are compared with their inputs."""
 LOOK_SECONDS = 10.0
 """How often plans that are ready are compared with their inputs again when nothing is known to have changed."""
+AGAIN_SECONDS = 10.0
+"""How long after it failed a plan is tried again; twice as long after each further failure."""
+AGAIN_AT_MOST = 640.0
 MOST = 64
 """How many plans are kept ready; of further losses the first in order of pipelines and nodes have one."""
+
+
+class Unmade(enum.Enum):
+    """Why a job made no plan."""
+
+    NONE = "there is none with these nodes"
+    GIVEN_UP = "something more urgent came"
+    FAILED = "it failed; there may be one"
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,15 @@ class Wanted:
     pipeline: str
     lost: str
     inputs: Inputs
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """How often in a row the plan from these inputs failed, and when it is tried again."""
+
+    inputs: Inputs
+    times: int
+    again: float
 
 
 @dataclass
@@ -44,6 +66,7 @@ class Contingencies:
     due: float = math.inf
     under_way: dict[int, Wanted] = field(default_factory=dict)
     _ready: dict[tuple[str, str], tuple[Inputs, Blueprint | None]] = field(default_factory=dict)
+    _failed: dict[tuple[str, str], _Failure] = field(default_factory=dict)
     _told: bool = True
 
     def disturb(self, now: float) -> None:
@@ -60,13 +83,17 @@ class Contingencies:
             return None
         self._told = False
         pairs = _pairs(situation)
-        for gone in self._ready.keys() - set(pairs):
-            del self._ready[gone]
+        for kept in (self._ready, self._failed):
+            for gone in kept.keys() - set(pairs):
+                del kept[gone]
         for name, lost in pairs:
             inputs = self._expected(situation, name, lost)
             if (name, lost) in self._ready and self._ready[name, lost][0] == inputs:
                 continue
             self._ready.pop((name, lost), None)
+            failure = self._failed.get((name, lost))
+            if failure is not None and failure.inputs == inputs and now < failure.again:
+                continue
             return Wanted(name, lost, inputs)
         self.due = now + LOOK_SECONDS
         return None
@@ -75,18 +102,37 @@ class Contingencies:
         """A plan is being made."""
         self.under_way[job] = wanted
 
-    def made(self, now: float, job: int, blueprint: Blueprint | None) -> None:
-        """A job ended: its plan is ready, or there is none."""
+    def made(self, now: float, job: int, blueprint: Blueprint) -> None:
+        """A job ended: its plan is ready."""
+        self._end(now, job, blueprint)
+
+    def unmade(self, now: float, job: int, why: Unmade) -> None:
+        """A job ended without a plan."""
+        if why is Unmade.NONE:
+            self._end(now, job, None)
+            return
+        wanted = self.under_way.pop(job, None)
+        if wanted is None:
+            return
+        if why is Unmade.GIVEN_UP:
+            self.disturb(now)
+            return
+        pair = (wanted.pipeline, wanted.lost)
+        before = self._failed.get(pair)
+        times = 1 + (before.times if before is not None and before.inputs == wanted.inputs else 0)
+        # The exponent is bounded: of a number of failures without a limit no float could hold the power.
+        pause = min(AGAIN_AT_MOST, AGAIN_SECONDS * 2.0 ** min(times - 1, 30))
+        self._failed[pair] = _Failure(wanted.inputs, times, now + pause)
+        self.due = min(self.due, now)
+
+    def _end(self, now: float, job: int, blueprint: Blueprint | None) -> None:
         wanted = self.under_way.pop(job, None)
         if wanted is not None:
-            self._ready[wanted.pipeline, wanted.lost] = (wanted.inputs, blueprint)
+            pair = (wanted.pipeline, wanted.lost)
+            self._ready[pair] = (wanted.inputs, blueprint)
+            self._failed.pop(pair, None)
             self._told = False
             self.due = min(self.due, now)
-
-    def dropped(self, now: float, job: int) -> None:
-        """A job was given up: something more urgent came."""
-        if self.under_way.pop(job, None) is not None:
-            self.disturb(now)
 
     def take(self, pipeline: str, inputs: Inputs) -> tuple[str, Blueprint] | None:
         """(lost node, plan) for these inputs, if one is ready. It is handed out once: should it fail, plan anew."""

@@ -16,6 +16,7 @@ from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Pro
 from coordinator.adoption import adopt_running
 from coordinator.artifacts import ArtifactStore
 from coordinator.cluster import Cluster
+from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
 from coordinator.inbox import Inbox
 from coordinator.intents import Blueprint
@@ -211,11 +212,11 @@ class CoordinatorService:
     def _plan_failed(self, job: int, error: SliceMQError) -> None:
         self._put(lambda now: self._cluster.on_plan_failed(now, job, error))
 
-    def _foreseen(self, job: int, made: Blueprint | None, given_up: bool) -> None:
-        if given_up:
-            self._put(lambda now: self._cluster.on_unforeseen(now, job))
+    def _foreseen(self, job: int, outcome: Blueprint | Unmade) -> None:
+        if isinstance(outcome, Unmade):
+            self._put(lambda now: self._cluster.on_unforeseen(now, job, outcome))
         else:
-            self._put(lambda now: self._cluster.on_foreseen(now, job, made))
+            self._put(lambda now: self._cluster.on_foreseen(now, job, outcome))
 
     def _carries(self, nbytes: int) -> bool:
         """Whether the broker carries a message of so many bytes; two threads may ask at once."""

@@ -12,17 +12,18 @@ from pathlib import Path
 from coordinator import planning
 from coordinator.actions import MakePlan, PlanAhead
 from coordinator.children import Child
+from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
 from coordinator.intents import Blueprint
 from coordinator.planning import PlanningJob, Tools
-from slicemq.errors import ArtifactError, CoordinatorError, ModelError, OversizeError, SliceMQError
+from slicemq.errors import ArtifactError, CoordinatorError, ModelError, OversizeError, PlanError, SliceMQError
 
 logger = logging.getLogger("slicemq.coordinator.planning")
 
 Planned = Callable[[int, Blueprint], None]
 Failed = Callable[[int, SliceMQError], None]
-Foreseen = Callable[[int, Blueprint | None, bool], None]
-"""A plan made ahead (None: there is none), and whether it was given up for a more urgent job."""
+Foreseen = Callable[[int, Blueprint | Unmade], None]
+"""A plan made ahead, or why there is none."""
 ProbeSize = Callable[[int], bool]
 """Whether the broker carries a message of so many bytes."""
 
@@ -62,6 +63,7 @@ class Workshop:
         self._lock = threading.Lock()
         self._urgent = 0
         self._made = 0
+        self._ahead_works = False
         self._rest: threading.Timer | None = None
         self._carried = 0
         self._stopped = False
@@ -116,28 +118,37 @@ class Workshop:
                 self._urgent -= 1
 
     def _run_ahead(self, action: PlanAhead) -> None:
-        plan = action.plan
-        with self._lock:
-            begun = self._made
-            future = self._ahead.submit(planning.run, self._job(plan)) if not self._urgent else None
-        if future is None:
-            self._foreseen(plan.job, None, True)
-            return
-        made: Blueprint | None = None
+        outcome: Blueprint | Unmade = Unmade.FAILED
         try:
-            made = future.result()
+            outcome = self._make_ahead(action)
+        finally:
+            with self._lock:
+                self._ahead_works = False
+            self._rest_later()
+            self._foreseen(action.plan.job, outcome)
+
+    def _make_ahead(self, action: PlanAhead) -> Blueprint | Unmade:
+        name, begun = action.plan.intent.name, self._made
+        try:
+            with self._lock:
+                begun = self._made
+                if self._urgent:
+                    return Unmade.GIVEN_UP
+                self._ahead_works = True
+                future = self._ahead.submit(planning.run, self._job(action.plan))
+            made: Blueprint = future.result()
             self._check_size(made)
-            logger.info("%s: a plan for the loss of node %s is ready", plan.intent.name, action.lost)
         except Exception as error:  # noqa: BLE001 - a real loss will say it again, to those who wait
-            given_up = self._made != begun or self._stopped
-            if isinstance(error, BrokenProcessPool) and not given_up:
+            if self._made != begun or self._stopped:
+                return Unmade.GIVEN_UP
+            if isinstance(error, BrokenProcessPool):
                 self._ahead.forget()
-            if not given_up:
-                logger.info("%s: no plan for the loss of node %s: %s", plan.intent.name, action.lost, error)
-            self._foreseen(plan.job, None, given_up)
-            return
-        self._foreseen(plan.job, made, False)
-        self._rest_later()
+            none = isinstance(error, (PlanError, ModelError))
+            later = "" if none else "; it is tried again"
+            logger.info("%s: no plan for the loss of node %s: %s%s", name, action.lost, error, later)
+            return Unmade.NONE if none else Unmade.FAILED
+        logger.info("%s: a plan for the loss of node %s is ready", name, action.lost)
+        return made
 
     def _rest_later(self) -> None:
         """Let the process end that makes plans ahead when there was nothing to make for a while."""
@@ -146,9 +157,15 @@ class Workshop:
                 self._rest.cancel()
             if self._stopped:
                 return
-            self._rest = threading.Timer(_REST_SECONDS, self._ahead.end)
+            self._rest = threading.Timer(_REST_SECONDS, self._rest_now)
             self._rest.daemon = True
             self._rest.start()
+
+    def _rest_now(self) -> None:
+        with self._lock:
+            # A job may have begun since the timer was set.
+            if not self._ahead_works:
+                self._ahead.end()
 
     def _job(self, action: MakePlan) -> PlanningJob:
         asked = action.client is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
 from coordinator.cluster import Cluster
+from coordinator.contingency import Unmade
 from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.lifecycle import Settings
 from coordinator.membership import Membership
@@ -260,9 +261,16 @@ class Site:
     def plan_ahead(self, *nodes: str) -> PlanAhead:
         """Answer the latest plan ahead with a chain on `nodes` (none: there is no plan)."""
         action = self.ahead[-1]
-        made = blueprint(action.plan.intent, nodes) if nodes else None
-        self.do(self.cluster.on_foreseen(self.now, action.plan.job, made))
+        if nodes:
+            made = blueprint(action.plan.intent, nodes)
+            self.do(self.cluster.on_foreseen(self.now, action.plan.job, made))
+        else:
+            self.not_ahead(Unmade.NONE)
         return action
+
+    def not_ahead(self, why: Unmade) -> None:
+        """The latest plan ahead was not made."""
+        self.do(self.cluster.on_unforeseen(self.now, self.ahead[-1].plan.job, why))
 
     def foresee(self, count: int = 2) -> None:
         """Let time pass, and make every plan ahead a chain on the first `count` of its nodes."""

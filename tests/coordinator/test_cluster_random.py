@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from coordinator.contingency import Unmade
 from slicemq.errors import InsufficientCapacityError, ModelError
 from slicemq.messages import Heartbeat
 from tests.coordinator.site import TOPICS, Board, Site, blueprint, capacity, intent
@@ -126,14 +127,13 @@ class ClusterLife(RuleBasedStateMachine):
         self.site.do(self.site.cluster.on_plan_failed(self.site.now, self.site.jobs[-1].job, error))
 
     @precondition(lambda self: self.site.ahead)
-    @rule(nodes=st.one_of(chains, st.none()), given_up=st.booleans(), which=st.integers(-3, -1))
-    def a_plan_ahead_ends(self, nodes: list[str] | None, given_up: bool, which: int) -> None:
-        plan = self.site.ahead[max(which, -len(self.site.ahead))].plan
-        if given_up:
-            self.site.do(self.site.cluster.on_unforeseen(self.site.now, plan.job))
+    @rule(outcome=st.one_of(chains, st.sampled_from(Unmade)), which=st.integers(-3, -1))
+    def a_plan_ahead_ends(self, outcome: list[str] | Unmade, which: int) -> None:
+        plan, cluster = self.site.ahead[max(which, -len(self.site.ahead))].plan, self.site.cluster
+        if isinstance(outcome, Unmade):
+            self.site.do(cluster.on_unforeseen(self.site.now, plan.job, outcome))
         else:
-            made = blueprint(plan.intent, nodes) if nodes else None
-            self.site.do(self.site.cluster.on_foreseen(self.site.now, plan.job, made))
+            self.site.do(cluster.on_foreseen(self.site.now, plan.job, blueprint(plan.intent, outcome)))
 
     @rule()
     def probes_pass(self) -> None:

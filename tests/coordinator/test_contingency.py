@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator.actions import MakePlan, PlanAhead
-from coordinator.contingency import LOOK_SECONDS, MOST
+from coordinator.contingency import AGAIN_AT_MOST, AGAIN_SECONDS, LOOK_SECONDS, MOST, Unmade
 from slicemq.errors import InsufficientCapacityError
 from slicemq.messages import PlanDocument
 from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent
@@ -155,7 +155,7 @@ def test_nothing_is_made_ahead_while_something_is_planned_or_changes(site: Site)
     assert len(site.ahead) == 1
     site.deploy(intent(model="m2"))
     assert len(site.jobs) == 3, "a request does not wait for a plan ahead"
-    site.do(site.cluster.on_unforeseen(site.now, site.ahead[-1].plan.job))
+    site.not_ahead(Unmade.GIVEN_UP)
     site.wait(20.0)
     assert len(site.ahead) == 1
     site.bring_up("n1", "n2")
@@ -170,11 +170,11 @@ def test_nothing_is_made_ahead_while_something_is_planned_or_changes(site: Site)
 def test_a_plan_that_was_given_up_is_made_later(site: Site) -> None:
     site.run("n1", "n2")
     site.wait(2.0)
-    site.do(site.cluster.on_unforeseen(site.now, site.ahead[-1].plan.job))
+    site.not_ahead(Unmade.GIVEN_UP)
     assert len(site.ahead) == 1
     site.wait(2.0)
     assert [action.lost for action in site.ahead] == ["n1", "n1"]
-    site.do(site.cluster.on_foreseen(site.now, 999, None))
+    site.do(site.cluster.on_foreseen(site.now, 999, blueprint(site.ahead[-1].plan.intent, ["n2"])))
     assert planning(site)["contingencies"]["ready"] == 0, "a job that nobody began counts for nothing"
 
 
@@ -189,6 +189,42 @@ def test_where_no_plan_exists_the_loss_is_planned_for_its_reason(site: Site) -> 
     site.die("n1")
     site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("need more")))
     assert "need more" in site.document().reason
+
+
+def test_a_plan_that_failed_is_tried_again_later_each_time(site: Site) -> None:
+    """Meanwhile the other losses have their turn."""
+    site.run("n1", "n2")
+    site.wait(2.0)
+    site.not_ahead(Unmade.FAILED)
+    assert [action.lost for action in site.ahead] == ["n1", "n2"]
+    site.plan_ahead("n1", "n3")
+    assert len(site.ahead) == 2
+    for failures in range(4):
+        begun = len(site.ahead)
+        pause = AGAIN_SECONDS * 2**failures
+        site.wait(pause - 1.0)
+        assert len(site.ahead) == begun
+        site.wait(1.5 + LOOK_SECONDS)
+        assert [action.lost for action in site.ahead[begun:]] == ["n1"]
+        site.not_ahead(Unmade.FAILED)
+    site.wait(AGAIN_SECONDS * 2**4 + LOOK_SECONDS)
+    site.plan_ahead("n2", "n3")
+    assert planning(site)["contingencies"] == {"ready": 2, "wanted": 2}
+
+
+def test_what_failed_is_tried_at_once_from_other_inputs(site: Site) -> None:
+    site.run("n1", "n2")
+    site.wait(2.0)
+    for _ in range(3):
+        site.not_ahead(Unmade.FAILED)
+        site.plan_ahead("n1", "n3")
+        site.wait(AGAIN_AT_MOST + LOOK_SECONDS)
+        assert site.ahead[-1].lost == "n1"
+    site.not_ahead(Unmade.FAILED)
+    site.die("n4")
+    site.wait(2.0)
+    assert site.ahead[-1].lost == "n1"
+    assert [node.node for node in site.ahead[-1].plan.nodes] == ["n2", "n3"]
 
 
 def test_two_pipelines_on_one_node_are_both_answered_at_once(site: Site) -> None:

@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import pytest
 
 from coordinator.actions import MakePlan, PlanAhead
 from coordinator.artifacts import ArtifactStore
+from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
 from coordinator.intents import Blueprint, Intent
-from coordinator.planning import Tools
+from coordinator.planning import PlanningJob, Tools
 from coordinator.workshop import Workshop
 from slicemq.errors import ModelError, SliceMQError
 from slicemq.topics import Topics
-from tests.coordinator.site import capacity
+from tests.coordinator.site import blueprint, capacity
 from tests.waiting import eventually
 
 Outcome = tuple[int, Blueprint | SliceMQError]
@@ -43,6 +45,18 @@ def wait_forever(job: Any) -> Any:
     signal.pause()
 
 
+def plan_at_once(job: PlanningJob) -> Blueprint:
+    """A planning job without work."""
+    return replace(blueprint(job.intent, ["n2"]), plan={"bundles": []})
+
+
+def plan_when_told(job: PlanningJob) -> Blueprint:
+    """A planning job that ends when the test says so."""
+    (job.folder / "begun").touch()
+    eventually((job.folder / "go").exists)
+    return plan_at_once(job)
+
+
 def hang(folder: Path) -> dict[str, float]:
     """A calibration that starts a process and waits for it."""
     import subprocess
@@ -61,7 +75,7 @@ class Bench:
 
     def __init__(self, folder: Path, *, calibrate: str = "speeds") -> None:
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
-        self.ahead: queue.Queue[tuple[int, Blueprint | None, bool]] = queue.Queue()
+        self.ahead: queue.Queue[tuple[int, Blueprint | Unmade]] = queue.Queue()
         self.store = ArtifactStore(folder / "artifacts")
         self.exchange = Exchange(self.store, Topics("lab"), "coordinator-1", lambda topic, payload: True)
         self.workshop = Workshop(
@@ -71,7 +85,7 @@ class Bench:
             lambda nbytes: True,
             lambda job, made: self.outcomes.put((job, made)),
             lambda job, error: self.outcomes.put((job, error)),
-            lambda job, made, given_up: self.ahead.put((job, made, given_up)),
+            lambda job, outcome: self.ahead.put((job, outcome)),
         )
 
     def make(self, job: int, model: bytes, *nodes: str) -> Blueprint | SliceMQError:
@@ -142,7 +156,7 @@ def test_a_plan_ahead_gives_way_to_a_request(bench: Bench, monkeypatch: pytest.M
         child = eventually(lambda: bench.workshop._ahead.pid)
     assert child is not None
     assert isinstance(bench.make(1, b"no model"), ModelError)
-    assert bench.ahead.get(timeout=30.0) == (7, None, True)
+    assert bench.ahead.get(timeout=30.0) == (7, Unmade.GIVEN_UP)
     eventually(partial(gone, child))
 
 
@@ -154,7 +168,7 @@ def test_a_plan_ahead_waits_for_no_request(bench: Bench, monkeypatch: pytest.Mon
         bench.workshop.make(MakePlan(1, wanted, (), frozenset(), None))
         eventually(bench.child)
         bench.workshop.make_ahead(ahead(7, bench))
-        assert bench.ahead.get(timeout=30.0) == (7, None, True)
+        assert bench.ahead.get(timeout=30.0) == (7, Unmade.GIVEN_UP)
     assert bench.workshop._ahead.pid is None
     assert bench.outcomes.empty()
 
@@ -168,8 +182,43 @@ def test_a_plan_ahead_that_cannot_be_made_says_so_and_the_next_one_works(
             if end == "dies":
                 patch.setattr("coordinator.planning.run", die)
             bench.workshop.make_ahead(ahead(job, bench))
-            assert bench.ahead.get(timeout=30.0) == (job, None, False)
+            assert bench.ahead.get(timeout=30.0) == (job, Unmade.FAILED if end == "dies" else Unmade.NONE)
     assert isinstance(bench.make(1, b"no model"), ModelError)
+
+
+def test_the_rest_after_a_plan_does_not_end_the_next_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the next one takes; the process ends when there is nothing more to make."""
+    workshop = bench.workshop
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.planning.run", plan_at_once)
+        workshop.make_ahead(ahead(7, bench))
+        assert isinstance(bench.ahead.get(timeout=30.0)[1], Blueprint)
+        patch.setattr("coordinator.planning.run", plan_when_told)
+        workshop.make_ahead(ahead(8, bench))
+        eventually((tmp_path / "begun").exists, timeout=30.0)
+        assert workshop._rest is not None
+        workshop._rest.function()
+        (tmp_path / "go").touch()
+        job, outcome = bench.ahead.get(timeout=30.0)
+    assert job == 8
+    assert isinstance(outcome, Blueprint)
+    child = workshop._ahead.pid
+    assert child is not None
+    workshop._rest.function()
+    eventually(partial(gone, child))
+
+
+def test_a_plan_ahead_whose_process_cannot_be_started_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.process.BaseProcess.start", no_process)
+        bench.workshop.make_ahead(ahead(7, bench))
+        assert bench.ahead.get(timeout=30.0) == (7, Unmade.FAILED)
+    bench.workshop.make_ahead(ahead(8, bench))
+    assert bench.ahead.get(timeout=30.0) == (8, Unmade.NONE)
 
 
 def test_stop_ends_a_plan_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +231,11 @@ def test_stop_ends_a_plan_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         bench.stop()
     assert child is not None
     eventually(partial(gone, child))
+
+
+def no_process(self: Any) -> None:
+    """A machine that has all the processes that it may have."""
+    raise BlockingIOError(11, "Resource temporarily unavailable")
 
 
 def ahead(job: int, bench: Bench) -> PlanAhead:
