@@ -155,7 +155,12 @@ class Cluster:
 
     def wait_ready(self, names: Sequence[str], timeout: float | None = None) -> None:
         """Wait until the coordinator and the nodes are ready. Raises SliceMQError: who is missing, who ended."""
-        self._roll.wait_ready(names, timeout or self.scenario.run.ready, check=lambda: self._check_alive(names))
+
+        def check() -> None:
+            self._check_coordinator()
+            self._check_alive(names)
+
+        self._roll.wait_ready(names, timeout or self.scenario.run.ready, check=check)
 
     def wait_nodes(self, names: Sequence[str], timeout: float | None = None) -> None:
         """As wait_ready, for nodes alone: also while there is no coordinator."""
@@ -178,6 +183,12 @@ class Cluster:
             ahead = [one["contingencies"] for one in self.json("status")["pipelines"]]
             if len(ahead) >= pipelines and all(one["ready"] >= one["wanted"] for one in ahead):
                 return
+
+    def _check_coordinator(self) -> None:
+        running = self._site.coordinator
+        if running is not None and not running.alive:
+            code = running.process.returncode
+            raise SliceMQError(f"the coordinator ended with exit code {code}:\n{running.tail}")
 
     def _check_alive(self, names: Sequence[str]) -> None:
         for name in names:

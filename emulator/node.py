@@ -49,7 +49,7 @@ class EmulatedNode:
     @property
     def log(self) -> str:
         """The end of what it printed."""
-        return self.running.log.read_text(errors="replace")[-2000:] if self.running is not None else ""
+        return self.running.tail if self.running is not None else ""
 
     def cpu_seconds(self) -> float:
         """Processor seconds of agent, workers and data broker; NaN where there is no group to count them."""

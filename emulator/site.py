@@ -39,6 +39,11 @@ class Running:
         """Whether it still runs."""
         return self.process.poll() is None
 
+    @property
+    def tail(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace")[-2000:]
+
     def signal(self, number: int) -> None:
         """Send a signal to it and to all that it started, as when a board loses its power or hangs."""
         try:
@@ -154,6 +159,6 @@ class Site:
                 return
             for name, running in [*self.nodes.items(), ("coordinator", self.coordinator)]:
                 if running is not None and not running.alive and name in [*nodes, "coordinator"]:
-                    raise SliceMQError(f"{name} ended:\n{running.log.read_text()[-2000:]}")
+                    raise SliceMQError(f"{name} ended:\n{running.tail}")
             if time.monotonic() > deadline:
                 raise SliceMQError(f"not ready after {timeout:g} s: nodes {sorted(set(nodes) - ready)}")

@@ -203,6 +203,15 @@ def test_without_isolation_links_are_refused_and_processes_end(tmp_path: Path) -
     assert process.process.returncode == -signal.SIGKILL
 
 
+def test_a_coordinator_that_ends_at_its_start_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "coordinator").write_text("in the place of the folder of its store")
+    plain = replace(SMALL, nodes=(NodeType("pi", 1, threads=1),))
+    cluster = Cluster(plain, folder=tmp_path, isolate=False)
+    with pytest.raises(SliceMQError, match=r"the coordinator ended with exit code 3:\n.*coordinator"), cluster:
+        pass
+    assert not cluster.nodes["pi1"].alive
+
+
 def state_of(cluster: Cluster, name: str) -> str:
     """What the coordinator says of a node."""
     return next(str(row["state"]) for row in cluster.json("status")["nodes"] if row["node"] == name)
