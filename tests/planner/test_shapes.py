@@ -189,6 +189,32 @@ def test_copies_win_where_the_model_fits_everywhere_and_the_plan_says_why() -> N
     assert Plan.from_json(plan.to_json(), graph=graph) == plan
 
 
+@pytest.mark.parametrize("shape", ["replicas", "parallel"])
+def test_without_copies_all_nodes_share_slices_of_the_model(shape: str) -> None:
+    """Two operators of 10 ms; nodes of speed 1, 1, 1/2, 1/2. Two pipelines of like nodes do 100 + 50 frames a
+    second, and so do two stages with a fast and a slow node each; copies would do 50 + 50 + 25 + 25.
+    """
+    graph, profile = chain([MB, MB])
+    speeds = {"fast-1": 1.0, "fast-2": 1.0, "slow-1": 0.5, "slow-2": 0.5}
+    fleet = Fleet(tuple(NodeSpec(name, 100 * MB, {"all": speed}, 1e9, 1e9) for name, speed in speeds.items()))
+    free = Overheads(message=0.0, receive_per_byte=0.0, send_per_byte=0.0, computing=1.0)
+    options = PlanOptions(shapes=("one-node", "pipeline", shape), overheads=free)
+    plan = make_plan(graph, profile, fleet, memory=weights_memory, options=options)
+    assert plan.family == {"replicas": "replicated-stages", "parallel": "parallel-pipelines"}[shape]
+    assert plan.period_ms == pytest.approx(1e3 / 150, rel=1e-4)
+    assert {len(item.operators) for item in plan.slices} == {1}
+    assert {node for item in plan.slices for node in item.nodes} == set(speeds)
+    assert plan.lower_bound_ms <= plan.period_ms
+
+
+def test_without_copies_no_model_of_one_operator_is_shared_out() -> None:
+    graph, profile = chain([MB])
+    options = PlanOptions(shapes=("one-node", "replicas", "parallel"))
+    plan = make_plan(graph, profile, nodes(*[100 * MB] * 3), memory=weights_memory, options=options)
+    assert [len(item.nodes) for item in plan.slices] == [1]
+    assert "copies of the whole model would be better" in plan.reason
+
+
 def test_a_plan_of_replicated_stages_is_read_again() -> None:
     graph, profile = chain([3 * MB, MB, 3 * MB])
     fleet = Fleet(tuple(NodeSpec(f"n{k}", 4 * MB, {"all": 1.0}, 1e9, 1e9) for k in range(4)))

@@ -20,7 +20,16 @@ from coordinator.planner.shapes import parallel as side_by_side
 from coordinator.planner.shapes import replicas as replicated
 from coordinator.planner.shapes.copies import FAMILY as COPIES
 from coordinator.planner.shapes.copies import copies
-from coordinator.planner.shapes.drafts import Stage, broken_limits, lay_out, moved_bytes, nodes_of, placed, value
+from coordinator.planner.shapes.drafts import (
+    Stage,
+    broken_limits,
+    lay_out,
+    moved_bytes,
+    nodes_of,
+    placed,
+    value,
+    without_whole,
+)
 from coordinator.planner.tables.states import family_of
 
 SHAPES = ("one-node", "copies", "pipeline", "replicas", "parallel")
@@ -65,7 +74,8 @@ def compare(
 ) -> tuple[Layout, tuple[Layout, ...]]:
     """The best layout of `shapes` (None: of all), with its reason, and the best of every other shape.
 
-    A shape without a layout is one without lanes, whose reason says why. `planner` makes single pipelines.
+    A shape without a layout is one without lanes, whose reason says why. Where copies may not be used, no slice of
+    replicated stages or of pipelines side by side is the whole model. `planner` makes single pipelines.
     `seconds`: what more the search for replicated stages may take, for plans that nobody waits for. Raises what
     `planner` raises when none of the shapes has a plan.
     """
@@ -77,12 +87,15 @@ def compare(
     except NoPlanError as error:
         failed = error
     cells = SEARCH_CELLS * (LONG if seconds > 0 else 1)
+    parts, first = costs, base
+    if "copies" not in allowed:
+        parts, first = without_whole(costs), base if base is not None and len(base.segments) > 1 else None
     found = [
         _one_node(costs),
         _copies(costs),
         _pipeline(costs, base, failed),
-        _searched(costs, "replicas", lambda: replicated.replicas(costs, base, cells, seconds)),
-        _searched(costs, "parallel", lambda: side_by_side.parallel(costs, planner, base, cells)),
+        _searched(costs, "replicas", lambda: replicated.replicas(parts, first, cells, seconds)),
+        _searched(costs, "parallel", lambda: side_by_side.parallel(parts, planner, first, cells)),
     ]
     able = [row for row in found if row.shape in allowed and row.layout is not None and not row.reason]
     if not able:

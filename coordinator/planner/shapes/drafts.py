@@ -205,6 +205,16 @@ def affordable(costs: Costs) -> list[Costs]:
     return found
 
 
+def without_whole(costs: Costs) -> Costs:
+    """The problem in which no slice is the whole model."""
+    types = []
+    for kind in costs.types:
+        period = kind.period.copy()
+        period[0, costs.n] = np.inf
+        types.append(replace(kind, period=period))
+    return replace(costs, types=tuple(types))
+
+
 def moved_bytes(costs: Costs, layout: Layout) -> float:
     """Bytes to ship before the layout can run (0 where nobody asked)."""
     kind_of = {node: kind for kind in costs.types for node in kind.ids}
