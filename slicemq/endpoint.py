@@ -78,7 +78,10 @@ class Wakeup:
 
     def wait(self, timeout: float) -> None:
         """Wait until woken, at most `timeout` seconds."""
-        if select.select([self._reader], [], [], timeout)[0]:
+        # Not `select`, which takes no descriptor above 1023.
+        waiting = select.poll()
+        waiting.register(self._reader, select.POLLIN)
+        if waiting.poll(timeout * 1000):
             self.clear()
 
     def close(self) -> None:

@@ -224,7 +224,7 @@ class ConnectionKeeper:
             while self._jobs:
                 self._jobs.popleft()(connection)
             times = [self._subscribe(connection)]
-            if not self._up and self._subscriptions.confirmed():
+            if not self._up and self._complete():
                 self._announce(connection)
                 with self._state:
                     self._up = True
@@ -253,6 +253,10 @@ class ConnectionKeeper:
                 if mid is not None:
                     self._subscriptions.asked(mid, [one for one, _ in batch], now)
             return self._subscriptions.next_time()
+
+    def _complete(self) -> bool:
+        with self._state:
+            return self._subscriptions.confirmed()
 
     def _on_suback(self, mid: int, codes: Sequence[int]) -> None:
         with self._state:

@@ -16,8 +16,10 @@ from slicemq.endpoint import error_words
 from slicemq.mqtt_packets import SMALL
 from slicemq.streams import Stream
 
-# Packets that may wait, however small they are, and that one write gathers.
+# Packets that may wait, however small they are: frames, and all with the answers that a broker asks for.
 _MAX_PACKETS = 10_000
+_MAX_ANSWERS = 2 * _MAX_PACKETS
+# Packets that one write gathers.
 _GATHER = 64
 
 
@@ -49,7 +51,8 @@ class Outbox:
         """Send one packet; False when it was not, or not all of it on a connection that has broken.
 
         `buffers` hold plain bytes and may be used again after this. Waits at most `timeout` seconds while more than
-        `limit` bytes would wait for the socket (a packet above the limit may go alone).
+        `limit` bytes would wait for the socket (a packet above the limit may go alone). Without a limit it never
+        waits: a broker that takes so little that those packets pile up ends the connection.
         """
         total = sum(map(len, buffers))
         with self._room:
@@ -58,6 +61,9 @@ class Outbox:
             if self.error is not None:
                 return False
             sent = 0
+            if limit is None and len(self._queue) >= _MAX_ANSWERS:
+                self.error = "the broker asks, and does not take the answers"
+                return False
             if not self._queue:
                 sent = self._write(buffers)
                 if sent == total:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ from slicemq.options import BrokerOptions
 from slicemq.ownconnection import OwnConnection
 from slicemq.ownlink import OwnLink
 from slicemq.paholink import PahoLink
+from slicemq.streams import PlainStream
 from slicemq.topics import Topics
 from tests.contract.test_mqtt_packets import publish
 from tests.fake_broker import FakeBroker
@@ -136,6 +140,16 @@ def test_endless_small_messages_fill_no_memory_and_can_be_stopped(fake: FakeBrok
     assert not ends.link._thread.is_alive()
     over.set()
     flooding.join(10)
+
+
+def test_a_broker_that_asks_and_takes_no_answers_is_left(
+    fake: FakeBroker, own: Callable[..., Ends], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages with QoS 1, which the link did not ask for, each wait for a PUBACK that the broker does not read."""
+    ends = own(fake.options, "a", TOPIC)
+    monkeypatch.setattr(PlainStream, "write", lambda stream, buffers: 0)
+    fake.push(publish(TOPIC.encode(), b"", packet_id=1) * 25_000)
+    assert "does not take the answers" in eventually(lambda: ends.downs)[0]
 
 
 def test_the_rest_of_a_frame_that_never_comes_ends_the_connection(
@@ -368,6 +382,24 @@ def test_qos_1_is_acknowledged(broker: Broker, cluster: str, own: Callable[..., 
     eventually(lambda: len(receiver.frames) == 50, timeout=20)
     eventually(lambda: sender.link.unacknowledged == 0)
     assert sorted(payload[0] for _, payload in receiver.frames) == list(range(50))
+
+
+def test_a_process_with_many_files_open_waits_for_its_broker() -> None:
+    """`select` takes no descriptor above 1023; where more are allowed, one of them is the link's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip(f"at most {hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    with contextlib.ExitStack() as files:
+        files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while (one := files.enter_context(open(os.devnull, "rb"))).fileno() < 1030:
+            pass
+        ends = Ends(BrokerOptions(host="127.0.0.1", port=1), "a", TOPIC)
+        files.callback(ends.link.stop)
+        with pytest.raises(BrokerError, match="nothing listens there"):
+            ends.link.wait_up(0.3)
+        assert one.fileno() < ends.link._wakeup.fileno()
+        assert ends.link._thread.is_alive()
 
 
 def test_a_connection_that_was_never_open_sends_nothing() -> None:
