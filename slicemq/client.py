@@ -115,9 +115,11 @@ class Pipeline:
         stream = secrets.randbits(64)
         ledger = Ledger(self.client_id, stream, resend_after=resend_after, give_up_after=give_up_after)
         self._desk = Desk(name, self._topics.pipeline(name), ledger)
-        self._courier = Courier(self._broker, self._topics, name, self.client_id, stream, self._desk)
-        self._desk.bind(self._courier.post, self._courier.wake)
         self._pool = BufferPool()
+        self._courier = Courier(
+            self._broker, self._topics, name, self.client_id, stream, self._desk, self._pool.trim
+        )
+        self._desk.bind(self._courier.post, self._courier.wake)
         self._opened = False
         self._dispatcher: threading.Thread | None = None
         self._unix = time.time() - time.monotonic()

@@ -37,16 +37,24 @@ logger = logging.getLogger(__name__)
 
 
 class Courier:
-    """Carries the frames of one client of one pipeline."""
+    """Carries the frames of one client of one pipeline; `tidy` is called every `ATTACH_SECONDS` while attached."""
 
     def __init__(
-        self, broker: BrokerOptions, topics: Topics, pipeline: str, client: str, stream: int, desk: Desk
+        self,
+        broker: BrokerOptions,
+        topics: Topics,
+        pipeline: str,
+        client: str,
+        stream: int,
+        desk: Desk,
+        tidy: Callable[[], None],
     ) -> None:
         self._topics = topics
         self._pipeline = pipeline
         self._client = client
         self._stream = stream
         self._desk = desk
+        self._tidy = tidy
         self._document_topic = topics.pipeline(pipeline)
         self._session = Session(
             broker,
@@ -226,6 +234,7 @@ class Courier:
                 self._guarded(self._synchronise)
             elif attach:
                 self._guarded(self._attach)
+                self._guarded(self._tidy)
             for dispatch in dispatches:
                 if self._desk.wants(dispatch):
                     self._guarded(partial(self.send, dispatch))

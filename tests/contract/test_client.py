@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from emulator.brokers import HOST, Broker, Mosquitto, free_port
-from slicemq import ownconnection
+from slicemq import buffers, courier, ownconnection
 from slicemq.client import Pipeline, Result
 from slicemq.errors import BrokerError, FrameFailedError, InputError, PipelineError, UsageError, VersionError
 from slicemq.messages import Lane, TensorSpec
@@ -96,6 +96,18 @@ def test_frames_are_answered_in_order_although_the_answers_come_backwards(site: 
         assert result.tensors[7] is result.outputs["twice"]
         assert (result.revision, result.attempts, result.error) == (R1, 1, None)
         assert 0 < result.latency < SECONDS
+
+
+def test_an_idle_client_gives_the_memory_of_its_frames_back(quick: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courier, "ATTACH_SECONDS", 0.05)
+    monkeypatch.setattr(buffers, "KEEP_SECONDS", 0.3)
+    quick.node(R1)
+    quick.master.publish(route(R1))
+    pipeline = quick.client()
+    pipeline.submit(image(1, 1_000_000))
+    assert pipeline.result(SECONDS).outputs["sum"] == 1_000_000
+    # Lent, or back and kept for the next frame; then neither.
+    eventually(lambda: pipeline._pool.free == (0, 0) and not pipeline._pool._lent)
 
 
 def test_frames_go_in_turns_to_nodes_that_answer_at_different_times(site: Site) -> None:
