@@ -1,7 +1,7 @@
 """Processor time that a node adds to a frame besides `invoke`, over both data links, by tensor size.
 
     python -m benchmarks.overhead [--sizes 1000,100000] [--links own,paho] [--frames 200] [--repeats 3]
-                                  [--check] [--write] [--format json]
+                                  [--codec raw] [--check] [--write] [--format json]
 
 A real worker process runs a tiny slice behind a mosquitto broker, and this program sends it frames with a plain
 paho client. Three slices for each size: `both` passes the tensor through (RELU), `receive` takes it and gives one
@@ -10,6 +10,9 @@ scheduler's count) less that of its `invoke`, which its heartbeats tell, is what
 of bare sockets that sends back what it gets (benchmarks.bare_mqtt): the wire without any work. Workers over both
 links and the bare echo are measured in turn, so that all meet the same machine. What a node adds to a frame's time
 is in benchmarks.hop.
+
+With `--codec` the tensor travels packed, in and out: what a node adds then includes unpacking and packing it. The
+bare echo moves the packed bytes; sizes and figures per MB are those of the plain tensor. The marks are for `raw`.
 
 With `--check` the exit code is 1 when the own link misses a mark: at 1 MB and above at most 0.5 ms per MB received
 and 0.7 ms per MB sent. `--write` puts the table into docs/explanation/performance.md.
@@ -42,6 +45,7 @@ from benchmarks.pages import write_region
 from benchmarks.processes import CLUSTER, LoneWorker, cpu_seconds
 from edge_node.runtime import available_runtimes
 from emulator.brokers import Mosquitto
+from slicemq import codecs
 from slicemq.errors import SliceMQError
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
 from slicemq.messages import Artifact, Bundle, ResultPart, SliceAssignment, TensorSpec
@@ -101,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--kinds", default=",".join(KINDS), help="both, receive, send")
     parser.add_argument("--links", default=",".join(LINKS), help="own, paho")
+    parser.add_argument("--codec", choices=codecs.available(), default="raw", help="of the tensor, in and out")
     parser.add_argument("--frames", type=int, default=200, help="frames of one measurement")
     parser.add_argument("--repeats", type=int, default=3, help="measurements; the median counts")
     parser.add_argument("--runtime", default=available_runtimes()[0].name)
@@ -108,6 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put the table into docs/explanation/performance.md")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     given = parser.parse_args(arguments)
+    if given.codec != "raw" and (given.check or given.write):
+        parser.error("--check and --write: the marks and the page are for --codec raw")
     rows: list[Row] = []
     try:
         with Mosquitto() as broker, tempfile.TemporaryDirectory() as folder:
@@ -120,15 +127,16 @@ def main(arguments: list[str] | None = None) -> int:
     except SliceMQError as error:
         sys.stderr.write(f"overhead: {error}\n")
         return error.exit_code
-    found = marks(rows)
+    found = marks(rows) if given.codec == "raw" else []
     if given.format == "json":
         body = [{**asdict(row), "added_ms": row.added_ms, "added_per_mb": row.added_per_mb} for row in rows]
         judged = [mark.to_plain() for mark in found]
-        print(
-            json.dumps({"machine": describe_machine(), "rows": body, "fit": fit(rows), "marks": judged}, indent=2)
-        )
-    else:
+        document = {"machine": describe_machine(), "codec": given.codec, "rows": body, "fit": fit(rows)}
+        print(json.dumps({**document, "marks": judged}, indent=2))
+    elif found:
         print(f"{report(rows)}\n\n{mark_table(found)}")
+    else:
+        print(f"Codec {given.codec}.\n\n{report(rows)}")
     if given.write:
         write_region("overhead", report(rows))
     return int(given.check and not all_held(found))
@@ -173,8 +181,8 @@ def tiny_model(kind: str, size: int) -> bytes:
     return model.finish()
 
 
-def assignment(kind: str, size: int) -> SliceAssignment:
-    """The assignment of `tiny_model(kind, size)`: one bundle in, the result out."""
+def assignment(kind: str, size: int, codec: str = "raw") -> SliceAssignment:
+    """The assignment of `tiny_model(kind, size)`: one bundle in, the result out, both with `codec`."""
     taken, given = elements(kind, size)
     return SliceAssignment(
         pipeline="overhead",
@@ -184,8 +192,8 @@ def assignment(kind: str, size: int) -> SliceAssignment:
         memory=0,
         takes=(0,),
         gives=(1,),
-        inputs=(Bundle("b0", (TensorSpec(0, "x", "float32", (1, taken)),)),),
-        result=ResultPart(0, 1, (TensorSpec(1, "y", "float32", (1, given)),)),
+        inputs=(Bundle("b0", (TensorSpec(0, "x", "float32", (1, taken)),), codec),),
+        result=ResultPart(0, 1, (TensorSpec(1, "y", "float32", (1, given)),), codec),
     )
 
 
@@ -256,14 +264,14 @@ class Driver:
         return took
 
 
-def payloads(elements: int) -> Callable[[int], bytes]:
-    """Makes frame number n with one float32 tensor of so many elements."""
-    array = np.random.default_rng(1).random((1, elements), np.float32)
+def payloads(elements: int, codec: str = "raw") -> Callable[[int], bytes]:
+    """Makes frame number n with one float32 tensor of so many elements: half of them zeros, as after a RELU."""
+    array = np.maximum(np.random.default_rng(1).standard_normal((1, elements), np.float32), 0)
 
     def payload(number: int) -> bytes:
         # As many bytes for each number: the bare echo counts on it.
         header = FrameHeader(client=CLIENT, stream=1, sequence=_FIRST + number, sent=0.0, revision=REVISION)
-        return b"".join(encode_frame(header, [(TensorSpec(0, "x", "float32", (1, elements)), array)]))
+        return b"".join(encode_frame(header, [(TensorSpec(0, "x", "float32", (1, elements)), array)], codec))
 
     return payload
 
@@ -287,12 +295,14 @@ class _Echo:
 
 def _rows(broker: BrokerOptions, path: Path, kind: str, size: int, given: Any) -> list[Row]:
     links = given.links.split(",")
-    payload = payloads(elements(kind, size)[0])
+    payload = payloads(elements(kind, size)[0], given.codec)
     used: dict[str, list[tuple[float, float]]] = {name: [] for name in ("bare", *links)}
     with contextlib.ExitStack() as stack:
         echoes = {"bare": stack.enter_context(_bare(broker))}
         for link in links:
-            echoes[link] = stack.enter_context(_worker(broker, path, kind, size, link, given.runtime))
+            echoes[link] = stack.enter_context(
+                _worker(broker, path, assignment(kind, size, given.codec), link, given.runtime)
+            )
         for echo in echoes.values():
             echo.cpu(payload, _WARM)
         for _ in range(given.repeats):
@@ -304,11 +314,13 @@ def _rows(broker: BrokerOptions, path: Path, kind: str, size: int, given: Any) -
 
 
 @contextlib.contextmanager
-def _worker(broker: BrokerOptions, path: Path, kind: str, size: int, link: str, runtime: str) -> Iterator[_Echo]:
+def _worker(
+    broker: BrokerOptions, path: Path, assigned: SliceAssignment, link: str, runtime: str
+) -> Iterator[_Echo]:
     cluster = f"{CLUSTER}-{link}"
     topics = Topics(cluster)
     with (
-        LoneWorker(assignment(kind, size), path, broker, runtime, cluster=cluster, link=link) as worker,
+        LoneWorker(assigned, path, broker, runtime, cluster=cluster, link=link) as worker,
         Driver(broker, topics.results("overhead", CLIENT)) as driver,
     ):
         worker.wait_for("ready")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edge_node.runtime import Interpreter
 from slicemq import codecs
+from slicemq.buffers import BufferPool
 from slicemq.frames import FrameHeader, encode_frame
 from slicemq.messages import SliceAssignment, TensorSpec
 from slicemq.topics import Topics
@@ -22,7 +23,8 @@ Parts = Sequence[bytes | memoryview]
 class Message:
     """A message to be sent: its `parts`, or None while `tensors` are still to be compressed.
 
-    The parts may be views of the interpreter's own memory: let go of the message before its next run.
+    The parts may be views of the interpreter's own memory, or of lent buffers: let go of the message before the
+    interpreter's next run.
     """
 
     topic: str
@@ -67,13 +69,14 @@ class Packer:
             tensors = tuple((spec, places[spec.index]) for spec in part.tensors)
             self._ways.append(_Way(None, tensors, part.codec, codecs.is_slow(part.codec)))
         self.slow = any(way.slow for way in self._ways)
+        self._pool = BufferPool()
 
     def messages(self, header: FrameHeader, interpreter: Interpreter, *, keep: bool = False) -> Iterator[Message]:
         """The messages of the frame just invoked, one after the other, each put together when it is asked for.
 
-        Those of fast codecs stand in the interpreter's own memory (`raw` copies nothing): let go of each, and of
-        this iterator, before its next run. With `keep` they are copies. Those of slow codecs are copied tensors.
-        Raises FrameError for a tensor that cannot travel, ModelError.
+        Those of `raw` stand in the interpreter's own memory, those of other quick codecs in buffers that are used
+        again: let go of each, and of this iterator, before its next run. With `keep` they are copies. Those of slow
+        codecs are copied tensors. Raises FrameError for a tensor that cannot travel, ModelError.
         """
         turn = turn_of(header.sequence, self._assignment.of)
         for way in self._ways:
@@ -85,13 +88,17 @@ class Packer:
             if way.slow:
                 yield Message(topic, named, None, tensors, way.codec)
             else:
-                parts: Parts = encode_frame(named, tensors, way.codec)
+                parts: Parts = encode_frame(named, tensors, way.codec, self._pool)
                 yield Message(topic, named, [b"".join(parts)] if keep else parts)
 
     def failure(self, header: FrameHeader, why: str, reason: str = "slice-error") -> Message:
         """An error frame to the client, with this reason word."""
         named = self._result_header(header, reason, f"slice {self._assignment.slice}: {why}")
         return Message(self._results(header), named, encode_frame(named, []))
+
+    def trim(self) -> None:
+        """Give buffers back to the system that no frame has needed for some seconds."""
+        self._pool.trim()
 
     def _results(self, header: FrameHeader) -> str:
         return self._topics.results(self._assignment.pipeline, header.client)

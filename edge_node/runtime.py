@@ -39,6 +39,7 @@ _LACKING = (
 )
 # What the runtimes raise; MemoryError is their std::bad_alloc, for a damaged model that asks for terabytes.
 _FAILURES = (ValueError, RuntimeError, MemoryError)
+_MOST_SIZE = (1 << 31) - 1
 _stderr_lock = threading.Lock()
 _greeted = False
 
@@ -96,6 +97,18 @@ class Interpreter:
         except _FAILURES as error:
             raise InputError(f"{self._name}: input {position} ({info.name}): {_first_line(error)}") from error
 
+    def input_view(self, position: int) -> npt.NDArray[Any] | None:
+        """Input `position` as a writable view of the interpreter's own memory, for who makes its values there.
+
+        Contiguous, of the input's dtype and shape; None for strings and inputs without elements. Drop it before
+        the next `invoke`, `resize` or `reset`: the runtime refuses to run while a view lives.
+        """
+        info = self._inputs[position]
+        if info.dtype == "string" or 0 in info.shape:
+            return None
+        view: npt.NDArray[Any] = self._input_views[position]()
+        return view
+
     def invoke(self) -> None:
         """Run the model on the inputs that are set; raises ModelError with the runtime's reason."""
         try:
@@ -134,6 +147,9 @@ class Interpreter:
         """
         if len(shapes) != len(self._input_indices):
             raise InputError(f"{self._name}: {len(shapes)} shapes for {len(self._input_indices)} inputs")
+        if any(not 0 <= size <= _MOST_SIZE for shape in shapes for size in shape):
+            # tflite_runtime takes them, as negative sizes, and ends the process later.
+            raise ModelError(f"{self._name}: shapes {list(shapes)}: expected sizes from 0 to {_MOST_SIZE}")
         try:
             for index, shape in zip(self._input_indices, shapes, strict=True):
                 self._native.resize_tensor_input(index, list(shape), strict=False)

@@ -1,12 +1,14 @@
 """A loaded slice at work: frames in, `invoke`, frames out, as threads so that receiving and computing overlap.
 
-receive (the data link's thread): read, check and decode a frame, join it with its other bundles; where the slice is
-    quick and no frame waits, compute it as well
-compute: the oldest whole frame into the interpreter, `invoke`, outputs to the socket right from its memory
+receive (the data link's thread): read and check a frame, unpack slow codecs, join it with its other bundles; where
+    the slice is quick and no frame waits, compute it as well
+compute: the oldest whole frame into the interpreter (quick codecs are unpacked to there), `invoke`, outputs to the
+    socket right from its memory, or packed from there to a buffer that is used again
 send (only where a codec is slow): compress and publish, while the next frame is computed
 
-A tensor is copied once on its way in, from the received message to the interpreter, and not at all on its way out
-with `raw`. Where the link takes no more, the thread that computes waits: then frames wait in front of this slice.
+A tensor is copied or unpacked once on its way in, from the received message to the interpreter, and with `raw` not
+at all on its way out. Where the link takes no more, the thread that computes waits: then frames wait in front of
+this slice.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from typing import Any
 
 import numpy.typing as npt
 
+from edge_node.filling import Filler
 from edge_node.fit import check_fit
 from edge_node.intake import Intake, Work
 from edge_node.packing import Message, Packer
 from edge_node.runtime import Interpreter
 from edge_node.stream import LEASE_SECONDS, Answer, Refusal, StreamKeeper
 from edge_node.tally import Tally
-from slicemq.errors import FrameError, ModelError, SliceMQError
+from slicemq.errors import FrameError, SliceMQError
 from slicemq.frames import FrameHeader
 from slicemq.messages import SliceAssignment, SliceBeat
 from slicemq.topics import Topics
@@ -74,9 +77,7 @@ class Stage:
         self._packer = Packer(assignment, topics)
         self._interpreter = interpreter
         self._send = send
-        self._varies = any(-1 in spec.shape for bundle in assignment.inputs for spec in bundle.tensors)
-        # The shapes that tensors are allocated for; None after a failure, when nothing is allocated.
-        self._shapes: list[tuple[int, ...]] | None = [info.shape for info in interpreter.inputs]
+        self._filler = Filler(assignment, interpreter)
         self._stream = (
             StreamKeeper(leases=assignment.leases, lease_seconds=lease_seconds) if assignment.stateful else None
         )
@@ -125,6 +126,7 @@ class Stage:
 
     def beat(self, link_up: bool, memory: int) -> SliceBeat:
         """The figures for the heartbeat."""
+        self._packer.trim()
         now = time.monotonic()
         queued, since, dropped = self._intake.waiting(now)
         tally = self._tally
@@ -169,7 +171,7 @@ class Stage:
         header, stream = work.header, self._stream
         if stream is None:
             return self._run(work)
-        if work.arrays is None:
+        if work.tensors is None:
             stream.release(header)
             return _Done()
         answer = stream.judge(header, time.monotonic())
@@ -196,7 +198,13 @@ class Stage:
             if renew:
                 self._renew()
             self._fresh = False
-            filling = self._fill(work, renew)
+            try:
+                filling = self._filler.fill(work, renew)
+            except FrameError as error:
+                client, number = work.header.client, work.header.sequence
+                self._tally.count(refused=1)
+                self._tally.warn("decode", "frame %s dropped: from client %s: %s", number, client, error)
+                return _Done(failed=True)
             started, used = time.perf_counter(), time.thread_time()
             self._interpreter.invoke()
             invoked, used = time.perf_counter(), time.thread_time() - used
@@ -209,18 +217,6 @@ class Stage:
             return self._refuse(work.header, str(error), "slice-error")
         self._tally.ran(filling, invoked - started, used, time.perf_counter() - invoked - done.sending)
         return done
-
-    def _fill(self, work: Work, renewed: bool) -> float:
-        """Copy a frame into the interpreter and let go of the memory that it came in; seconds, with decoding."""
-        started = time.perf_counter()
-        tensors = work.arrays or {}
-        arrays = [tensors[index] for index in self._assignment.takes]
-        if self._varies:
-            self._fit_shapes([array.shape for array in arrays], renewed)
-        for position, array in enumerate(arrays):
-            self._interpreter.set_input(position, array)
-        tensors.clear()
-        return work.decoding + time.perf_counter() - started
 
     def _send_views(self, header: FrameHeader) -> _Done:
         """Send what stands in the interpreter's memory: no view of it is left afterwards. The rest is to be sent.
@@ -276,7 +272,7 @@ class Stage:
     def _renew(self) -> None:
         if not self._fresh:
             self._interpreter.reset()
-            self._shapes = [info.shape for info in self._interpreter.inputs]
+            self._filler.look()
             self._fresh = True
 
     def _renew_early(self) -> None:
@@ -285,15 +281,3 @@ class Stage:
             self._renew()
         except SliceMQError as error:
             self._tally.warn("renew", "the model's initial state cannot be restored: %s", error)
-
-    def _fit_shapes(self, shapes: list[tuple[int, ...]], renewed: bool) -> None:
-        """Allocate again when a frame's shapes differ, which they may where the specification leaves sizes open."""
-        if shapes != self._shapes:
-            if self._stream is not None and not renewed:
-                # To allocate sets variable tensors to zero.
-                raise ModelError(
-                    f"shapes {shapes} after {self._shapes}: a stateful stream keeps its frames' shapes"
-                )
-            self._shapes = None
-            self._interpreter.resize(shapes)
-            self._shapes = shapes

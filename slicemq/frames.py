@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slicemq import codecs
+from slicemq.buffers import BufferPool
 from slicemq.errors import FrameError
 from slicemq.messages import TensorSpec
 from slicemq.topics import is_id, is_revision
@@ -42,6 +43,9 @@ _I31 = 1 << 31
 _U64 = 1 << 64
 # `dtype.name` takes longer than all else that is done for a small tensor.
 _NAMES = {np.dtype(name): name for name in codecs.DTYPES}
+_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+# For less, to take a lent buffer costs more than to ask the C library for memory, which it has.
+_LEAST_LENT = 1 << 16
 _ROWS = [f"tensors[{number}]" for number in range(MAX_TENSORS)]
 
 
@@ -86,7 +90,28 @@ class WireTensor:
 
     def array(self) -> npt.NDArray[Any]:
         """The decoded tensor; with `raw` it shares the frame's memory and is read-only. Raises FrameError."""
-        return codecs.decode(self.codec, self.data, np.dtype(self.dtype), self.shape)
+        return codecs.decode(self.codec, self.data, _DTYPES[self.dtype], self.shape)
+
+    def check(self) -> None:
+        """Raise FrameError where `array` must, as far as header and length tell: nothing is decoded."""
+        codecs.check(self.codec, self.data, _DTYPES[self.dtype], self.shape)
+
+    def fits(self, array: npt.NDArray[Any]) -> bool:
+        """Whether an array has this dtype and shape."""
+        return array.dtype == _DTYPES[self.dtype] and array.shape == self.shape
+
+    def decode_into(self, out: npt.NDArray[Any]) -> None:
+        """Decode to `out`, contiguous and writable. Raises FrameError, ValueError where `out` does not fit."""
+        if not self.fits(out):
+            raise ValueError(
+                f"out: expected {self.dtype} {list(self.shape)}, got {out.dtype.name} {list(out.shape)}"
+            )
+        codecs.decode_into(self.codec, self.data, out)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes as it travels."""
+        return len(self.data)
 
 
 @dataclass(slots=True)
@@ -105,10 +130,12 @@ def encode_frame(
     header: FrameHeader,
     tensors: Sequence[tuple[TensorSpec, npt.NDArray[Any]]],
     codec: str = "raw",
+    pool: BufferPool | None = None,
 ) -> list[bytes | memoryview]:
     """The frame as buffers to be sent back to back; with `raw` the tensors are not copied.
 
-    Raises FrameError when an array's dtype cannot travel or the codec is not known here.
+    Quick codecs write to buffers that `pool` lends, where it is given: they are its own again when the frame's
+    buffers are dropped. Raises FrameError when an array's dtype cannot travel or the codec is not known here.
     """
     rows: list[list[Any]] = []
     buffers: list[bytes | memoryview] = []
@@ -116,7 +143,9 @@ def encode_frame(
         dtype = _NAMES.get(array.dtype) or array.dtype.name
         if dtype not in codecs.DTYPES:
             raise FrameError(f"tensor {spec.index} ({spec.name}): dtype {dtype} cannot travel in a frame")
-        used, data = codecs.encode(codec, array)
+        most = codecs.most_bytes(codec, dtype, array.shape) if pool is not None else 0
+        room = pool.take(most) if pool is not None and most >= _LEAST_LENT else None
+        used, data = codecs.encode(codec, array, room)
         rows.append([spec.index, spec.name, dtype, list(array.shape), used, len(data)])
         buffers.append(data)
     body: dict[str, Any] = {

@@ -22,7 +22,7 @@ from benchmarks.hop import _row as hop_row
 from benchmarks.hop import marks as hop_marks
 from benchmarks.load_at_tenth import Finding, between, judge
 from benchmarks.memory import IDLE_NODE_MARK, Row, SliceRow, report
-from benchmarks.overhead import KINDS, assignment, elements, fit, tiny_model
+from benchmarks.overhead import KINDS, assignment, elements, fit, payloads, tiny_model
 from benchmarks.overhead import Row as OverheadRow
 from benchmarks.overhead import marks as overhead_marks
 from benchmarks.overhead_real import Row as RealRow
@@ -34,6 +34,7 @@ from edge_node.fit import check_fit
 from edge_node.runtime import open_interpreter
 from emulator.brokers import Broker
 from slicemq.errors import SliceMQError
+from slicemq.frames import decode_frame
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 # Programs that other benchmarks run, and the list itself.
@@ -108,6 +109,17 @@ def test_tiny_models_fit_their_assignment_and_move_the_tensor(kind: str, size: i
     assert made.shape == (1, given)
     assert (made == (array if kind == "both" else array[0, 0])).all()
     assert max(array.nbytes, made.nbytes) == size
+
+
+def test_the_tensor_travels_with_the_codec_that_is_asked_for() -> None:
+    taken, _ = elements("both", 4000)
+    frames = [payloads(taken, "int8")(number) for number in (0, 7)]
+    sent = decode_frame(frames[1])
+    assert (sent.tensors[0].codec, sent.arrays()[0].shape) == ("int8", (1, taken))
+    assert len(frames[0]) == len(frames[1])
+    asked = assignment("both", 4000, "int8")
+    assert asked.result is not None
+    assert asked.inputs[0].codec == asked.result.codec == "int8"
 
 
 def _row(size: int, kind: str, added: float) -> OverheadRow:

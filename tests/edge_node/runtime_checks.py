@@ -25,6 +25,7 @@ from edge_node.runtime import (
     open_interpreter,
 )
 from edge_node.stage import Stage
+from slicemq import codecs
 from slicemq.errors import InputError, ModelError, RuntimeUnavailableError, UnsupportedOperatorError
 from slicemq.frames import Frame, FrameHeader, decode_frame, encode_frame
 from slicemq.messages import Bundle, ResultPart, SliceAssignment, TensorSpec
@@ -71,6 +72,55 @@ def check_output_is_a_copy(folder: Path, runtime: str) -> None:
     interpreter.invoke()
     assert first.tolist() == [[1, 2, 3, 4]]
     assert interpreter.output(0, copy=False).tolist() == [[11, 22, 33, 44]]
+
+
+def check_inputs_are_made_in_place(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "open_add")
+    for shapes in ([(1, 1)], [(1, 7)], [(1, 100_000)], [(1, 3)]):
+        interpreter.resize(shapes)
+        view = interpreter.input_view(0)
+        assert view is not None
+        assert view.shape == shapes[0]
+        assert view.dtype == np.dtype(np.float32)
+        assert view.flags.c_contiguous
+        assert view.flags.writeable
+        view[:] = 3
+        with pytest.raises(ModelError):
+            interpreter.invoke()
+        del view
+        interpreter.invoke()
+        assert interpreter.output(0).tolist() == [[6] * shapes[0][1]]
+    interpreter.reset()
+    view = interpreter.input_view(0)
+    assert view is not None
+    assert view.shape == (1, 3)
+    del view
+    interpreter.resize([(1, 0)])
+    assert interpreter.input_view(0) is None
+
+
+def check_quantised_inputs_are_made_in_place(folder: Path, runtime: str) -> None:
+    interpreter, other = (_open(folder, runtime, "int8") for _ in range(2))
+    info = interpreter.inputs[0]
+    assert info.dtype == "int8"
+    array = np.random.default_rng(1).integers(-128, 128, info.shape, np.int8)
+    view = interpreter.input_view(0)
+    assert view is not None
+    codecs.decode_into("raw", codecs.encode("raw", array)[1], view)
+    del view
+    other.set_input(0, array)
+    for one in (interpreter, other):
+        one.invoke()
+    assert interpreter.output(0).tolist() == other.output(0).tolist()
+
+
+def check_sizes_that_no_runtime_has(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "open_add")
+    for shape in ((0, 1 << 31), (1, -1)):
+        with pytest.raises(ModelError, match="expected sizes from 0 to 2147483647"):
+            interpreter.resize([shape])
+    interpreter.resize([(1, 2)])
+    interpreter.warm_up()
 
 
 def check_resize(folder: Path, runtime: str) -> None:

@@ -28,6 +28,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     """Runtime -> check -> error (empty: passed); `stderr` holds what the process wrote there."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "conv.tflite").write_bytes(CONV)
+    (folder / "int8.tflite").write_bytes((CALIBRATION / "dense-int8.tflite").read_bytes())
     (folder / "add.tflite").write_bytes(models.add_model())
     (folder / "version99.tflite").write_bytes(models.add_model(version=99))
     (folder / "custom.tflite").write_bytes(models.custom_model("Foo"))
