@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from coordinator.planner.answer import Bound, Layout, NoPlanError, Share, Split, StageChoice
 from coordinator.planner.goal import Goal
@@ -30,34 +30,17 @@ from coordinator.planner.shapes.drafts import (
     value,
     without_whole,
 )
+from coordinator.planner.shapes.reasons import NAMES, SHAPES, Compared, why_it_wins, why_no_whole
 from coordinator.planner.tables.states import family_of
 
-SHAPES = ("one-node", "copies", "pipeline", "replicas", "parallel")
-"""From the simplest to the one of most parts."""
 ONE_NODE = "one-node"
 PREFIXES = "contiguous-one-per-node"
-NAMES = {
-    "one-node": "one node",
-    "copies": "copies of the whole model",
-    "pipeline": "a pipeline",
-    "replicas": "a pipeline with replicated stages",
-    "parallel": "pipelines side by side",
-}
 SEARCH_CELLS = 6_000_000
 """How much the search for each of the last two shapes may look at when a coordinator waits for the plan."""
 PRICE_CELLS = 8_000_000
 """The same for the bound of one of them that has won."""
 LONG = 10
 """So many times as much when there is time."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A shape with its layout, or (None) the reason why there is none; a layout with a reason may not win."""
-
-    shape: str
-    layout: Layout | None
-    reason: str = ""
 
 
 class NoShapeError(NoPlanError):
@@ -108,7 +91,7 @@ def compare(
     assert winner.layout is not None
     layout = replace(
         _with_bound(costs, winner, PRICE_CELLS * (LONG if seconds > 0 else 1)),
-        reason=_why(costs, winner, found, allowed),
+        reason=why_it_wins(costs, winner, found, allowed),
     )
     others = [
         Layout(_family(costs, row.shape), reason=row.reason)
@@ -161,21 +144,6 @@ def without_pins(costs: Costs) -> Costs:
         period[0, n] = max(kind.compute[0, n], kind.down[0, n], kind.up[0, n]) if kind.whole else math.inf
         types.append(replace(kind, period=period))
     return replace(costs, types=tuple(types), slice_pins={})
-
-
-def why_no_whole(costs: Costs) -> str:
-    """Why no node can run the whole model; empty when one can."""
-    if any(kind.whole for kind in costs.types):
-        return ""
-    n = costs.n
-    largest = max(costs.types, key=lambda kind: kind.spec.memory).spec
-    reason = (
-        f"no node can run the whole model: it needs {costs.memory[0, n] / 1e6:.1f} MB, "
-        f"the largest node ({largest.id}) has {largest.memory / 1e6:.1f} MB"
-    )
-    if costs.memory[0, n] <= largest.memory:
-        reason += " and cannot run all its operators, or must keep some of its memory free"
-    return reason
 
 
 def _family(costs: Costs, shape: str) -> str:
@@ -291,53 +259,3 @@ def _with_bound(costs: Costs, winner: Compared, cells: int) -> Layout:
     if winner.shape == "parallel":
         return side_by_side.with_bound(costs, winner.layout, cells)
     return winner.layout
-
-
-def _why(costs: Costs, winner: Compared, found: Sequence[Compared], allowed: Sequence[str]) -> str:
-    """One sentence: what the winner gains over the next best, and what rules out the simplest shapes."""
-    goal, layout = costs.goal, winner.layout
-    assert layout is not None
-    own = value(goal, layout)
-    rows = [row for row in found if row is not winner and row.layout is not None and not row.reason]
-    single = winner.shape == "pipeline" and len(layout.lanes[0]) == 1
-    rows = [row for row in rows if not (single and row.shape == "one-node")]
-    name = "one node" if single else NAMES[winner.shape]
-    begin = f"{name[0].upper()}{name[1:]}"
-    if winner.shape == "copies":
-        whole = sum(kind.count for kind in costs.types if kind.whole)
-        every = sum(kind.count for kind in costs.types)
-        fits = "every node" if whole == every else f"{whole} of {every} nodes"
-        begin = f"Copies of the whole model: it fits {fits}, and a frame sends only its inputs and results"
-    if not rows:
-        none = why_no_whole(costs)
-        return f"{begin}: no other shape has a plan that may be used{f', for {none}' if none else ''}"
-    next_best = min(rows, key=lambda row: value(goal, row.layout) if row.layout else math.inf)
-    assert next_best.layout is not None
-    other = value(goal, next_best.layout)
-    compared = _ratio(goal, own, other, next_best.shape, next_best.shape in allowed)
-    joint = ";" if winner.shape == "copies" else ":"
-    none = "" if winner.shape in ("one-node", "copies") else why_no_whole(costs)
-    return f"{begin}{joint} {compared}{f'; {none}' if none else ''}"
-
-
-def _ratio(goal: Goal, own: float, other: float, shape: str, allowed: bool) -> str:
-    name = NAMES[shape]
-    if not allowed and other < own:
-        return f"{name} would be better ({_figure(goal, other)} against {_figure(goal, own)}) but may not be used"
-    if other <= own * (1 + goal.within):
-        share = f"{100 * goal.within:.2g} %"
-        return (
-            f"no other shape is better by more than {share}, and this one ships less, has fewer nodes or is simpler"
-        )
-    if goal.objective == "throughput":
-        times = other / own if own > 0 else math.inf
-        return f"{times:.3g} times the rate of {name}, the next best"
-    return f"{_figure(goal, own)} against {_figure(goal, other)} of {name}, the next best"
-
-
-def _figure(goal: Goal, value_: float) -> str:
-    if goal.objective == "nodes":
-        return f"{value_:.0f} nodes"
-    if goal.objective == "energy":
-        return f"{value_:.4g} J for a frame"
-    return f"{value_ * 1e3:.2f} ms of {'latency' if goal.objective == 'latency' else 'period'}"
