@@ -74,7 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
         if given.stages:
             print("\n" + stage_tables(found, given.share))
     if given.write:
-        pages.write_region("scaling", text)
+        for model in given.models.split(","):
+            mine = {key: rows for key, rows in summaries.items() if key[0] == model}
+            held = [mark for (name, link), rows in mine.items() for mark in judge(name, link, rows)]
+            pages.write_region(f"scaling_{model}", tables(mine, held, given))
     return 0 if marks.all_held(judged) else 1
 
 
