@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import numpy as np
+
 from slicemq.errors import FrameError, FrameFailedError, PipelineError, ProtocolError
-from slicemq.frames import decode_frame
+from slicemq.frames import Frame, decode_frame
 from slicemq.ledger import Ledger
 from slicemq.messages import PipelineDocument, Stamp, decode
 from slicemq.outcomes import Action, Deliver, Dispatch, Outcome, Release
-from slicemq.specs import Arrays
+from slicemq.specs import Arrays, fits
 
 Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
+# For the ledger, which counts them as tensors that are no outputs.
+_NO_OUTPUTS: Arrays = {-1: np.empty(0)}
 
 
 class Desk:
@@ -170,7 +174,7 @@ class Desk:
         """A message came on the results topic; a bad frame is counted, and logged now and then."""
         try:
             frame = decode_frame(payload)
-            tensors = frame.arrays()
+            tensors = frame.arrays() if self._has_outputs(frame) else _NO_OUTPUTS
         except FrameError as error:
             with self._changed:
                 self._ledger.counters.dropped["frame"] += 1
@@ -213,6 +217,13 @@ class Desk:
         with self._changed:
             document = self._ledger.document_now
             return None if document is None else document.stamp
+
+    def _has_outputs(self, frame: Frame) -> bool:
+        """Whether the tensors can be the pipeline's outputs: others, maybe huge ones, are not unpacked."""
+        with self._changed:
+            document = self._ledger.document_now
+        specs = {} if document is None else {spec.index: spec for spec in document.outputs}
+        return all(one.index in specs and fits(specs[one.index], one.dtype, one.shape) for one in frame.tensors)
 
     # ---- inside; the lock is held
 

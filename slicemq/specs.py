@@ -39,10 +39,15 @@ def tensor_keys(specs: Sequence[TensorSpec]) -> dict[int, str]:
 
 def matches(spec: TensorSpec, array: npt.NDArray[Any]) -> bool:
     """Whether dtype and shape are what `spec` says; -1 in the specification fits every size."""
+    return fits(spec, array.dtype.name, array.shape)
+
+
+def fits(spec: TensorSpec, dtype: str, shape: Sequence[int]) -> bool:
+    """`matches` for a tensor of which no more is known than dtype (numpy's name) and shape."""
     return (
-        array.dtype.name == spec.dtype
-        and array.ndim == len(spec.shape)
-        and all(want in (-1, got) for want, got in zip(spec.shape, array.shape, strict=True))
+        dtype == spec.dtype
+        and len(shape) == len(spec.shape)
+        and all(want in (-1, got) for want, got in zip(spec.shape, shape, strict=True))
     )
 
 

@@ -17,6 +17,7 @@ from emulator.brokers import HOST, Broker, Mosquitto, free_port
 from slicemq import buffers, courier, ownconnection
 from slicemq.client import Pipeline, Result
 from slicemq.errors import BrokerError, FrameFailedError, InputError, PipelineError, UsageError, VersionError
+from slicemq.frames import WireTensor, encode_frame
 from slicemq.messages import Lane, TensorSpec
 from slicemq.session import Session
 from tests.contract.echo_node import NAME, R1, R2, R3, EchoNode, Master, route
@@ -540,6 +541,27 @@ def test_results_that_lie_are_counted_and_dropped(quick: Site, cause: str) -> No
     assert pipeline.result(SECONDS).outputs["sum"] == 3
 
 
+def test_tensors_that_are_no_outputs_are_not_unpacked(quick: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes may say that they are a gigabyte: that must not be taken from memory to be thrown away."""
+    node = quick.node(R1)
+    node.holding = True
+    quick.master.publish(route(R1))
+    pipeline = quick.client()
+    pipeline.submit(image(1))
+    eventually(lambda: node.held)
+    asked: list[tuple[int, ...]] = []
+    monkeypatch.setattr(WireTensor, "array", lambda tensor: asked.append(tensor.shape))
+    topic = quick.master.topics.results(NAME, pipeline.client_id)
+    for spec in (TensorSpec(7, "twice", "float32", (64, 64)), TensorSpec(6, "none", "float32", (1, 64))):
+        tensor = (spec, np.zeros(spec.shape, np.float32))
+        node.link.send(topic, encode_frame(node.held[0].header, [tensor], "lz4"))
+    eventually(lambda: pipeline.stats.dropped == {"tensors": 2})
+    assert asked == []
+    monkeypatch.undo()
+    node.release()
+    assert pipeline.result(SECONDS).outputs["sum"] == 3
+
+
 def test_rubbish_on_the_topics_is_counted_and_named(quick: Site, caplog: pytest.LogCaptureFixture) -> None:
     node = quick.node(R1)
     quick.master.publish(route(R1))
@@ -566,7 +588,7 @@ def test_a_document_of_another_protocol_version_is_refused_by_name(quick: Site) 
     newer = b'{"protocol":"2.0","name":"double"}'
     quick.master.raw(newer)
     eventually(lambda: newer in quick.master.session.snapshot(quick.master.topics.pipeline(NAME)).values())
-    with pytest.raises(VersionError, match=r"'2\.0', this software speaks '1\.2'"):
+    with pytest.raises(VersionError, match=r"'2\.0', this software speaks '1\.3'"):
         quick.client()
 
 
