@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import broker_config
 from emulator.ownership import new_tag
 from emulator.processes import spawn
+from slicemq.errors import ConfigError, SliceMQError
 from slicemq.options import BrokerOptions
 
 MOSQUITTO_CONF = Path(broker_config.__file__).with_name("mosquitto.conf")
@@ -32,10 +33,10 @@ def free_port() -> int:
 
 
 def mosquitto_binary() -> str:
-    """The path of mosquitto (`make test` installs it where it may)."""
+    """The path of mosquitto (`make test` installs it where it may). Raises ConfigError when there is none."""
     found = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
     if found is None:
-        raise RuntimeError("mosquitto is not installed: sudo apt-get install mosquitto")
+        raise ConfigError("mosquitto is not installed: sudo apt-get install mosquitto")
     return found
 
 
@@ -95,7 +96,7 @@ class Broker:
         for port in (self.port, self.ws_port):
             while not _accepts(self.host, port):
                 if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{self.kind} did not start:\n{self.log.read_text()}")
+                    raise SliceMQError(f"the broker {self.kind} did not start:\n{self.log.read_text()}")
                 time.sleep(0.01)
 
     def kill(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from emulator.scenario import Deployment, Scenario
 from emulator.summary import values_text
 from emulator.timeline import Action, actions, consequences, regular_cuts
 from slicemq.client import Pipeline
-from slicemq.errors import ConfigError, SliceMQError
+from slicemq.errors import ConfigError, SliceMQError, StoreError
 from slicemq.messages import TensorSpec
 
 Say = Callable[[str], None]
@@ -54,12 +56,14 @@ def run_scenario(
     deleted). measurements: what boards measure of themselves is kept there for the next run (None: for this one
     only). compare: hold every result against one device's, bit for bit (None: as the scenario says). `say` is told
     what goes on, `done` called after each repeat. A variant that cannot be measured is one of the report's
-    `failures`, and the others are. Raises ConfigError before anything is started where a model is not there.
+    `failures`, and the others are. Raises ConfigError before anything is started where a model, a picture or
+    mosquitto is not there.
     """
     variants = list(scenario.variants())
     for variant in variants:
-        for deployment in variant.deployments:
-            model_path(variant, deployment.model)
+        _check_files(variant)
+    boards_brokers = any(kind.data_broker for kind in scenario.nodes)
+    found = versions("mosquitto" if boards_brokers else scenario.broker.kind)
     began, started = datetime.datetime.now(datetime.timezone.utc), time.monotonic()
     rows, failures = [], []
     with ExitStack() as stack:
@@ -69,7 +73,8 @@ def run_scenario(
             note = _titled(say, values_text(variant.values))
             try:
                 kept = measurements or folder / "measurements"
-                rows.append(_Variant(variant, folder, kept, number, isolate, compare, note, done).run())
+                with _stored():
+                    rows.append(_Variant(variant, folder, kept, number, isolate, compare, note, done).run())
             except SliceMQError as error:
                 note(str(error))
                 code = error.exit_code
@@ -79,11 +84,33 @@ def run_scenario(
         rows,
         failures,
         machine=machine(),
-        versions=versions(scenario.broker.kind),
+        versions=found,
         began=began.isoformat(timespec="seconds"),
         seconds=time.monotonic() - started,
         isolated=isolate,
     )
+
+
+def _check_files(scenario: Scenario) -> None:
+    """Raises ConfigError where a file that the scenario names is not there."""
+    models = [deployment.model for deployment in scenario.deployments]
+    for model in [*models, *(event.model for event in scenario.events if event.model)]:
+        model_path(scenario, model)
+    given = scenario.load.input
+    if given != "random" and not scenario.path(given).is_file():
+        raise ConfigError(f"load input {given}: there is no file {scenario.path(given)}")
+
+
+@contextlib.contextmanager
+def _stored() -> Iterator[None]:
+    """A full disk or a folder that cannot be written ends a variant, not the run."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename2 or error.filename
+        if where is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise StoreError(f"{where or 'a file'}: {error.strerror}") from error
 
 
 class _Variant:
@@ -180,6 +207,11 @@ class _Variant:
 
             measured = drive(
                 cluster, name, asked, frames=frames, reference=reference, counted=cluster, on_begin=begin
+            )
+        if measured.figures.sound and measured.figures.frames < 2:
+            raise ConfigError(
+                f"[load]: {measured.figures.frames} results after the warm-up, expected at least 2: "
+                "ask for more frames or seconds, or for a smaller `warm`"
             )
         came = consequences(script.happened, measured.answers, measured.ended)
         row = repeat_row(measured, self.scenario.boards(), came, self._processors)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from emulator import units
 from emulator.event_kinds import EVENTS, NEEDS, WITHOUT_NODE
 from slicemq.errors import ConfigError
+from slicemq.topics import is_id
 
 if TYPE_CHECKING:
     from emulator.scenario import Event, Scenario
@@ -22,6 +23,16 @@ def check(scenario: Scenario, where: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{where}: [[nodes]]: expected different prefixes, two boards are called {name!r}")
+    for place, kind in enumerate(scenario.nodes, 1):
+        here = f"{where}: [[nodes]] {place}"
+        last = f"{kind.prefix or kind.type}{kind.count}"
+        if not is_id(last):
+            raise units.wrong(f"{here}: field prefix", "names of at most 64 characters", last)
+        if kind.energy.busy_watts < kind.energy.idle_watts:
+            raise units.wrong(f"{here}: energy.busy_watts", "at least idle_watts", kind.energy.busy_watts)
+    for variant in scenario.variants():
+        if all(board.kind.joins is not None for board in variant.boards()):
+            raise ConfigError(f"{where}: [[nodes]]: expected a board without `joins` in every variant")
     pipelines = [deployment.name for deployment in scenario.deployments]
     if len(set(pipelines)) < len(pipelines):
         raise ConfigError(f"{where}: [[deployments]]: expected different names, got {', '.join(pipelines)}")
@@ -30,6 +41,12 @@ def check(scenario: Scenario, where: str) -> None:
         raise units.wrong(f"{where}: [load] pipeline", f"one of {', '.join(pipelines)}", load.pipeline)
     if (load.seconds is None) == (load.frames is None):
         raise ConfigError(f"{where}: [load]: expected either seconds or frames")
+    if load.seconds == 0:
+        raise units.wrong(f"{where}: [load] seconds", "more than 0", load.seconds)
+    if load.frames is not None and load.frames < (load.warm or 0) + 2:
+        raise units.wrong(
+            f"{where}: [load] frames", f"at least 2 more than the {load.warm or 0} of warm", load.frames
+        )
     for place, event in enumerate(scenario.events, 1):
         _check_event(event, f"{where}: [[events]] {place}", names, pipelines)
     most = max(scenario.run.sweep.nodes, default=0)

@@ -142,10 +142,12 @@ class Site:
         return subprocess.run(full, capture_output=True, text=True, timeout=timeout, check=False)
 
     def json(self, *words: str, timeout: float = 600.0) -> Any:
-        """What a verb says with `--format json`. Raises SliceMQError with its message when it fails."""
+        """What a verb says with `--format json`. Raises SliceMQError with its message and exit code."""
         done = self.command(*words, "--format", "json", timeout=timeout)
         if done.returncode != 0:
-            raise SliceMQError(f"slicemq {' '.join(words)}: exit code {done.returncode}: {done.stderr.strip()}")
+            error = SliceMQError(f"slicemq {' '.join(words)}: exit code {done.returncode}: {done.stderr.strip()}")
+            error.exit_code = max(1, done.returncode)
+            raise error
         return json.loads(done.stdout)
 
     def wait_ready(self, nodes: Sequence[str], timeout: float = _READY_SECONDS) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,8 @@ def _play(out: Output, scenario: Scenario, results: Path | None, **how: Any) -> 
 
     if how["isolate"]:
         check_possible()
+    for folder in (results, how["measurements"]):
+        _check_writable(folder)
     with out.progress() as progress:
         total = len(list(scenario.variants())) * scenario.run.repeats
         task = progress.add_task(scenario.name, total=total, note="starting")
@@ -97,9 +100,9 @@ def _play(out: Output, scenario: Scenario, results: Path | None, **how: Any) -> 
             say=lambda text: progress.update(task, note=text),
             done=lambda: progress.advance(task),
         )
+    out.result(body, lambda: as_text(body))
     if results is not None:
         _write(results, body)
-    out.result(body, lambda: as_text(body))
     for failure in body["failures"]:
         raise _failed(failure)
     if not all(repeat["sound"] for variant in body["variants"] for repeat in variant["repeats"]):
@@ -147,18 +150,29 @@ def _shown(value: Any) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
-def _write(folder: Path, body: dict[str, Any]) -> None:
+def _check_writable(folder: Path | None) -> None:
+    """Raises StoreError at once where a long run could not store what it finds."""
+    if folder is None:
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}") from error
+
+
+def _write(folder: Path, body: dict[str, Any]) -> None:
+    try:
         (folder / "report.json").write_text(json.dumps(body, indent=2, allow_nan=False) + "\n")
+        if importlib.util.find_spec("matplotlib") is None:
+            logger.warning("no plots: they take matplotlib, pip install 'slicemq[plot]'")
+            return
+        from emulator.plots import draw
+
+        draw(body, folder)
     except OSError as error:
         raise StoreError(f"{error.filename or folder}: {error.strerror}") from error
-    if importlib.util.find_spec("matplotlib") is None:
-        logger.warning("no plots: they take matplotlib, pip install 'slicemq[plot]'")
-        return
-    from emulator.plots import draw
-
-    draw(body, folder)
 
 
 def _list(out: Output) -> None:

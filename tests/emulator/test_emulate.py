@@ -127,6 +127,8 @@ def test_the_scenarios_that_ship_are_listed() -> None:
         (("SCENARIO", "--only", "nodes=7"), 2, "expected nodes=1, nodes=2"),
         (("SCENARIO", "--only", "rate=7"), 2, "expected nodes=1, nodes=2"),
         (("SCENARIO", "--keep"), 2, "--keep: expected --out"),
+        (("SCENARIO", "--no-isolation", "--out", "/proc/out"), 72, "/proc/out: "),
+        (("SCENARIO", "--no-isolation", "--measurements", "SCENARIO"), 72, "tiny.toml: "),
         (("SCENARIO", "--repeats", "0"), 2, "repeats"),
     ],
 )
@@ -136,6 +138,34 @@ def test_what_it_cannot_do_it_says_at_once(tmp_path: Path, words: tuple[str, ...
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        ('frames = 30\ninput = "nowhere.png"', "load input nowhere.png: there is no file"),
+        (
+            'seconds = 9\n[[events]]\nat = 1\nwhat = "deploy"\npipeline = "faces"\nmodel = "nowhere.tflite"',
+            "model nowhere.tflite: there is no file",
+        ),
+    ],
+)
+def test_a_file_that_is_not_there_is_missed_before_anything_starts(tmp_path: Path, load: str, said: str) -> None:
+    done = command("emulate", str(written(tmp_path, load)), "--no-isolation")
+    assert done.returncode == 3, done.stderr
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_mosquitto_it_says_what_to_do(tmp_path: Path) -> None:
+    code = "import shutil, sys; shutil.which = lambda *a, **k: None\n"
+    code += "from coordinator.cli import main\nsys.exit(main())"
+    words = [sys.executable, "-c", code, "emulate", str(written(tmp_path)), "--no-isolation"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        3,
+        "slicemq: mosquitto is not installed: sudo apt-get install mosquitto\n",
+    )
 
 
 def test_without_root_it_says_what_to_do(tmp_path: Path) -> None:
