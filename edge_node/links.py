@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from edge_node.fit import spec_bytes
 from slicemq.datalink import DataLink, open_link
 from slicemq.errors import BrokerError, BrokerRefusedError
+from slicemq.frames import MAX_HEADER_BYTES
 from slicemq.messages import Bundle, SliceAssignment
+from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.options import BrokerOptions
 from slicemq.topics import Topics
 from slicemq.turns import topic_turns
@@ -51,7 +54,12 @@ class Links:
         self._on_frame = on_frame
         receive = on_frame if len(self._options) == 1 else self._receive
         self._links: dict[str, DataLink] = {
-            name: open_link(options, f"{node}-data-{secrets.token_hex(4)}", on_frame=receive)
+            name: open_link(
+                options,
+                f"{node}-data-{secrets.token_hex(4)}",
+                on_frame=receive,
+                max_frame=largest_frame(assignment),
+            )
             for name, options in self._options.items()
         }
         self._main = self._links[MAIN]
@@ -124,6 +132,16 @@ class Links:
         """Disconnect all."""
         for link in self._links.values():
             link.stop()
+
+
+def largest_frame(assignment: SliceAssignment) -> int:
+    """Bytes that no right frame for the slice exceeds: so that a wrong one cannot fill a small board's memory."""
+    specs = [spec for bundle in assignment.inputs for spec in bundle.tensors]
+    if any(size < 0 for spec in specs for size in spec.shape):
+        return MAX_PAYLOAD
+    plain = sum(spec_bytes(spec) for spec in specs)
+    # Codecs add a few bytes to small tensors, and a block of LZ4 that packs nothing is a little longer.
+    return min(MAX_PAYLOAD, plain + plain // 64 + 2 * MAX_HEADER_BYTES)
 
 
 def broker_by_topic(topics: Topics, assignment: SliceAssignment) -> dict[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from slicemq.errors import ConfigError
+from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.options import BrokerOptions
 from slicemq.ownlink import OwnLink
 from slicemq.paholink import PahoLink
@@ -62,6 +63,7 @@ def open_link(
     on_up: Callable[[], None] = _ignore,
     on_down: Callable[[str], None] = _ignore,
     max_pending: int = 64 << 20,
+    max_frame: int = MAX_PAYLOAD,
     kind: LinkKind = "auto",
 ) -> DataLink:
     """A data link to `broker`, not yet started.
@@ -69,7 +71,8 @@ def open_link(
     `on_frame(topic, payload)` is called on the link's own thread for each frame; while it runs nothing is received,
     and an exception in it is logged. The payload is read-only; its memory is used again when the last view of it is
     dropped (slices and numpy arrays over it count), so what is to be kept for long is better copied. `max_pending`
-    bounds the bytes that wait for the socket.
+    bounds the bytes that wait for the socket. Frames above `max_frame` bytes are skipped, by our own link before it
+    takes memory for them.
 
     `kind`: `own` is the link of our own (MQTT 3.1.1 over TCP or TLS), `paho` speaks WebSocket and MQTT 5 too, and
     `auto` takes the first that can; the environment variable SLICEMQ_DATA_LINK wins. Raises ConfigError for another
@@ -77,7 +80,15 @@ def open_link(
     """
     chosen = _choose(broker, kind)
     make = OwnLink if chosen == "own" else PahoLink
-    return make(broker, client_id, on_frame=on_frame, on_up=on_up, on_down=on_down, max_pending=max_pending)
+    return make(
+        broker,
+        client_id,
+        on_frame=on_frame,
+        on_up=on_up,
+        on_down=on_down,
+        max_pending=max_pending,
+        max_frame=max_frame,
+    )
 
 
 def _choose(broker: BrokerOptions, kind: str) -> str:

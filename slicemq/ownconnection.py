@@ -56,6 +56,8 @@ class OwnConnection:
     ) -> None:
         self.reason = ""
         self.skipped = 0
+        # Those of them that were asked for.
+        self._refused = 0
         self._options = options
         self._client_id = client_id
         self._events = events
@@ -225,8 +227,13 @@ class OwnConnection:
             if event.packet_id:
                 self._control(mqtt_encode.encode_puback(event.packet_id))
             # amqtt sends retained documents that nobody asked for: no reason to warn.
-            level = logging.DEBUG if event.reason == packets.NOT_WANTED else logging.WARNING
-            logger.log(level, "topic %s: a frame of %d bytes skipped: %s", event.topic, event.nbytes, event.reason)
+            if event.reason != packets.NOT_WANTED:
+                self._refused += 1
+                if self._refused & (self._refused - 1) == 0:  # not so many that they fill the log
+                    logger.warning(
+                        "topic %s: a frame of %d bytes skipped: %s (%d so far)",
+                        *(event.topic, event.nbytes, event.reason, self._refused),
+                    )
 
     def _look_after(self, now: float) -> None:
         """Keep the connection alive, and give it up when the broker does not."""

@@ -31,10 +31,12 @@ class PahoLink(FrameKeeper):
         on_up: Callable[[], None],
         on_down: Callable[[str], None],
         max_pending: int,
+        max_frame: int = MAX_PAYLOAD,
     ) -> None:
         super().__init__(
             broker, client_id, on_frame=on_frame, on_up=on_up, on_down=on_down, max_pending=max_pending
         )
+        self._max_frame = max_frame
         self._room = threading.Condition()
         self._pending = 0
         self._pending_frames = 0
@@ -80,7 +82,7 @@ class PahoLink(FrameKeeper):
     # On the network thread.
 
     def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        if self._wanted(topic):
+        if len(payload) <= self._max_frame and self._wanted(topic):
             self._on_frame(topic, payload)
 
     def _written(self, nbytes: int) -> None:

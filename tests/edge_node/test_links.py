@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from emulator.brokers import Mosquitto
 from slicemq.datalink import DataLink, open_link
 from slicemq.errors import BrokerError, BrokerRefusedError, ConfigError
 from slicemq.messages import Artifact, Bundle, SliceAssignment, TensorSpec
+from slicemq.mqtt_packets import MAX_PAYLOAD
 from slicemq.options import BrokerOptions
 from slicemq.topics import Topics
 from tests.waiting import eventually
@@ -96,6 +98,33 @@ def test_each_topic_travels_over_the_broker_of_its_bundle(brokers: tuple[Mosquit
         mine.stop()
         for link in others:
             link.stop()
+
+
+def test_a_frame_larger_than_any_right_one_takes_no_memory(
+    brokers: tuple[Mosquitto, Mosquitto], caplog: pytest.LogCaptureFixture
+) -> None:
+    main, board = brokers
+    sizes: list[int] = []
+    mine = Links("n1", TOPICS, assignment(board.url), main.options, lambda _, payload: sizes.append(len(payload)))
+    other = opened(main, [])
+    try:
+        mine.subscribe([topic("b0")])
+        mine.start()
+        mine.wait_up(10.0)
+        most = links.largest_frame(assignment(board.url))
+        for size in (most + 1, 20_000_000, most):
+            assert other.send(topic("b0"), [bytes(size)])
+        eventually(lambda: sizes)
+        assert sizes == [most]
+        assert f"a frame of {most + 1} bytes skipped: at most {most} bytes are accepted" in caplog.text
+    finally:
+        mine.stop()
+        other.stop()
+
+
+def test_sizes_that_a_specification_leaves_open_bound_no_frame() -> None:
+    open_size = replace(assignment("mqtt://n1"), inputs=(Bundle("b0", (TensorSpec(1, "t", "float32", (1, -1)),)),))
+    assert links.largest_frame(open_size) == MAX_PAYLOAD
 
 
 def test_a_data_broker_that_never_answers_fails_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
