@@ -89,6 +89,19 @@ def test_affine_codecs_are_within_half_a_step(array: Array, name: str) -> None:
     assert (found[array == 0] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["int8", "int16", "int8c", "zfp2", "zfp3", "zfp4"])
+def test_no_error_is_worse_than_the_worst(name: str) -> None:
+    made = np.random.default_rng(5)
+    worst = 0.0
+    for scale in (1e-15, 1.0, 1e30):
+        array = (made.standard_normal((128, 1000)) * scale).astype(np.float32)
+        used, found = through(name, array)
+        assert used == name
+        error = np.abs(found.astype(np.float64) - array).max()
+        worst = max(worst, float(error) / span_of(array))
+    assert 0 < worst <= codecs.worst_error(name)
+
+
 @given(st.integers(32, 90), st.integers(2, 70), st.integers(0, 2**32), st.sampled_from([1e-30, 1e-3, 1.0, 1e30]))
 @settings(max_examples=60, deadline=None)
 def test_int8c_is_within_half_a_step_of_each_channel(rows: int, channels: int, seed: int, scale: float) -> None:
