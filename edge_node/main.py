@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from edge_node.config import NodeConfig, load_config, parse_arguments
 from slicemq.errors import RuntimeUnavailableError, SliceMQError
 from slicemq.log import setup_logging
+from slicemq.options import link_kind
 
 
 def main(words: Sequence[str] | None = None, *, prog: str = "slicemq-node") -> int:
@@ -18,8 +19,8 @@ def main(words: Sequence[str] | None = None, *, prog: str = "slicemq-node") -> i
     try:
         arguments = parse_arguments(prog, sys.argv[1:] if words is None else words)
         config = load_config(arguments)
+        link_kind(config.broker_options())
         if arguments.check_config:
-            config.broker_options()
             config.data_broker_options()
             sys.stdout.write(config.shown())
             _check_runtime(config.runtime)

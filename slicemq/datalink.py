@@ -5,20 +5,13 @@ Frames are QoS 0 (protocol rule 7): what is lost with a connection the client se
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
-from slicemq.errors import ConfigError
 from slicemq.mqtt_packets import MAX_PAYLOAD
-from slicemq.options import BrokerOptions
+from slicemq.options import BrokerOptions, LinkKind, link_kind
 from slicemq.ownlink import OwnLink
 from slicemq.paholink import PahoLink
-
-LinkKind = Literal["auto", "own", "paho"]
-# For measurements and trouble in the field; it wins over what the code asks for.
-KIND_VARIABLE = "SLICEMQ_DATA_LINK"
-_KINDS = ("auto", "own", "paho")
 
 
 def _ignore(*_: object) -> None:
@@ -78,7 +71,7 @@ def open_link(
     `auto` takes the first that can; the environment variable SLICEMQ_DATA_LINK wins. Raises ConfigError for another
     kind, and for `own` where it cannot be.
     """
-    chosen = _choose(broker, kind)
+    chosen = link_kind(broker, kind)
     make = OwnLink if chosen == "own" else PahoLink
     return make(
         broker,
@@ -89,18 +82,3 @@ def open_link(
         max_pending=max_pending,
         max_frame=max_frame,
     )
-
-
-def _choose(broker: BrokerOptions, kind: str) -> str:
-    named = os.environ.get(KIND_VARIABLE, "")
-    where = f"environment variable {KIND_VARIABLE}" if named else "kind of data link"
-    kind = named or kind
-    if kind not in _KINDS:
-        raise ConfigError(f"{where}: {kind[:80]!r}, expected {', '.join(_KINDS)}")
-    able = broker.transport == "tcp" and not broker.mqtt5
-    if kind == "own" and not able:
-        spoken = "MQTT 5" if broker.mqtt5 else "WebSocket"
-        raise ConfigError(f"{where}: 'own' does not speak {spoken} ({broker.describe()}), expected auto or paho")
-    if kind == "auto":
-        return "own" if able else "paho"
-    return kind

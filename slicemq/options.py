@@ -16,6 +16,10 @@ from slicemq.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 Transport = Literal["tcp", "websockets"]
+LinkKind = Literal["auto", "own", "paho"]
+# For measurements and trouble in the field; it wins over what the code asks for.
+KIND_VARIABLE = "SLICEMQ_DATA_LINK"
+_LINK_KINDS = ("auto", "own", "paho")
 # Scheme -> transport, TLS, port when the URL names none.
 _SCHEMES: dict[str, tuple[Transport, bool, int]] = {
     "mqtt": ("tcp", False, 1883),
@@ -218,3 +222,20 @@ def _read_password(file: str) -> str:
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
         logger.warning("password file %s can be read by every user of this machine (chmod 600 helps)", file)
     return password
+
+
+def link_kind(broker: BrokerOptions, kind: LinkKind = "auto") -> Literal["own", "paho"]:
+    """Which slicemq.datalink carries frames to `broker`: the variable SLICEMQ_DATA_LINK, else `kind`, says it.
+
+    Raises ConfigError for another word than auto, own or paho, and for `own` where it cannot be.
+    """
+    named = os.environ.get(KIND_VARIABLE, "")
+    where = f"environment variable {KIND_VARIABLE}" if named else "kind of data link"
+    asked = named or kind
+    if asked not in _LINK_KINDS:
+        raise ConfigError(f"{where}: {asked[:80]!r}, expected {', '.join(_LINK_KINDS)}")
+    able = broker.transport == "tcp" and not broker.mqtt5
+    if asked == "own" and not able:
+        spoken = "MQTT 5" if broker.mqtt5 else "WebSocket"
+        raise ConfigError(f"{where}: 'own' does not speak {spoken} ({broker.describe()}), expected auto or paho")
+    return "own" if able and asked != "paho" else "paho"

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from emulator.brokers import Mosquitto, free_port
-from slicemq.datalink import LinkKind, open_link
+from slicemq.datalink import open_link
 from slicemq.errors import BrokerError, BrokerRefusedError
-from slicemq.options import BrokerOptions
+from slicemq.options import BrokerOptions, LinkKind
 from slicemq.session import Session
 from tests.waiting import eventually
 

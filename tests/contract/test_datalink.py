@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from emulator.brokers import Broker, Mosquitto, free_port
-from slicemq.datalink import DataLink, LinkKind, open_link
+from slicemq.datalink import DataLink, open_link
 from slicemq.errors import BrokerError, BrokerRefusedError, OversizeError
 from slicemq.mqtt_packets import MAX_PAYLOAD
-from slicemq.options import BrokerOptions
+from slicemq.options import BrokerOptions, LinkKind
 from slicemq.probe import probe_message_size
 from slicemq.topics import Topics
 from tests.fake_broker import FakeBroker

@@ -15,11 +15,11 @@ import pytest
 
 from emulator.brokers import Broker, Mosquitto
 from slicemq import framekeeper, ownconnection
-from slicemq.datalink import KIND_VARIABLE, LinkKind, open_link
+from slicemq.datalink import open_link
 from slicemq.endpoint import Events, Wakeup
 from slicemq.errors import BrokerError, BrokerRefusedError, ConfigError
 from slicemq.mqtt_packets import MAX_PAYLOAD
-from slicemq.options import BrokerOptions
+from slicemq.options import KIND_VARIABLE, BrokerOptions, LinkKind
 from slicemq.ownconnection import OwnConnection
 from slicemq.ownlink import OwnLink
 from slicemq.paholink import PahoLink

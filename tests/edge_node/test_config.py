@@ -141,6 +141,14 @@ def test_exit_codes(words: list[str], code: int, message: str, capsys: pytest.Ca
     assert message in told
 
 
+def test_a_wrong_data_link_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLICEMQ_DATA_LINK", "nonsense")
+    assert main(["--check-config"]) == 3
+    assert "SLICEMQ_DATA_LINK: 'nonsense', expected auto, own, paho" in capsys.readouterr().err
+
+
 def test_help_and_check_config_import_neither_numpy_nor_a_runtime() -> None:
     code = (
         "import sys; from edge_node.main import main; main(['--check-config', '--id', 'x']); "
