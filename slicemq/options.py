@@ -95,10 +95,11 @@ class BrokerOptions:
         )
 
     def at(self, url: str) -> BrokerOptions:
-        """The data broker at `url`, which is entered as this broker is: with its user, password and TLS files.
+        """The data broker at `url`: with TLS entered as this broker is, with its user, password and TLS files.
 
-        Raises ConfigError for what is no URL of a data broker, and for one without TLS when this broker has TLS,
-        because the password must not travel in the clear.
+        Without TLS it is entered without a user: the URL is another node's word, and whoever listens there must not
+        be shown this broker's password. Raises ConfigError for what is no URL of a data broker, and for one without
+        TLS when this broker has TLS, because the frames must not travel in the clear.
         """
         fault = data_broker_fault(url)
         if fault:
@@ -107,11 +108,13 @@ class BrokerOptions:
         transport, tls, usual_port = _SCHEMES[scheme]
         if self.tls and not tls:
             raise ConfigError(
-                f"data broker {url}: expected mqtts:// or wss://, as the main broker has (both get the password)"
+                f"data broker {url}: expected mqtts:// or wss://, as the main broker has"
             )
         port = usual_port if port is None else port
         there = replace(self, host=host, port=port, transport=transport, path=path, tls=tls)
-        return there if tls else replace(there, ca_file=None, cert_file=None, key_file=None)
+        if tls:
+            return there
+        return replace(there, username=None, password=None, ca_file=None, cert_file=None, key_file=None)
 
     def describe(self) -> str:
         """The broker as a URL without any secret, for messages: `mqtt://host:1883`."""

@@ -189,7 +189,7 @@ def test_the_reference_shows_every_field_with_its_default(tmp_path: Path) -> Non
             assert str(option.default) in row.split("|")[3]
 
 
-def test_a_data_broker_is_entered_as_the_main_one_is(tmp_path: Path) -> None:
+def test_a_data_broker_is_shown_the_password_with_tls_only(tmp_path: Path) -> None:
     secret, ca = tmp_path / "password", tmp_path / "ca.pem"
     secret.write_text("hush\n")
     ca.write_text("")
@@ -210,7 +210,8 @@ def test_a_data_broker_is_entered_as_the_main_one_is(tmp_path: Path) -> None:
     plain = load("--username", "pi", "--password-file", str(secret), "--data-broker", "mqtt://board")
     options = plain.data_broker_options()
     assert options is not None
-    assert (options.port, options.username, options.tls, options.ca_file) == (1883, "pi", False, None)
+    assert (options.port, options.tls, options.ca_file) == (1883, False, None)
+    assert (options.username, options.password) == (None, None)
     assert load().data_broker_options() is None
 
 
