@@ -28,14 +28,14 @@ def options_from_plain(body: Mapping[str, Any]) -> PlanOptions:
     shapes = _names(body, "shape", SHAPES)
     codecs = _names(body, "codecs", (*CODECS, AUTO))
     goal = _goal(body)
-    if AUTO in codecs:
-        codecs = tuple(codec for codec in CODECS if is_lossless(codec) or goal.error_budget > 0)
-    lossy = [codec for codec in codecs if not is_lossless(codec)]
+    lossy = [codec for codec in codecs if codec != AUTO and not is_lossless(codec)]
     if lossy and goal.error_budget <= 0:
         raise PlanError(
             f"field codecs: {', '.join(lossy)} changes the results: say by how much with an error budget above 0 "
             "(error_budget, --error-budget), such as 0.01"
         )
+    if AUTO in codecs:
+        codecs = tuple(codec for codec in CODECS if is_lossless(codec) or goal.error_budget > 0)
     return PlanOptions(
         pins=_texts(body, "pins", "slice -> node"),
         exclude=frozenset(_list(body, "exclude", "nodes")),

@@ -54,6 +54,8 @@ def test_auto_stands_for_all_codecs_that_the_budget_allows() -> None:
     assert options_from_plain({"codecs": ["auto"], "error_budget": 0.01}).codecs == CODECS
     assert options_from_plain({"codecs": ["auto"]}).codecs == ("raw", "lz4", "lz4s", "zstd")
     assert options_from_plain({"codecs": ["lz4", "auto"]}).codecs == ("raw", "lz4", "lz4s", "zstd")
+    with pytest.raises(PlanError, match="int8 changes the results: say by how much"):
+        options_from_plain({"codecs": ["auto", "int8"]})
 
 
 @pytest.mark.parametrize(
