@@ -62,7 +62,8 @@ def measure_codecs(
     and `f16` none beside `int16`. The quick ones are measured first.
 
     `samples` are frames by input tensor (None: SAMPLES of seeded noise). The sets are measured in an order that has
-    them spread over the model whenever the time ends. A model that keeps state gets no errors: they would depend on
+    them spread over the model whenever the time ends, on the first SAMPLES frames, and then on the other frames as
+    far as the time allows. A model that keeps state gets no errors: they would depend on
     all frames before. Raises what `load` raises, CutError for sets where `graph` cannot be cut.
     """
     frames = list(samples) if samples is not None else [random_inputs(graph, seed) for seed in range(SAMPLES)]
@@ -80,16 +81,19 @@ def measure_codecs(
         if name in here and codecs.packed_size(name, "float32", (1,)) is None
     }
     errors: dict[str, dict[int, float]] = {name: {} for name in lossy}
-    for slow, done in itertools.product((False, True), _spread(sets)):
+    batches = [batch for batch in (kept[:SAMPLES], kept[SAMPLES:]) if batch]
+    for batch, slow, done in itertools.product(batches, (False, True), _spread(sets)):
         if clock() > end:
             break
         useful = [
             name
             for name in lossy
-            if codecs.is_slow(name) == slow and not _outdone(graph, name, crossing[done], lossy, ratios)
+            if codecs.is_slow(name) == slow
+            and (batch is batches[0] or done in errors[name])
+            and not _outdone(graph, name, crossing[done], lossy, ratios)
         ]
-        for name, error in (_at(data, graph, load, done, kept, useful) if useful else {}).items():
-            errors[name][done] = error
+        for name, error in (_at(data, graph, load, done, batch, useful) if useful else {}).items():
+            errors[name][done] = max(error, errors[name].get(done, 0.0))
     return CodecMeasures(ratios, errors)
 
 

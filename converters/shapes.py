@@ -41,11 +41,7 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, S
 
     Raises what `load` raises, ModelError when the model does not run or cannot have `shapes`.
     """
-    for index in graph.inputs:
-        if graph.tensors[index].dtype not in DTYPES:
-            tensor = graph.tensors[index]
-            raise ModelError(f"input {index} ({tensor.name}) is of type {tensor.dtype}, which cannot travel")
-    graph = with_shapes(graph, _input_shapes(graph, shapes or {}))
+    graph = with_input_shapes(graph, shapes or {})
     nbytes = sum(graph.tensors[t].nbytes for t in dict.fromkeys(graph.inputs))
     if nbytes > _MAX_FRAME_BYTES:
         raise ModelError(
@@ -64,6 +60,18 @@ def resolve_shapes(data: Bytes, graph: Graph, load: Load, shapes: Mapping[int, S
     resolved = with_shapes(graph, changed)
     tensors = tuple(replace(t, varying=varying.get(t.index, ())) for t in resolved.tensors)
     return with_recomputed(fold_shapes(replace(resolved, tensors=tensors)))
+
+
+def with_input_shapes(graph: Graph, shapes: Mapping[int, Shape]) -> Graph:
+    """`graph` with the shapes that a frame's inputs have: `shapes`, else the declared ones with 1 for open sizes.
+
+    The model is not run. Raises ModelError when it cannot have `shapes`, or takes a dtype that cannot travel.
+    """
+    for index in graph.inputs:
+        if graph.tensors[index].dtype not in DTYPES:
+            tensor = graph.tensors[index]
+            raise ModelError(f"input {index} ({tensor.name}) is of type {tensor.dtype}, which cannot travel")
+    return with_shapes(graph, _input_shapes(graph, shapes))
 
 
 def named_shapes(graph: Graph, given: Mapping[str, Sequence[int]]) -> dict[int, Shape]:

@@ -225,11 +225,14 @@ class Cluster:
             self._changed = True
         if active is not None and wish is not None and active.blueprint.digest == blueprint.digest:
             active.intent = record.intent = intent
+            active.blueprint = active.blueprint.with_error_of(blueprint)
             record.status = ""
             self._changed = True
-            self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
             self._actions.append(Persist())
-            return self.tick(now)
+            actions = self.tick(now)
+            # After the plan's document, which whoever asks reads next.
+            self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
+            return [*actions, *self._take()]
         self._prepare(record, wish, intent, blueprint, now)
         return self.tick(now)
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.codec_errors import SECONDS, CodecMeasures, chain_error, from_plain, measure_codecs, to_plain
+from converters.samples import MOST_BYTES, unpack
 from coordinator.kept import file_of, keep, read
 from coordinator.planner.lanes import lanes_of
 from coordinator.planner.plan_checks import CLIENT
 from slicemq.codecs import available, is_lossless
+from slicemq.errors import StoreError
 
 if TYPE_CHECKING:
     from converters.codec_errors import Frame
@@ -21,8 +23,21 @@ if TYPE_CHECKING:
     from converters.schema import Bytes
     from coordinator.planner.plan import Plan
 
-FORMAT = 3
+FORMAT = 4
 """Rises whenever the same run would be written down as other numbers, so that nobody takes old ones."""
+
+
+def calibration_frames(path: str | Path, graph: Graph) -> list[Frame]:
+    """The frames of a calibration set that is kept as a file (`converters.samples`).
+
+    Raises StoreError for a file that cannot be read, InputError for one that does not fit the graph.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}") from error
+    return unpack(data, graph)
 
 
 def measures_of(

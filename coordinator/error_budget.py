@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from coordinator.planner.model import PlanOptions
-from coordinator.planner.plan import Plan
+from coordinator.planner.plan import Plan, Samples
 from slicemq.codecs import is_lossless
 
 logger = logging.getLogger("slicemq.coordinator.error_budget")
@@ -22,12 +22,20 @@ CAREFUL = 0.9
 ROUNDING = 1e-9
 
 
+def lossless(options: PlanOptions) -> PlanOptions:
+    """The options without lossy codecs."""
+    return replace(options, codecs=tuple(codec for codec in options.codecs if is_lossless(codec)))
+
+
 def kept_budget(
-    make: Callable[[PlanOptions], Plan], options: PlanOptions, measure: Callable[[Plan], float]
+    make: Callable[[PlanOptions], Plan],
+    options: PlanOptions,
+    measure: Callable[[Plan], float],
+    samples: Samples = "noise",
 ) -> Plan:
     """The plan that `make` makes with these options, or with stricter ones, whose measured error is in the budget.
 
-    `measure` runs a plan and gives its error, 0.0 for one without losses. Raises what they raise.
+    `measure` runs a plan on `samples` and gives its error, 0.0 for one without losses. Raises what they raise.
     """
     budget = options.goal.error_budget
     plan = make(options)
@@ -41,7 +49,7 @@ def kept_budget(
         found = 0.0 if plan.error is None else measure(plan)
     if not found <= budget * (1 + ROUNDING):
         logger.warning("a plan errs by %.3g, the budget is %.3g: planning without lossy codecs", found, budget)
-        plan = make(replace(options, codecs=tuple(codec for codec in options.codecs if is_lossless(codec))))
+        plan = make(lossless(options))
     if plan.error is None:
         return replace(plan, reason=f"{plan.reason}; plans with lossy codecs err more than the budget as measured")
-    return replace(plan, error=replace(plan.error, budget=budget, measured=float(f"{found:.6g}")))
+    return replace(plan, error=replace(plan.error, budget=budget, measured=float(f"{found:.6g}"), samples=samples))

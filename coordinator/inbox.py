@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from converters.samples import MOST_BYTES
 from coordinator.actions import Action
 from coordinator.cluster import Cluster
 from coordinator.intents import Intent
@@ -174,7 +175,15 @@ def _intent(body: dict[str, Any], topic: str) -> Intent:
         raise ProtocolError(f"{topic}: field plan: expected an object")
     if not isinstance(options, dict):
         raise ProtocolError(f"{topic}: field options: expected an object")
-    return Intent(name, from_plain(Artifact, body.get("model"), f"{topic}: field model"), plan, options)
+    model = from_plain(Artifact, body.get("model"), f"{topic}: field model")
+    calibration = None
+    if body.get("calibration") is not None:
+        calibration = from_plain(Artifact, body["calibration"], f"{topic}: field calibration")
+        if calibration.size > MOST_BYTES:
+            raise ProtocolError(
+                f"{topic}: field calibration: {calibration.size} bytes, expected at most {MOST_BYTES}"
+            )
+    return Intent(name, model, plan, options, calibration)
 
 
 def _name(body: dict[str, Any], field: str, topic: str) -> str:

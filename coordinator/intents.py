@@ -18,13 +18,20 @@ class Intent:
     """What an operator asked for: this model under this name.
 
     `plan` is a plan file's content when the operator gave one; then no other is made while its nodes live.
-    `options` are the planner's options as plain JSON.
+    `options` are the planner's options as plain JSON. `calibration` are the typical inputs that codecs are measured
+    on (converters/samples.py; None: on noise).
     """
 
     name: str
     model: Artifact
     plan: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    calibration: Artifact | None = None
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """The files that plans of it need."""
+        return (self.model,) if self.calibration is None else (self.model, self.calibration)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,11 @@ class Blueprint:
     stage_seconds: dict[str, float]
     stateful: bool = False
     computing: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def with_error_of(self, made: Blueprint) -> Blueprint:
+        """This one with the error of results that `made` states, a later one of the same digest."""
+        error = made.plan.get("error")
+        return self if self.plan.get("error") == error else replace(self, plan={**self.plan, "error": error})
 
 
 @dataclass

@@ -25,14 +25,14 @@ from converters.profile import Profile, estimate
 from converters.shapes import named_shapes, resolve_shapes
 from converters.slicing import iter_slices
 from coordinator.artifacts import ArtifactStore
-from coordinator.codec_notes import error_of_plan, measures_of
-from coordinator.error_budget import kept_budget
+from coordinator.codec_notes import calibration_frames, error_of_plan, measures_of
+from coordinator.error_budget import kept_budget, lossless
 from coordinator.intents import Blueprint, Intent
 from coordinator.known import Known, informed
 from coordinator.planner import make_plan
 from coordinator.planner.fleet import fleet_from_capacities
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
-from coordinator.planner.plan import Plan
+from coordinator.planner.plan import Plan, Samples
 from coordinator.planner.tables.codec_costs import candidates
 from coordinator.planner.tables.operators import Needs, lacking
 from coordinator.planner.tables.states import down_sets
@@ -40,6 +40,7 @@ from coordinator.planner.wishes import options_from_plain
 from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint
 from slicemq.errors import (
+    InputError,
     InsufficientCapacityError,
     ModelError,
     PlanError,
@@ -104,7 +105,8 @@ def run(job: PlanningJob) -> Blueprint:
     graph = model_graph(str(path), job.tools, _shapes(job))
     if graph.sha256 != job.intent.model.sha256:
         raise ModelError(f"{path}: its SHA-256 is {graph.sha256}")
-    plan, computing = _plan(job, graph, str(path))
+    calibration = _calibration(job, store, graph)
+    plan, computing = _plan(job, graph, str(path), calibration)
     artifacts, takes, gives = [], [], []
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for piece in (piece for lane in plan.lane_groups() for piece in iter_slices(data, graph, lane)):
@@ -115,9 +117,30 @@ def run(job: PlanningJob) -> Blueprint:
     return replace(blueprint(job.intent.name, graph, plan, takes, gives, artifacts, brokers), computing=computing)
 
 
-def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
+def _calibration(job: PlanningJob, store: ArtifactStore, graph: Graph) -> str | None:
+    """Where the intent's calibration set is (None: it has none, or none that can be used). It was read once.
+
+    Raises InputError and StoreError when an operator waits for the answer; a lost plan is replaced without it.
+    """
+    calibration = job.intent.calibration
+    if calibration is None:
+        return None
+    path = str(store.path(calibration.sha256))
+    try:
+        calibration_frames(path, graph)
+    except (InputError, StoreError) as error:
+        if job.asked:
+            raise
+        logger.warning("the calibration set cannot be used, planning without lossy codecs: %s", error)
+        return None
+    return path
+
+
+def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) -> tuple[Plan, Computing]:
     """The plan, and what its slices' calls are predicted to take by the profile and the nodes' speeds alone."""
     options = _for_present(plan_options(job.intent.options), job)
+    if job.intent.calibration is not None and calibration is None:
+        options = lossless(options)
     if job.intent.plan is not None:
         plan = Plan.from_plain(job.intent.plan, graph=graph)
         present = {capacity.node for capacity in job.nodes}
@@ -143,7 +166,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
     measures = None
     if options.codecs != ("raw",):
         kept = str(job.folder / "profiles")
-        measures = model_measures(path, options.codecs, kept, job.tools, _shapes(job))
+        measures = model_measures(path, options.codecs, kept, job.tools, _shapes(job), calibration)
 
     def attempt(nodes: list[Capacity]) -> tuple[Plan, Computing]:
         fleet = informed(fleet_from_capacities(nodes, reference, options.broker_rate), known)
@@ -160,7 +183,8 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
             )
 
         known_by_all = _with_brokers_known(_with_turns_known(options, nodes), nodes)
-        plan = kept_budget(make, known_by_all, lambda plan: _error(job, graph, path, plan))
+        samples: Samples = "noise" if calibration is None else "calibration"
+        plan = kept_budget(make, known_by_all, lambda plan: _error(job, graph, path, plan, calibration), samples)
         # An estimate is no measurement that another could correct.
         return plan, computing_of(plan, graph, profile, fleet) if profile.measured else {}
 
@@ -173,10 +197,11 @@ def _plan(job: PlanningJob, graph: Graph, path: str) -> tuple[Plan, Computing]:
     return attempt(list(job.nodes))
 
 
-def _error(job: PlanningJob, graph: Graph, path: str, plan: Plan) -> float:
+def _error(job: PlanningJob, graph: Graph, path: str, plan: Plan, calibration: str | None) -> float:
     """How much a plan with lossy codecs changes the results, by running its slices."""
+    frames = None if calibration is None else calibration_frames(calibration, graph)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return error_of_plan(data, graph, job.tools.function(job.tools.load), plan)
+        return error_of_plan(data, graph, job.tools.function(job.tools.load), plan, frames)
 
 
 def computing_of(plan: Plan, graph: Graph, profile: Profile, fleet: Fleet) -> Computing:
@@ -351,14 +376,23 @@ def model_profile(path: str, source: str, folder: str, tools: Tools, shapes: Sha
 
 @lru_cache(maxsize=4)
 def model_measures(
-    path: str, codecs: tuple[str, ...], folder: str, tools: Tools, shapes: Shapes = ()
+    path: str,
+    codecs: tuple[str, ...],
+    folder: str,
+    tools: Tools,
+    shapes: Shapes = (),
+    calibration: str | None = None,
 ) -> CodecMeasures:
-    """What codecs do to a stored model, measured once on seeded noise and kept in `folder`."""
+    """What codecs do to a stored model, measured once and kept in `folder`.
+
+    `calibration` is the file of the frames that they are measured on (None: seeded noise).
+    """
     graph = model_graph(path, tools, shapes)
     load, runtime = tools.function(tools.load), tools.function(tools.runtime)()
     sets = candidates(graph, down_sets(graph))
+    frames = None if calibration is None else calibration_frames(calibration, graph)
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return measures_of(data, graph, load, runtime, Path(folder), sets, codecs)
+        return measures_of(data, graph, load, runtime, Path(folder), sets, codecs, samples=frames)
 
 
 @lru_cache(maxsize=1)

@@ -294,7 +294,7 @@ class CoordinatorService:
         for record in self._cluster.records.values():
             intents: list[Any] = [record.intent, *(r.intent for r in record.revisions.values())]
             intents += [wish.intent for wish in (record.wish, record.job_wish) if wish is not None]
-            keep |= {intent.model.sha256 for intent in intents if intent is not None}
+            keep |= {file.sha256 for intent in intents if intent is not None for file in intent.artifacts}
             for revision in record.revisions.values():
                 keep |= {item.artifact.sha256 for items in revision.blueprint.slices.values() for item in items}
         for name in self._artifacts.prune(keep):

@@ -183,6 +183,7 @@ class Workshop:
                 f"the model {model.sha256[:12]} is not in the coordinator's store and nobody sent it ({error}); "
                 "deploy it again"
             ) from error
+        self._fetch_calibration(action)
         try:
             made: Blueprint = self._child.submit(planning.run, self._job(action)).result()
         except BrokenProcessPool as error:
@@ -193,6 +194,20 @@ class Workshop:
             ) from error
         self._check_size(made)
         return made
+
+    def _fetch_calibration(self, action: MakePlan) -> None:
+        """Bring the frames that codecs are measured on; a plan that nobody asks for can do without."""
+        calibration = action.intent.calibration
+        if calibration is None:
+            return
+        try:
+            self._exchange.fetch(calibration, patience=15.0 if action.client is not None else 3.0)
+        except ArtifactError as error:
+            if action.client is not None:
+                raise CoordinatorError(
+                    f"the calibration set {calibration.sha256[:12]} is not in the coordinator's store and nobody "
+                    f"sent it ({error}); deploy it again"
+                ) from error
 
     def _check_size(self, made: Blueprint) -> None:
         if not made.plan["bundles"]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import logging
-import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import typer
 from coordinator.cli import plan_wishes
 from coordinator.cli.common import Network, Output, verb
 from coordinator.cli.model_files import INPUT_SHAPE, parse_shapes
+from coordinator.cli.plan_text import error_line
 from slicemq.errors import (
     CoordinatorError,
     InsufficientCapacityError,
@@ -25,13 +27,13 @@ from slicemq.errors import (
     RequestRefusedError,
     UsageError,
 )
-from slicemq.messages import Artifact, ChunkRequest, PipelineDocument, PlanDocument, decode, to_plain
+from slicemq.messages import Artifact, PipelineDocument, PlanDocument, decode, to_plain
 from slicemq.topics import check_id
-from slicemq.transfer import serve
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from converters.graph import Graph
     from coordinator.cli.ask import Caller
 
 logger = logging.getLogger("slicemq.deploy")
@@ -59,6 +61,7 @@ def command(
     max_energy: float | None = plan_wishes.MAX_ENERGY,
     error_budget: float = plan_wishes.ERROR_BUDGET,
     codec: list[str] = plan_wishes.CODEC,
+    calibration: Path | None = plan_wishes.CALIBRATION,
     shape: list[str] = plan_wishes.SHAPE,
     require: list[str] = plan_wishes.REQUIRE,
     headroom: float = plan_wishes.HEADROOM,
@@ -70,12 +73,15 @@ def command(
 ) -> None:
     """Hand a model to the coordinator: it plans, cuts and delivers it, and switches the pipeline over to it."""
     from coordinator.cli.ask import calling
+    from coordinator.cli.codec_tools import unused, warn_of_noise
+    from coordinator.cli.upload import Upload, open_file
 
     check_id("pipeline", name)
     if profile not in ("measure", "estimate"):
         raise UsageError(f"--profile: expected measure or estimate, got {profile!r}")
     pins = _pins(pin)
-    artifact = _check_model(file)
+    graph = _check_model(file)
+    artifact = Artifact(graph.sha256, graph.size)
     wished = plan_wishes.wishes(
         objective=objective,
         min_rate=min_rate,
@@ -90,20 +96,28 @@ def command(
         data_brokers=data_brokers,
         broker_rate=broker_rate,
     )
+    shapes = parse_shapes(input_shape)
+    typical = b"" if unused(codec, calibration) else _samples(file, graph, shapes, calibration)
+    samples = Artifact(hashlib.sha256(typical).hexdigest(), len(typical)) if typical else None
     options: dict[str, Any] = {
         **wished,
         "profile": profile,
         "pins": pins,
         "exclude": exclude,
         "max_slices": max_slices,
-        "shapes": {name: list(shape) for name, shape in parse_shapes(input_shape).items()},
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
     }
     body = {"name": name, "model": to_plain(artifact), "plan": _read_plan(plan), "options": options}
+    if samples is not None:
+        body["calibration"] = to_plain(samples)
     begun = time.monotonic()
     with out.progress() as progress, calling(net) as caller:
         caller.check_coordinator()
-        upload = _Upload(caller, artifact, file, progress)
-        try:
+        with contextlib.ExitStack() as uploads:
+            uploads.callback(Upload(caller, artifact, open_file(file), progress, "the model").stop)
+            if samples is not None:
+                source = io.BytesIO(typical)
+                uploads.callback(Upload(caller, samples, source, progress, "the calibration set").stop)
             watch = _Watch(caller, name)
             task = progress.add_task("planning", total=None, note="")
             with _naming(plan):
@@ -112,8 +126,6 @@ def command(
             progress.update(task, description=f"revision {revision}")
             if wait:
                 watch.until_running(revision, timeout - (time.monotonic() - begun), progress, task)
-        finally:
-            upload.stop()
         made = watch.plan(revision)
     seconds = time.monotonic() - begun
     result = {
@@ -125,6 +137,12 @@ def command(
         "seconds": round(seconds, 3),
         "plan": made,
     }
+    error = made.get("error") if made is not None else None
+    warn_of_noise(error)
+    if samples is not None and plan is None and error is not None and error.get("samples") != "calibration":
+        logger.warning(
+            "the coordinator did not measure codecs on the calibration set: it may be of an older version"
+        )
     out.result(result, lambda: _text(result, out))
 
 
@@ -141,16 +159,29 @@ def _naming(plan: Path | None) -> Iterator[None]:
         raise named from error
 
 
-def _check_model(file: Path) -> Artifact:
+def _check_model(file: Path) -> Graph:
     from converters.graph import read_graph
     from converters.schema import open_model
 
     data = open_model(file)
     try:
-        graph = read_graph(data)
+        return read_graph(data)
     except ModelError as error:
         raise type(error)(f"{file}: {error}") from error
-    return Artifact(graph.sha256, graph.size)
+
+
+def _samples(file: Path, graph: Graph, shapes: dict[str, tuple[int, ...]], calibration: Path | None) -> bytes:
+    """The file of the folder's frames; empty without a folder."""
+    if calibration is None:
+        return b""
+    from converters.shapes import named_shapes, with_input_shapes
+    from coordinator.cli.codec_tools import sample_file
+
+    try:
+        graph = with_input_shapes(graph, named_shapes(graph, shapes))
+    except ModelError as error:
+        raise type(error)(f"{file}: {error}") from error
+    return sample_file(graph, calibration)
 
 
 def _read_plan(file: Path | None) -> dict[str, Any] | None:
@@ -176,57 +207,6 @@ def _pins(given: list[str]) -> dict[str, str]:
             raise UsageError(f"--pin {text}: expected SLICE=NODE, such as s0=pi-1")
         pins[key] = check_id("node", node)
     return pins
-
-
-class _Upload:
-    """Serves the model's chunks to whoever asks for them, until it is stopped."""
-
-    def __init__(self, caller: Caller, artifact: Artifact, file: Path, progress: Progress) -> None:
-        self._caller = caller
-        self._artifact = artifact
-        try:
-            self._file = open(file, "rb")  # noqa: SIM115 - closed by stop
-        except OSError as error:
-            raise ModelError(f"{file}: {error.strerror}") from error
-        self._progress = progress
-        self._task = progress.add_task("sending the model", total=artifact.size, note="", visible=False)
-        self._requests: queue.Queue[ChunkRequest | None] = queue.Queue(64)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
-        self._thread.start()
-        caller.on(caller.net.topics.artifact_request(artifact.sha256), self._on_request)
-
-    def stop(self) -> None:
-        self._stopped.set()
-        with contextlib.suppress(queue.Full):
-            # A full queue wakes the thread as well.
-            self._requests.put_nowait(None)
-        self._thread.join()
-        self._file.close()
-
-    def _on_request(self, topic: str, payload: bytes) -> None:
-        try:
-            self._requests.put_nowait(decode(ChunkRequest, payload, topic))
-        except queue.Full:
-            logger.debug("too many requests for chunks; the receiver asks again")
-
-    def _run(self) -> None:
-        topics, size = self._caller.net.topics, self._artifact.size
-        while (request := self._requests.get()) is not None and not self._stopped.is_set():
-            topic = topics.artifact_chunks(self._artifact.sha256, request.receiver)
-            try:
-                for payload in serve(request, size, self._read):
-                    if self._stopped.is_set():
-                        return
-                    self._caller.session.publish(topic, payload, qos=0)
-            except OSError as error:
-                logger.warning("the model cannot be read: %s", error.strerror)
-                continue
-            self._progress.update(self._task, completed=min(request.offset, size), visible=True)
-
-    def _read(self, offset: int, count: int) -> bytes:
-        self._file.seek(offset)
-        return self._file.read(count)
 
 
 class _Watch:
@@ -320,6 +300,8 @@ def _text(result: dict[str, Any], out: Output) -> str:
             for item in plan["slices"]
         ]
         lines.append(out.table(["slice", "node", "operators", "compute ms", "MB in", "MB out", "memory MB"], rows))
+        if plan.get("error") is not None:
+            lines.append(error_line(plan["error"]))
         lines.append(f"planned period {plan['period_ms']:.1f} ms ({plan['method']}, gap {100 * plan['gap']:.1f} %)")
     return "\n".join(lines)
 

@@ -71,11 +71,7 @@ def command(
     costs_file: Path | None = typer.Option(
         None, "--costs", help="Write every number that the plan was made of (JSON) here, for `slicemq plan check`."
     ),
-    calibration: Path | None = typer.Option(
-        None,
-        "--calibration",
-        help="A folder of typical inputs, as for `model convert`: codecs are measured on these, else on noise.",
-    ),
+    calibration: Path | None = wish.CALIBRATION,
     input_shape: list[str] = INPUT_SHAPE,
 ) -> None:
     """Make a plan for a model: the slices, their nodes, what each costs, and how good the plan is."""
@@ -104,13 +100,14 @@ def command(
     shapes = parse_shapes(input_shape)
     from converters.needs import needs
     from converters.schema import open_model
-    from coordinator.cli.codec_tools import codec_tools
+    from coordinator.cli.codec_tools import codec_tools, unused, warn_of_noise
     from coordinator.error_budget import kept_budget
     from coordinator.planner import make_plan
     from coordinator.planner.fleet import fleet_from_file
     from coordinator.planner.wishes import options_from_plain
 
     options = options_from_plain({**wishes, "pins": pins, "exclude": exclude, "max_slices": max_slices})
+    unused(options.codecs, calibration)
     data = open_model(file)
     nodes = None if fleet is None else fleet_from_file(fleet)
     with out.progress() as progress:
@@ -147,7 +144,8 @@ def command(
                 measures=None if tools is None else tools.measures,
             )
 
-        plan = make(options) if tools is None else kept_budget(make, options, tools.error)
+        plan = make(options) if tools is None else kept_budget(make, options, tools.error, tools.samples)
+    warn_of_noise(plan.to_plain()["error"])
     if costs_file is not None:
         ratios = None if tools is None else tools.measures.ratios
         plan = replace(plan, costs=_write_costs(costs_file, graph, costs, used[-1], options, ratios))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from coordinator.cli.common import Output
 
@@ -88,13 +90,19 @@ def codec_lines(plan: Plan) -> list[str]:
         [f"codecs: {', '.join(sent[:8])}{f' and {len(sent) - 8} more' if len(sent) > 8 else ''}"] if sent else []
     )
     if plan.error is not None:
-        known = plan.error.measured
-        measured = "" if known is None else f", measured {100 * known:.2g} %"
-        lines.append(
-            f"results off by (share of an output's largest): estimated {100 * plan.error.estimated:.2g} %"
-            f"{measured}, budget {100 * plan.error.budget:.2g} %"
-        )
+        lines.append(error_line(asdict(plan.error)))
     return lines
+
+
+def error_line(error: Mapping[str, Any]) -> str:
+    """How far results may be off, of a plan file's field `error`."""
+    known, samples = error.get("measured"), error.get("samples")
+    where = {"noise": " on noise", "calibration": " on the calibration set"}.get(str(samples), "")
+    measured = "" if known is None else f", measured {100 * known:.2g} %{where}"
+    return (
+        f"results off by (share of an output's largest): estimated {100 * error['estimated']:.2g} %{measured}, "
+        f"budget {100 * error['budget']:.2g} %"
+    )
 
 
 def carrier_lines(plan: Plan) -> list[str]:

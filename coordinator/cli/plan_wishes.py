@@ -40,6 +40,11 @@ BROKER_RATE = typer.Option(
     min=0.0,
     help="Mbit/s that the main broker delivers; default: the fleet file's, else no limit.",
 )
+CALIBRATION = typer.Option(
+    None,
+    "--calibration",
+    help="A folder of typical inputs, as for `model convert`: codecs are measured on these, else on noise.",
+)
 HEADROOM = typer.Option(0.0, "--headroom", min=0.0, max=0.99, help="Share of each node's memory that stays free.")
 
 

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import dacite
 
@@ -24,6 +24,8 @@ FORMAT = 1
 FAMILY = "contiguous-one-per-node"
 """The plans that a bound speaks of: contiguous runs of operators, at most one on each node."""
 MAX_FILE_BYTES = 4 << 20
+Samples = Literal["calibration", "noise"]
+"""What codecs were measured on."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,14 @@ class Inexact:
     """How far lossy codecs may change the results, as a share of an output's largest magnitude.
 
     `estimated` is the sum of what each cut errs by itself, `measured` what the slices err one after the other with
-    their codecs (None: not measured).
+    their codecs (None: not measured). `samples` is what both were measured on: the user's typical inputs, or seeded
+    noise (None: not known).
     """
 
     budget: float
     estimated: float
     measured: float | None = None
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True)

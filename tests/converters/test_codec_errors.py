@@ -21,7 +21,7 @@ from converters.codec_errors import (
     to_plain,
 )
 from converters.graph import Graph, read_graph
-from converters.runtime import random_inputs
+from converters.runtime import Array, random_inputs
 from converters.schema import Bytes
 from converters.slicing import groups_at
 from coordinator.planner.goal import Goal
@@ -142,6 +142,27 @@ def test_what_does_not_fit_into_the_time_is_left_out() -> None:
     assert found.ratios == {}
     nothing = measure_codecs(data, graph, load, [], ["f16"])
     assert nothing == CodecMeasures()
+
+
+def test_more_frames_are_looked_at_when_every_place_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = diamond()
+    graph = read_graph(data)
+    sets = down_sets(graph).done[1:-1]
+    frames = [random_inputs(graph, seed) for seed in range(4)]
+
+    def measured(samples: list[dict[int, Array]], places: float = math.inf) -> dict[int, float]:
+        ticks = itertools.count()
+        found = measure_codecs(
+            data, graph, load, sets, ["int8"], samples=samples, seconds=places, clock=lambda: float(next(ticks))
+        )
+        return dict(found.errors["int8"])
+
+    first, rest = measured(frames[:2]), measured(frames[2:])
+    assert measured(frames) == {done: max(first[done], rest[done]) for done in sets}
+    assert measured(frames, 0.5 + 2 * len(sets)) == first, (
+        "quick ones and slow ones at every place: then time is up"
+    )
+    assert first != measured(frames)
 
 
 def test_given_samples_are_used() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from coordinator.actions import Clear, Persist, Publish
+from coordinator.actions import Clear, Persist, Publish, Respond
 from coordinator.lifecycle import Settings
 from coordinator.membership import LINK_GRACE, RECONNECT_GRACE
 from slicemq.errors import InsufficientCapacityError, ModelError
-from slicemq.messages import Heartbeat, Stamp
-from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent
+from slicemq.messages import Artifact, Heartbeat, Stamp
+from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent, sha
 
 
 @pytest.fixture
@@ -126,6 +127,48 @@ def test_redeploy_that_plans_the_same_changes_nothing(site: Site) -> None:
     site.plan("n1", "n2")
     assert site.answers[-1].body == {"name": "faces", "revision": revision, "unchanged": True}
     assert site.routes() == {revision: "active"}
+
+
+def test_plans_after_a_loss_and_ahead_are_made_with_the_calibration_set(site: Site) -> None:
+    wanted = replace(intent(), calibration=Artifact(sha("typical"), 7))
+    site.deploy(wanted)
+    site.bring_up("n1", "n2")
+    site.wait(2.0)
+    assert site.ahead[0].plan.intent.calibration == wanted.calibration
+    site.die("n2")
+    assert site.jobs[-1].client is None
+    assert site.jobs[-1].intent.calibration == wanted.calibration
+    site.bring_up("n1", "n3")
+    site.restart_coordinator()
+    kept = site.record().intent
+    assert kept is not None
+    assert kept.calibration == wanted.calibration
+
+
+def test_the_same_plan_measured_on_other_inputs_states_their_error(site: Site) -> None:
+    """And a request without a calibration set keeps none."""
+    wanted = replace(intent(), calibration=Artifact(sha("typical"), 7))
+    stated: list[dict[str, Any]] = [
+        {"measured": 0.5, "samples": "calibration"},
+        {"measured": 0.1, "samples": "noise"},
+    ]
+    revision = site.run("n1", "n2")
+    for one, error in zip((wanted, intent()), stated, strict=True):
+        site.deploy(one)
+        job = site.jobs[-1]
+        made = blueprint(job.intent, ["n1", "n2"])
+        actions = site.cluster.on_planned(site.now, job.job, replace(made, plan={**made.plan, "error": error}))
+        kinds = [type(action) for action in actions]
+        assert kinds[0] is Persist
+        assert kinds.index(Respond) > kinds.index(Publish), "whoever asks reads the plan's document next"
+        site.do(actions)
+        assert site.answers[-1].body == {"name": "faces", "revision": revision, "unchanged": True}
+        document = site.retained[TOPICS.plan("faces")]
+        assert document.revision == revision
+        assert document.plan == {**made.plan, "error": error}
+        record = site.record()
+        assert record.active is not None
+        assert record.intent == record.active.intent == one
 
 
 def test_redeploy_of_what_runs_cancels_what_prepares(site: Site) -> None:

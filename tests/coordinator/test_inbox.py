@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coordinator.actions import Respond
 from coordinator.inbox import Inbox
 from slicemq.errors import CoordinatorError, ProtocolError
-from slicemq.messages import Beat, CoordinatorState, Request, Stamp, encode
+from slicemq.messages import Artifact, Beat, CoordinatorState, Request, Stamp, encode
 from tests.coordinator.site import TOPICS, Board, Site, capacity, intent
 from tests.coordinator.test_store import JSON, places
 
@@ -121,6 +121,9 @@ def test_a_topic_of_another_cluster_and_another_nodes_document_are_refused() -> 
         ("deploy", {"name": "faces", "model": {"sha256": "x", "size": 1}}, "field model"),
         ("deploy", {"name": "faces", "model": MODEL, "plan": []}, "field plan"),
         ("deploy", {"name": "faces", "model": MODEL, "options": None}, "field options"),
+        ("deploy", {"name": "faces", "model": MODEL, "calibration": "x"}, "field calibration"),
+        ("deploy", {"name": "faces", "model": MODEL, "calibration": {"sha256": "x", "size": 1}}, "calibration"),
+        ("deploy", {"name": "faces", "model": MODEL, "calibration": {**MODEL, "size": 10**8}}, "at most 32000000"),
         ("undeploy", {"name": 7}, "field name"),
         ("reboot", {}, "expected deploy, undeploy, attach or detach"),
     ],
@@ -131,6 +134,20 @@ def test_a_wrong_request_is_answered_with_what_was_expected(verb: str, body: dic
     assert [answer.transaction for answer in answers] == ["t1"]
     assert text in answers[0].error
     assert answers[0].exit_code != 0
+
+
+def test_a_request_may_name_a_calibration_set() -> None:
+    cases: list[tuple[dict[str, Any], Artifact | None]] = [
+        ({"calibration": MODEL}, intent().model),
+        ({"calibration": None}, None),
+        ({}, None),
+    ]
+    for number, (more, expected) in enumerate(cases):
+        site, inbox = scene()
+        asked(inbox, "deploy", {"name": "faces", "model": MODEL, **more}, f"t{number}")
+        wish = site.record().job_wish
+        assert wish is not None
+        assert wish.intent.calibration == expected
 
 
 def test_requests_wait_for_the_start_and_documents_are_kept_until_then() -> None:

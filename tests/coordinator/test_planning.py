@@ -6,15 +6,23 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from converters.classes import class_of
+from converters.samples import pack
 from coordinator import planning
+from coordinator.artifacts import ArtifactStore
+from coordinator.intents import Blueprint
 from coordinator.known import Correction, Known
 from coordinator.planner import make_plan
 from coordinator.planner.model import Fleet, NodeSpec, Overheads
 from coordinator.planner.tables.sharing import Usage
 from coordinator.planning import REPLACEMENT_WITHIN, PlanningJob, computing_of, run
+from slicemq.codecs import is_lossless
+from slicemq.errors import InputError, StoreError
+from slicemq.messages import Artifact
+from tests.converters.tiny import Tiny
 from tests.planner.instances import random_graph, random_profile, weights_memory
 from tests.planner.test_operators import job
 
@@ -70,3 +78,67 @@ def test_only_what_replaces_a_lost_plan_may_be_worse_to_ship_less(
     made = told(tmp_path, Known(held={"pi-1": ("0-1",)} if held else {}), asked=asked)
     options = planning._for_present(planning.plan_options({}), made)
     assert (options.goal.within == REPLACEMENT_WITHIN) == wide
+
+
+def outliers(size: int = 20_000) -> bytes:
+    """tanh(-x): where one element of x is far larger than all others, few steps are left for these."""
+    tiny = Tiny()
+    x = tiny.input((1, size), name="x")
+    return tiny.build([tiny.op("TANH", [tiny.op("NEG", [x], (1, size))], (1, size))])
+
+
+def calibrated(folder: Path, content: bytes | None, *, asked: bool = True) -> PlanningJob:
+    """A job that must cut `outliers`, with a calibration set of this content (None: it is not in the store)."""
+    made = job(folder, EVERYTHING, EVERYTHING, data=outliers())
+    options = {
+        "profile": "estimate",
+        "shape": ["pipeline"],
+        "pins": {"0-0": "pi-1", "1-1": "pi-2"},
+        "codecs": ["raw", "int16", "int8", "zstd"],
+        "error_budget": 0.05,
+        "broker_mbps": 1.0,
+    }
+    store = ArtifactStore(folder / "artifacts")
+    calibration = Artifact("c" * 64, 9) if content is None else store.put(content)
+    wanted = replace(made.intent, options=options, calibration=calibration)
+    nodes = tuple(replace(node, codecs=("raw", "int16", "int8", "zstd")) for node in made.nodes)
+    return replace(made, intent=wanted, asked=asked, nodes=nodes)
+
+
+def typical() -> bytes:
+    frame = np.random.default_rng(4).standard_normal((1, 20_000)).astype(np.float32)
+    frame[0, 7] = 1000.0
+    return pack([{0: frame}, {0: frame[:, ::-1]}])
+
+
+def sent(made: Blueprint) -> str:
+    """The codec between the two slices."""
+    (codec,) = (row["codec"] for row in made.plan["bundles"] if row["from"] == "s0")
+    return str(codec)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_codecs_are_measured_on_the_calibration_set(tmp_path: Path, asked: bool) -> None:
+    wanted = calibrated(tmp_path, typical(), asked=asked)
+    noisy = run(replace(wanted, intent=replace(wanted.intent, calibration=None)))
+    made = run(wanted)
+    assert (sent(noisy), sent(made)) == ("int8", "int16")
+    assert noisy.plan["error"]["samples"] == "noise"
+    assert made.plan["error"]["samples"] == "calibration"
+    assert 0 < noisy.plan["error"]["measured"] <= 0.05
+    assert 0 < made.plan["error"]["measured"] <= 0.05
+    # What was measured on one is not taken for the other.
+    assert (
+        run(replace(wanted, intent=replace(wanted.intent, calibration=None))).plan["error"] == noisy.plan["error"]
+    )
+
+
+@pytest.mark.parametrize(("content", "text"), [(None, "No such file"), (b"no set", "samples: ")])
+def test_a_set_that_cannot_be_used_is_refused_and_a_lost_plan_is_replaced_without_losses(
+    tmp_path: Path, content: bytes | None, text: str
+) -> None:
+    with pytest.raises((InputError, StoreError), match=text):
+        run(calibrated(tmp_path, content))
+    made = run(calibrated(tmp_path, content, asked=False))
+    assert made.plan["error"] is None
+    assert is_lossless(sent(made))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from coordinator.intents import PipelineRecord, Revision, Wish
 from coordinator.store import Store
 from slicemq.errors import StoreError
+from slicemq.messages import Artifact
 from tests.coordinator.site import blueprint, intent
 
 
@@ -31,6 +32,19 @@ def record(name: str = "faces") -> PipelineRecord:
     found = PipelineRecord(name, wanted, 5, revisions, face=made)
     found.resend, found.status = 2, "what people read"
     return found
+
+
+def test_an_intent_of_an_older_store_has_no_calibration_set(tmp_path: Path) -> None:
+    wanted = replace(intent(), calibration=Artifact("c" * 64, 5))
+    saved = replace(record(), intent=wanted)
+    Store(tmp_path).save(7, [saved])
+    (found,) = Store(tmp_path).load(0.0).records
+    assert found.intent == wanted
+    body = json.loads((tmp_path / "state.json").read_text())
+    del body["pipelines"][0]["intent"]["calibration"]
+    (tmp_path / "state.json").write_text(json.dumps(body))
+    (found,) = Store(tmp_path).load(0.0).records
+    assert found.intent == intent()
 
 
 def test_what_goes_in_comes_out_except_what_only_prepared(tmp_path: Path) -> None:

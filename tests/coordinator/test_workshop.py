@@ -21,7 +21,8 @@ from coordinator.downloads import Exchange
 from coordinator.intents import Blueprint, Intent
 from coordinator.planning import PlanningJob, Tools
 from coordinator.workshop import Workshop
-from slicemq.errors import ModelError, SliceMQError
+from slicemq.errors import ArtifactError, CoordinatorError, ModelError, SliceMQError
+from slicemq.messages import Artifact
 from slicemq.topics import Topics
 from tests.coordinator.site import blueprint, capacity
 from tests.waiting import eventually
@@ -134,6 +135,30 @@ def test_a_job_whose_child_dies_fails_with_advice_and_the_next_one_works(
     outcome = bench.make(2, b"no model")
     assert isinstance(outcome, ModelError)
     assert "died" not in str(outcome)
+
+
+@pytest.mark.parametrize("client", ["cli-1", None])
+def test_a_calibration_set_that_nobody_sends_fails_a_request_and_nothing_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, client: str | None
+) -> None:
+    fetched: list[tuple[Artifact, float]] = []
+
+    def fetch(artifact: Artifact, patience: float) -> None:
+        fetched.append((artifact, patience))
+        if artifact.size == 7:
+            raise ArtifactError("no chunk")
+
+    monkeypatch.setattr(bench.exchange, "fetch", fetch)
+    monkeypatch.setattr("coordinator.planning.run", plan_at_once)
+    wanted = Intent("faces", Artifact("a" * 64, 5), calibration=Artifact("c" * 64, 7))
+    bench.workshop.make(MakePlan(1, wanted, (), frozenset(), client))
+    _, outcome = bench.outcomes.get(timeout=30.0)
+    assert [artifact for artifact, _ in fetched] == [wanted.model, wanted.calibration]
+    if client is None:
+        assert isinstance(outcome, Blueprint)
+    else:
+        assert isinstance(outcome, CoordinatorError)
+        assert "the calibration set cccccccccccc is not in the coordinator's store" in str(outcome)
 
 
 def test_stop_leaves_no_process_behind_not_even_what_the_child_started(tmp_path: Path) -> None:

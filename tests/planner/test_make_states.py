@@ -231,8 +231,8 @@ def maker(estimates: list[float]) -> tuple[Callable[[PlanOptions], Plan], list[P
 @pytest.mark.parametrize(
     ("estimates", "measured", "budgets", "kept"),
     [
-        ([0.04], [0.03], [0.05], Inexact(0.05, 0.04, 0.03)),
-        ([0.04, 0.01], [0.1, 0.02], [0.05, CAREFUL * 0.02], Inexact(0.05, 0.01, 0.02)),
+        ([0.04], [0.03], [0.05], Inexact(0.05, 0.04, 0.03, "calibration")),
+        ([0.04, 0.01], [0.1, 0.02], [0.05, CAREFUL * 0.02], Inexact(0.05, 0.01, 0.02, "calibration")),
         ([0.04, 0.01, 0.0], [0.1, 0.06], [0.05, CAREFUL * 0.02, 0.05], None),
         ([0.04, 0.0], [math.inf], [0.05, 0.05], None),
         ([0.04, 0.0], [math.nan], [0.05, 0.05], None),
@@ -245,7 +245,7 @@ def test_a_plan_that_errs_more_than_estimated_is_made_again(
     make_next, asked = maker(estimates)
     left = list(measured)
     options = PlanOptions(goal=Goal(error_budget=0.05), codecs=("raw", "lz4", "int8"))
-    plan = kept_budget(make_next, options, lambda _: left.pop(0))
+    plan = kept_budget(make_next, options, lambda _: left.pop(0), "calibration")
     assert plan.error == kept
     assert left == []
     assert [one.goal.error_budget for one in asked] == pytest.approx(budgets)
