@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 import broker_config
 from emulator.ownership import new_tag
 from emulator.processes import spawn
-from slicemq.errors import ConfigError, SliceMQError
+from slicemq.errors import ConfigError, MissingDependencyError, SliceMQError
 from slicemq.options import BrokerOptions
 
 MOSQUITTO_CONF = Path(broker_config.__file__).with_name("mosquitto.conf")
@@ -38,6 +39,14 @@ def mosquitto_binary() -> str:
     if found is None:
         raise ConfigError("mosquitto is not installed: sudo apt-get install mosquitto")
     return found
+
+
+def check_installed(kind: str) -> None:
+    """Raises ConfigError or MissingDependencyError, which say how to get it, where `kind` is not installed."""
+    if kind == "mosquitto":
+        mosquitto_binary()
+    elif importlib.util.find_spec("amqtt") is None:
+        raise MissingDependencyError("the broker amqtt is not installed: pip install 'slicemq[broker]'")
 
 
 Self = TypeVar("Self", bound="Broker")

@@ -18,6 +18,7 @@ import numpy as np
 
 from converters.pictures import image_to_input, open_image
 from edge_node.runtime import open_interpreter
+from emulator.brokers import check_installed
 from emulator.cluster import Cluster
 from emulator.events import Script
 from emulator.load import Asked, Frame, Load, Outputs, Reference, random_frame
@@ -56,14 +57,16 @@ def run_scenario(
     deleted). measurements: what boards measure of themselves is kept there for the next run (None: for this one
     only). compare: hold every result against one device's, bit for bit (None: as the scenario says). `say` is told
     what goes on, `done` called after each repeat. A variant that cannot be measured is one of the report's
-    `failures`, and the others are. Raises ConfigError before anything is started where a model, a picture or
-    mosquitto is not there.
+    `failures`, and the others are. Raises ConfigError or MissingDependencyError before anything is started where a
+    model, a picture or the broker is not there.
     """
     variants = list(scenario.variants())
     for variant in variants:
         _check_files(variant)
-    boards_brokers = any(kind.data_broker for kind in scenario.nodes)
-    found = versions("mosquitto" if boards_brokers else scenario.broker.kind)
+    brokers = {scenario.broker.kind, *("mosquitto" for kind in scenario.nodes if kind.data_broker)}
+    for kind in sorted(brokers):
+        check_installed(kind)
+    found = versions("mosquitto" if "mosquitto" in brokers else scenario.broker.kind)
     began, started = datetime.datetime.now(datetime.timezone.utc), time.monotonic()
     rows, failures = [], []
     with ExitStack() as stack:

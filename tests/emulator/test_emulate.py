@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from emulator.brokers import check_installed
 from emulator.ownership import tag_of
 from emulator.sweep import names
+from slicemq.errors import MissingDependencyError
 from tests.e2e.scene import command, json_of, model
 from tests.emulator.machine import measured, need_limits, need_network
 from tests.waiting import eventually
@@ -166,6 +168,12 @@ def test_without_mosquitto_it_says_what_to_do(tmp_path: Path) -> None:
         3,
         "slicemq: mosquitto is not installed: sudo apt-get install mosquitto\n",
     )
+
+
+def test_without_amqtt_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"slicemq\[broker\]"):
+        check_installed("amqtt")
 
 
 def test_without_root_it_says_what_to_do(tmp_path: Path) -> None:
