@@ -54,6 +54,12 @@ BENCHMARKS = (
         "docs/explanation/planning.md",
     ),
     Benchmark(
+        "data_broker",
+        "what a data broker takes of its board for each MB, by how the bytes arrive",
+        "2 min",
+        "docs/explanation/how-it-works.md",
+    ),
+    Benchmark(
         "plan_reality",
         "predicted and measured rates of 12 plans on nodes of limited speed and memory",
         "20 min",
