@@ -9,14 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.fleet import names, say, undisturbed
-from benchmarks.frames_of import Answer, distance
+from benchmarks.frames_of import Answer, distance, frames_of
+from benchmarks.models import RealModel
 from benchmarks.stages import Beats, Stage, stages
+from converters.graph import read_graph
+from converters.schema import open_model
 from emulator.load import Asked, Frame
 from emulator.measure import Measured, drive
 from slicemq.client import Pipeline
 from slicemq.errors import SliceMQError
 
+CALIBRATION_FRAMES = 5
+"""Frames that codecs are measured on."""
 _DEPLOY_SECONDS = "900"
 # VGG16 takes a tenth of a core 4 s for each.
 _LEAST_FRAMES = 5
@@ -95,10 +102,28 @@ class Run:
         )
 
 
+def write_calibration(cluster: Any, model: RealModel) -> None:
+    """Write the folder of typical inputs that plans of the model's cases with a budget are measured on.
+
+    More frames than those that answers are compared for, these among them.
+    """
+    folder = _calibration(cluster, model.name)
+    folder.mkdir(exist_ok=True)
+    graph = read_graph(open_model(model.path))
+    for number, frame in enumerate(frames_of(model, CALIBRATION_FRAMES)):
+        if len(frame) == 1:
+            np.save(folder / f"{number}.npy", next(iter(frame.values())))
+        else:
+            np.savez(folder / f"{number}.npz", **{graph.public_name(tensor): a for tensor, a in frame.items()})
+
+
 def make_plan(cluster: Any, case: Case, path: Path, total: int, *more: str) -> dict[str, Any]:
-    """The plan of a configuration, one pipeline on the first nodes of `total`; also written to `plan_file`."""
+    """The plan of a configuration, one pipeline on the first nodes of `total`; also written to `plan_file`.
+
+    With a budget after `write_calibration`.
+    """
     file = plan_file(cluster, case)
-    cluster.json("plan", "make", str(path), *_wishes(case, total), *more, "-o", str(file))
+    cluster.json("plan", "make", str(path), *_wishes(cluster, case, total), *more, "-o", str(file))
     plan: dict[str, Any] = json.loads(file.read_text())
     _tell_plan(case, plan)
     return plan
@@ -112,7 +137,7 @@ def learnt_plan(
     It learns from heartbeats what slices take on their nodes and corrects its later plans (docs/explanation/
     planning-live.md).
     """
-    words = ["--name", case.pipeline, "--timeout", _DEPLOY_SECONDS, *_wishes(case, total), *more]
+    words = ["--name", case.pipeline, "--timeout", _DEPLOY_SECONDS, *_wishes(cluster, case, total), *more]
     done: dict[str, Any] = {}
     for turn in range(_LESSONS + 1):
         done = cluster.json("deploy", str(path), *words, timeout=float(_DEPLOY_SECONDS) + 60)
@@ -125,9 +150,16 @@ def learnt_plan(
     return plan
 
 
-def _wishes(case: Case, total: int) -> list[str]:
-    codecs = ["--codec", "auto", "--error-budget", f"{case.budget:g}"] if case.budget else []
+def _wishes(cluster: Any, case: Case, total: int) -> list[str]:
+    codecs = []
+    if case.budget:
+        codecs = ["--codec", "auto", "--error-budget", f"{case.budget:g}"]
+        codecs += ["--calibration", str(_calibration(cluster, case.model))]
     return ["--shape", "one-node", "--shape", "pipeline", *codecs, *_excluded(case, total)]
+
+
+def _calibration(cluster: Any, model: str) -> Path:
+    return Path(cluster.folder) / f"calibration-{model}"
 
 
 def _tell_plan(case: Case, plan: Mapping[str, Any]) -> None:

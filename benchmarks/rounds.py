@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-from benchmarks.chain_runs import Case, Run, deploy, learnt_plan, make_plan, measure, round_of
+from benchmarks.chain_runs import (
+    CALIBRATION_FRAMES,
+    Case,
+    Run,
+    deploy,
+    learnt_plan,
+    make_plan,
+    measure,
+    round_of,
+    write_calibration,
+)
 from benchmarks.fleet import equal_nodes, say
 from benchmarks.frames_of import answers_of, frames_of
 from benchmarks.kept import Kept
@@ -44,6 +54,8 @@ class Setting:
         body = asdict(self)
         for name in ("benchmark", "repeats", "fresh"):
             del body[name]
+        if any(case.budget for case in cases):
+            body["calibration"] = CALIBRATION_FRAMES
         return {**body, "words": list(self.words), "cases": [asdict(case) for case in cases], "round": number}
 
     def seconds_of(self, case: Case) -> float:
@@ -85,6 +97,8 @@ def _run(setting: Setting, cases: Sequence[Case], numbers: Sequence[int]) -> Ite
         ) as cluster,
         Beats(cluster) as beats,
     ):
+        if any(case.budget for case in cases):
+            write_calibration(cluster, model)
         plans = {}
         # The longest chains first: they are quick, and what they teach counts in the others.
         for case in sorted(cases, key=lambda case: (-case.nodes, case.budget)):

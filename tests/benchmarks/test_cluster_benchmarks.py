@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ import pytest
 from benchmarks import chain_runs, cluster_latency, many_nodes, marks, scaling, small_memory
 from benchmarks.chain_runs import Case, Run, Summary, summarise
 from benchmarks.energy_columns import against_one, joules
-from benchmarks.frames_of import distance
+from benchmarks.frames_of import distance, frames_of
 from benchmarks.kept import Kept, code_digest
 from benchmarks.marks import Mark, all_held
+from benchmarks.models import real_models
 from benchmarks.pages import as_json, put, write_region
 from benchmarks.rounds import Setting
 from benchmarks.stages import Stage, stages
+from converters.graph import read_graph
+from converters.schema import open_model
+from coordinator.cli import codec_tools
 from emulator.figures import figures
 from emulator.measure import Measured
 from emulator.usage import NodeUse
@@ -200,6 +205,27 @@ def test_a_setting_is_the_same_key_whatever_is_only_how_it_is_run() -> None:
     assert setting.key(cases, 0) != replace(setting, share=0.2).key(cases, 0)
     assert json.loads(json.dumps(setting.key(cases, 0))) == setting.key(cases, 0)
     assert setting.seconds_of(Case("resnet50", 1)) > setting.seconds_of(Case("resnet50", 8))
+
+
+def test_cases_with_a_budget_are_measured_on_more_frames_than_are_compared(tmp_path: Path) -> None:
+    model = real_models()["face-short-range"]
+    if not model.path.is_file():
+        pytest.skip(model.hint)
+    cluster = SimpleNamespace(folder=tmp_path)
+    case = Case(model.name, 4, 0.02)
+    chain_runs.write_calibration(cluster, model)
+    words = chain_runs._wishes(cluster, case, 8)
+    folder = Path(words[words.index("--calibration") + 1])
+    frames = codec_tools.frames_of(read_graph(open_model(model.path)), folder)
+    assert len(frames) == chain_runs.CALIBRATION_FRAMES
+    for frame, compared in zip(frames, frames_of(model), strict=False):
+        assert frame.keys() == compared.keys()
+        assert all(np.array_equal(frame[t], compared[t]) for t in frame)
+    lossless = Case(model.name, 4)
+    assert "--calibration" not in chain_runs._wishes(cluster, lossless, 8)
+    setting = Setting("x", model.name, 1000, 0.1, 12.0, repeats=3)
+    assert "calibration" in setting.key([lossless, case], 0)
+    assert "calibration" not in setting.key([lossless], 0)
 
 
 def test_costs_are_those_of_a_frame() -> None:
