@@ -37,8 +37,8 @@ class CodecMeasures:
     """What was measured of one model.
 
     ratios: codec whose bytes depend on the values -> tensor -> its bytes to the plain ones, the worst of the
-    samples. errors: lossy codec -> down-set (bits over places in `Graph.steps`) -> error when the tensors that
-    cross there are sent with the codec.
+    first SAMPLES frames. errors: lossy codec -> down-set (bits over places in `Graph.steps`) -> error when the
+    tensors that cross there are sent with the codec.
     """
 
     ratios: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
@@ -63,8 +63,8 @@ def measure_codecs(
 
     `samples` are frames by input tensor (None: SAMPLES of seeded noise). The sets are measured in an order that has
     them spread over the model whenever the time ends, on the first SAMPLES frames, and then on the other frames as
-    far as the time allows. A model that keeps state gets no errors: they would depend on
-    all frames before. Raises what `load` raises, CutError for sets where `graph` cannot be cut.
+    far as the time allows. A model that keeps state gets no errors: they would depend on all frames before. Raises
+    what `load` raises, CutError for sets where `graph` cannot be cut.
     """
     frames = list(samples) if samples is not None else [random_inputs(graph, seed) for seed in range(SAMPLES)]
     here = set(names) & set(codecs.available())
@@ -74,26 +74,30 @@ def measure_codecs(
     traced = sorted({t for tensors in crossing.values() for t in tensors})
     if not traced or not frames:
         return CodecMeasures()
-    kept = trace(data, graph, load, traced, frames)
-    ratios = {
-        name: {t: max(_ratio(name, values[t]) for values in kept) for t in traced}
-        for name in codecs.CODECS
-        if name in here and codecs.packed_size(name, "float32", (1,)) is None
-    }
+    ratios: dict[str, dict[int, float]] = {}
     errors: dict[str, dict[int, float]] = {name: {} for name in lossy}
-    batches = [batch for batch in (kept[:SAMPLES], kept[SAMPLES:]) if batch]
-    for batch, slow, done in itertools.product(batches, (False, True), _spread(sets)):
-        if clock() > end:
+    # Values of few frames at a time: those of a large model take hundreds of MB.
+    for first in range(0, len(frames), SAMPLES):
+        if first and clock() > end:
             break
-        useful = [
-            name
-            for name in lossy
-            if codecs.is_slow(name) == slow
-            and (batch is batches[0] or done in errors[name])
-            and not _outdone(graph, name, crossing[done], lossy, ratios)
-        ]
-        for name, error in (_at(data, graph, load, done, batch, useful) if useful else {}).items():
-            errors[name][done] = max(error, errors[name].get(done, 0.0))
+        kept = trace(data, graph, load, traced, frames[first : first + SAMPLES])
+        ratios = ratios or {
+            name: {t: max(_ratio(name, values[t]) for values in kept) for t in traced}
+            for name in codecs.CODECS
+            if name in here and codecs.packed_size(name, "float32", (1,)) is None
+        }
+        for slow, done in itertools.product((False, True), _spread(sets)):
+            if clock() > end:
+                break
+            useful = [
+                name
+                for name in lossy
+                if codecs.is_slow(name) == slow
+                and (not first or done in errors[name])
+                and not _outdone(graph, name, crossing[done], lossy, ratios)
+            ]
+            for name, error in (_at(data, graph, load, done, kept, useful) if useful else {}).items():
+                errors[name][done] = max(error, errors[name].get(done, 0.0))
     return CodecMeasures(ratios, errors)
 
 
@@ -116,6 +120,8 @@ def chain_error(
     given = names if isinstance(names, Mapping) else {}
     packed = [{t: through(given.get(t, "raw"), array) for t, array in frame.items()} for frame in frames]
     results: list[dict[int, Array]] = [dict(frame) for frame in frames]
+    wanted = [t for t in dict.fromkeys(graph.outputs) if t not in graph.inputs]
+    last_read = {t: place for place, part in enumerate(parts(graph, groups)) for t in part.inputs}
     for place, piece in enumerate(iter_slices(data, graph, groups)):
         sent = names if isinstance(names, Mapping) else dict.fromkeys(piece.outputs, names[place])
         for chain, used in ((exact, {}), (packed, sent)):
@@ -127,10 +133,12 @@ def chain_error(
                 for position, tensor in enumerate(piece.outputs):
                     made = interpreter.output(position)
                     values[tensor] = through(used.get(tensor, "raw"), made)
-                    if chain is packed:
+                    if chain is packed and tensor in wanted:
                         results[number][tensor] = made
+                # What crosses many cuts of a large model, for every frame, takes hundreds of MB.
+                for tensor in [t for t in values if last_read.get(t, -1) <= place and t not in wanted]:
+                    del values[tensor]
             del interpreter
-    wanted = [t for t in dict.fromkeys(graph.outputs) if t not in graph.inputs]
     return max(
         (relative(exact[k][t], results[k][t]) for k in range(len(frames)) for t in wanted),
         default=0.0,
