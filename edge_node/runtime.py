@@ -89,7 +89,8 @@ class Interpreter:
                 f"got {array.dtype.name} {list(array.shape)}"
             )
         try:
-            if info.dtype == "string" or not array.size:
+            # Of a tensor without dimensions the runtime gives no view but its value.
+            if info.dtype == "string" or not array.size or not array.ndim:
                 self._native.set_tensor(self._input_indices[position], array)
             else:
                 # `set_tensor` copies twice what is read-only, as arrays that share a message's memory are.
@@ -100,11 +101,11 @@ class Interpreter:
     def input_view(self, position: int) -> npt.NDArray[Any] | None:
         """Input `position` as a writable view of the interpreter's own memory, for who makes its values there.
 
-        Contiguous, of the input's dtype and shape; None for strings and inputs without elements. Drop it before
-        the next `invoke`, `resize` or `reset`: the runtime refuses to run while a view lives.
+        Contiguous, of the input's dtype and shape; None for strings and inputs without elements or dimensions.
+        Drop it before the next `invoke`, `resize` or `reset`: the runtime refuses to run while a view lives.
         """
         info = self._inputs[position]
-        if info.dtype == "string" or 0 in info.shape:
+        if info.dtype == "string" or not info.shape or 0 in info.shape:
             return None
         view: npt.NDArray[Any] = self._input_views[position]()
         return view

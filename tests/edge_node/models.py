@@ -164,6 +164,18 @@ def open_add_model() -> bytes:
     return _changed(add_model(), change)
 
 
+def scalar_add_model() -> bytes:
+    """input [] plus itself: one number without dimensions."""
+
+    def change(tree: schema.ModelT) -> None:
+        graph = tree.subgraphs[0]
+        for tensor in (graph.tensors[0], graph.tensors[graph.outputs[0]]):
+            tensor.shape = []
+        graph.operators[0].inputs = [0, 0]
+
+    return _changed(add_model(), change)
+
+
 def _tensor(graph: schema.SubGraphT, name: str, shape: tuple[int, ...], kind: str, buffer: int = 0) -> int:
     tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.buffer = name, list(shape), buffer

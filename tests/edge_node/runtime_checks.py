@@ -99,6 +99,17 @@ def check_inputs_are_made_in_place(folder: Path, runtime: str) -> None:
     assert interpreter.input_view(0) is None
 
 
+def check_an_input_without_dimensions(folder: Path, runtime: str) -> None:
+    interpreter = _open(folder, runtime, "scalar_add")
+    assert interpreter.inputs[0].shape == ()
+    assert interpreter.input_view(0) is None
+    interpreter.set_input(0, np.array(3, np.float32))
+    interpreter.invoke()
+    assert interpreter.output(0) == 6
+    with pytest.raises(InputError, match="expected float32"):
+        interpreter.set_input(0, np.array([3], np.float32))
+
+
 def check_quantised_inputs_are_made_in_place(folder: Path, runtime: str) -> None:
     interpreter, other = (_open(folder, runtime, "int8") for _ in range(2))
     info = interpreter.inputs[0]

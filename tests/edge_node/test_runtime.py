@@ -37,6 +37,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
     (folder / "accumulator.tflite").write_bytes(models.accumulator_model())
     (folder / "svdf.tflite").write_bytes(models.svdf_model())
     (folder / "open_add.tflite").write_bytes(models.open_add_model())
+    (folder / "scalar_add.tflite").write_bytes(models.scalar_add_model())
     found = {}
     for runtime in RUNTIMES:
         done = subprocess.run(
