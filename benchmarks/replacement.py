@@ -27,6 +27,7 @@ from benchmarks.models import real_models
 from coordinator.actions import Action, MakePlan, Persist, PlanAhead, Probe, Publish
 from coordinator.artifacts import ArtifactStore
 from coordinator.cluster import Cluster
+from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
 from coordinator.intents import Blueprint, Intent
 from coordinator.planning import Tools
@@ -163,11 +164,11 @@ class Scene:
     def _failed(self, job: int, error: SliceMQError) -> None:
         raise SystemExit(f"no plan: {error}")
 
-    def _foreseen(self, job: int, made: Blueprint | None, given_up: bool) -> None:
-        if given_up:
-            self.events.put(lambda: self.cluster.on_unforeseen(time.monotonic(), job))
+    def _foreseen(self, job: int, outcome: Blueprint | Unmade) -> None:
+        if isinstance(outcome, Unmade):
+            self.events.put(lambda: self.cluster.on_unforeseen(time.monotonic(), job, outcome))
         else:
-            self.events.put(lambda: self.cluster.on_foreseen(time.monotonic(), job, made))
+            self.events.put(lambda: self.cluster.on_foreseen(time.monotonic(), job, outcome))
 
     def ready_for(self, name: str) -> bool:
         """Whether a plan is ready for the loss of a node: they are made in the order of the nodes' names."""
