@@ -163,3 +163,15 @@ class PipelineRecord:
         """The revision that prepares (rule 12: one at a time)."""
         found = self.in_phase("preparing", "probing")
         return found[-1] if found else None
+
+
+def files_in_use(records: Iterable[PipelineRecord]) -> set[str]:
+    """The hashes of the models, calibration sets and slices that pipelines run, prepare, or are asked for with."""
+    found: set[str] = set()
+    for record in records:
+        wishes = [wish.intent for wish in (record.wish, record.job_wish) if wish is not None]
+        for intent in (record.intent, *wishes, *(revision.intent for revision in record.revisions.values())):
+            found |= {file.sha256 for file in intent.artifacts} if intent is not None else set()
+        for revision in record.revisions.values():
+            found |= {item.artifact.sha256 for items in revision.blueprint.slices.values() for item in items}
+    return found

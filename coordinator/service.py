@@ -19,7 +19,7 @@ from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
 from coordinator.inbox import Inbox
-from coordinator.intents import Blueprint
+from coordinator.intents import Blueprint, files_in_use
 from coordinator.narrator import Narrator
 from coordinator.planning import Tools
 from coordinator.probe import Prober
@@ -290,13 +290,7 @@ class CoordinatorService:
                 self._prober.stop(pipeline, revision)
 
     def _prune(self) -> None:
-        keep = self._cluster.contingencies.artifacts()
-        for record in self._cluster.records.values():
-            intents: list[Any] = [record.intent, *(r.intent for r in record.revisions.values())]
-            intents += [wish.intent for wish in (record.wish, record.job_wish) if wish is not None]
-            keep |= {file.sha256 for intent in intents if intent is not None for file in intent.artifacts}
-            for revision in record.revisions.values():
-                keep |= {item.artifact.sha256 for items in revision.blueprint.slices.values() for item in items}
+        keep = self._cluster.contingencies.artifacts() | files_in_use(self._cluster.records.values())
         for name in self._artifacts.prune(keep):
             logger.info("artifact %s is not used any more: deleted", name[:12])
 

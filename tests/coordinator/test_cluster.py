@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from coordinator.actions import Clear, Persist, Publish, Respond
+from coordinator.intents import files_in_use
 from coordinator.lifecycle import Settings
 from coordinator.membership import LINK_GRACE, RECONNECT_GRACE
 from slicemq.errors import InsufficientCapacityError, ModelError
@@ -143,6 +144,29 @@ def test_plans_after_a_loss_and_ahead_are_made_with_the_calibration_set(site: Si
     kept = site.record().intent
     assert kept is not None
     assert kept.calibration == wanted.calibration
+
+
+def test_files_are_in_use_from_the_request_until_another_takes_its_place(site: Site) -> None:
+    def used() -> set[str]:
+        return files_in_use(site.cluster.records.values())
+
+    first, second = (replace(intent(model=m), calibration=Artifact(sha(f"typical {m}"), 7)) for m in ("m1", "m2"))
+    assert first.calibration is not None
+    assert second.calibration is not None
+    files = {"first": {first.model.sha256, first.calibration.sha256}}
+    files["second"] = {second.model.sha256, second.calibration.sha256}
+    site.deploy(first)
+    assert used() == files["first"]
+    site.bring_up("n1", "n2")
+    slices = {item.artifact.sha256 for items in blueprint(first, ["n1", "n2"]).slices.values() for item in items}
+    assert used() == files["first"] | slices
+    site.deploy(second)
+    assert used() == files["first"] | slices | files["second"]
+    site.bring_up("n1")
+    site.wait(40.0)
+    assert list(site.record().revisions.values()) == [site.record().active]
+    assert files["second"] < used()
+    assert not files["first"] & used()
 
 
 def test_the_same_plan_measured_on_other_inputs_states_their_error(site: Site) -> None:
