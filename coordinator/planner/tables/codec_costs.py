@@ -1,8 +1,8 @@
 """What a codec makes of a tensor's bytes, and the processor time that it takes (PURE).
 
 `python -m benchmarks.codecs` measures ratios and times on activations of real models. COSTS follows what it prints;
-the quick codecs are unpacked right into the interpreter's input, so the 0.1 ms/MB of a copy, which raw takes there, are
-taken off.
+the quick codecs are unpacked right into the interpreter's input, so the 0.1 ms/MB of a copy, which raw takes there,
+are taken off.
 """
 
 from __future__ import annotations
