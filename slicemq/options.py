@@ -107,9 +107,7 @@ class BrokerOptions:
         scheme, host, port, path, _ = _split(url)
         transport, tls, usual_port = _SCHEMES[scheme]
         if self.tls and not tls:
-            raise ConfigError(
-                f"data broker {url}: expected mqtts:// or wss://, as the main broker has"
-            )
+            raise ConfigError(f"data broker {url}: expected mqtts:// or wss://, as the main broker has")
         port = usual_port if port is None else port
         there = replace(self, host=host, port=port, transport=transport, path=path, tls=tls)
         if tls:
