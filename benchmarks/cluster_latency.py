@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks import marks, pages
 from benchmarks.bare_hops import Hop, measure_hops
 from benchmarks.chain_runs import Case, deploy, make_plan, plan_file
+from benchmarks.cluster_options import cluster_parser
 from benchmarks.fleet import equal_nodes, need_root, say, undisturbed
 from benchmarks.frames_of import frames_of
 from benchmarks.kept import Kept
@@ -260,25 +261,13 @@ def hops_of(plan: Mapping[str, Any]) -> list[Hop]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cluster_latency",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cluster_parser("cluster_latency", __doc__, share=0.1)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--nodes", type=int, default=8, help="length of the chain")
     parser.add_argument("--link", type=int, default=1000, help="Mbit/s of each node's link, both ways")
-    parser.add_argument("--share", type=float, default=0.1, help="share of a core for each node")
     parser.add_argument(
         "--seconds", type=float, default=8.0, help="length of one run; the unloaded one: twice that"
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--fresh", action="store_true", help="measure anew what is kept, too")
-    parser.add_argument("--loopback", action="store_true", help="without namespaces and link rates")
-    parser.add_argument(
-        "--write", action="store_true", help="write the tables into docs/explanation/performance.md"
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import marks, pages
 from benchmarks.chain_runs import Case, Summary, summarise
+from benchmarks.cluster_options import add_chain_options, cluster_parser
 from benchmarks.energy_columns import against_one, joules, words
 from benchmarks.fleet import need_root, say
 from benchmarks.machine import describe_machine
@@ -148,32 +149,14 @@ def draw(rows: Sequence[Summary], path: Path, share: float) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.many_nodes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cluster_parser("many_nodes", __doc__, share=0.05)
+    add_chain_options(parser, seconds=10.0, budget=0.0)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument(
         "--nodes", default="1,2,4,8,12,16,20", help="lengths of the chains; 1 is always one of them"
     )
     parser.add_argument("--link", type=int, default=1000, help="Mbit/s of each node's link, both ways")
-    parser.add_argument("--share", type=float, default=0.05, help="share of a core for each node")
-    parser.add_argument("--budget", type=float, default=0.0, help="error that codecs may make (0: lossless)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of one run; one node: 1.6 times that")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--fresh", action="store_true", help="measure anew what is kept, too")
-    parser.add_argument(
-        "--learn",
-        type=int,
-        default=110,
-        help="frames that nodes run before a plan is made again (0: the first plan)",
-    )
-    parser.add_argument("--loopback", action="store_true", help="without namespaces and link rates")
-    parser.add_argument("--stages", action="store_true", help="print where the time goes in each stage, too")
     parser.add_argument("--plot", type=Path, default=None, help="draw the rates into this file")
-    parser.add_argument("--write", action="store_true", help="write table and plot into docs/")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser
 
 

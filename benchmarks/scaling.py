@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import marks, pages
 from benchmarks.chain_runs import Case, Run, Summary, summarise
+from benchmarks.cluster_options import add_chain_options, cluster_parser
 from benchmarks.energy_columns import against_one, joules, words
 from benchmarks.fleet import need_root, say
 from benchmarks.machine import describe_machine
@@ -192,30 +193,10 @@ def _seconds(model: str, given: Any) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cluster_parser("scaling", __doc__, share=0.1)
+    add_chain_options(parser, seconds=None, budget=0.02)
     parser.add_argument("--models", default="resnet50,vgg16")
     parser.add_argument("--links", default="1000,100", help="Mbit/s of each node's link, both ways")
-    parser.add_argument("--share", type=float, default=0.1, help="share of a core for each node")
-    parser.add_argument("--budget", type=float, default=0.02, help="error that codecs may make, see slicemq deploy")
-    parser.add_argument("--seconds", type=float, default=None, help="length of one run; one node: 1.6 times that")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--fresh", action="store_true", help="measure anew what is kept, too")
-    parser.add_argument(
-        "--learn",
-        type=int,
-        default=110,
-        help="frames that nodes run before a plan is made again (0: the first plan)",
-    )
-    parser.add_argument("--loopback", action="store_true", help="without namespaces and link rates")
-    parser.add_argument("--stages", action="store_true", help="print where the time goes in each stage, too")
-    parser.add_argument(
-        "--write", action="store_true", help="write the tables into docs/explanation/performance.md"
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser
 
 

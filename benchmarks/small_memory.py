@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks import marks, pages
 from benchmarks.chain_runs import worst_error
+from benchmarks.cluster_options import cluster_parser
 from benchmarks.fleet import equal_nodes, names, need_root, say
 from benchmarks.frames_of import answers_of, frames_of
 from benchmarks.kept import Kept
@@ -189,22 +190,11 @@ def _alone(model: RealModel, given: Any) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.small_memory",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cluster_parser("small_memory", __doc__, share=0.15, repeats=None)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--memory-mb", type=float, default=128.0, help="of each node, agent and workers together")
     parser.add_argument("--nodes", type=int, default=10, help="nodes that there are; the plan takes the fewest")
-    parser.add_argument("--share", type=float, default=0.15, help="share of a core for each node")
     parser.add_argument("--seconds", type=float, default=15.0, help="for so long frames flow")
-    parser.add_argument("--fresh", action="store_true", help="measure anew what is kept, too")
-    parser.add_argument("--loopback", action="store_true", help="without namespaces and link rates")
-    parser.add_argument(
-        "--write", action="store_true", help="write the finding into docs/explanation/performance.md"
-    )
-    parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser
 
 
