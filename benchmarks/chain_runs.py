@@ -29,7 +29,7 @@ _DEPLOY_SECONDS = "900"
 _LEAST_FRAMES = 5
 _ANSWER_SECONDS = 120.0
 # How often a plan is made anew with what running it has taught.
-_LESSONS = 2
+_LESSONS = 1
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def make_plan(cluster: Any, case: Case, path: Path, total: int, *more: str) -> d
 def learnt_plan(
     cluster: Any, case: Case, path: Path, total: int, frames: Sequence[Frame], learn: int, *more: str
 ) -> dict[str, Any]:
-    """As `make_plan`, by the coordinator after the nodes have run `learn` frames under a plan, and again.
+    """As `make_plan`, by the coordinator after the nodes have run `learn` frames under a first plan.
 
     It learns from heartbeats what slices take on their nodes and corrects its later plans (docs/explanation/
     planning-live.md).
