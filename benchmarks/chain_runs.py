@@ -34,22 +34,29 @@ _LESSONS = 1
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration: a model on `nodes` nodes; `budget` is the error that codecs may make (0: lossless)."""
+    """A configuration: a model on `nodes` nodes; `budget` is the error that codecs may make (0: lossless).
+
+    `lanes`: pipelines side by side, each with the frames of its turns and on nodes of its own; else one pipeline.
+    """
 
     model: str
     nodes: int
     budget: float = 0.0
+    lanes: bool = False
 
     @property
     def pipeline(self) -> str:
         """The id of its pipeline."""
-        return f"{self.model}-{self.nodes}" + ("-codecs" if self.budget else "")
+        return f"{self.model}-{self.nodes}" + ("-codecs" if self.budget else "") + ("-lanes" if self.lanes else "")
 
     @property
     def words(self) -> str:
         """For people."""
         nodes = "1 node" if self.nodes == 1 else f"{self.nodes} nodes"
-        return f"{self.model}, {nodes}" + (f", codecs within {self.budget:g}" if self.budget else ", lossless")
+        side = ", pipelines side by side" if self.lanes else ""
+        return f"{self.model}, {nodes}{side}" + (
+            f", codecs within {self.budget:g}" if self.budget else ", lossless"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,12 @@ class Run:
     stated: float | None
     costs: dict[str, Any]
     stages: tuple[Stage, ...]
+    lanes: bool = False
 
     @property
     def case(self) -> Case:
         """Its configuration."""
-        return Case(self.model, self.nodes, self.budget)
+        return Case(self.model, self.nodes, self.budget, self.lanes)
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON."""
@@ -155,7 +163,9 @@ def _wishes(cluster: Any, case: Case, total: int) -> list[str]:
     if case.budget:
         codecs = ["--codec", "auto", "--error-budget", f"{case.budget:g}"]
         codecs += ["--calibration", str(_calibration(cluster, case.model))]
-    return ["--shape", "one-node", "--shape", "pipeline", *codecs, *_excluded(case, total)]
+    # Where copies are not allowed, no lane is one node with the whole model.
+    shapes = ["--shape", "parallel"] if case.lanes else ["--shape", "one-node", "--shape", "pipeline"]
+    return [*shapes, *codecs, *_excluded(case, total)]
 
 
 def _calibration(cluster: Any, model: str) -> Path:
@@ -277,6 +287,7 @@ def _run(
         stated=None if stated is None else stated["measured"] or stated["estimated"],
         costs=used,
         stages=tuple(found),
+        lanes=case.lanes,
     )
 
 

@@ -102,7 +102,7 @@ def _run(setting: Setting, cases: Sequence[Case], numbers: Sequence[int]) -> Ite
         plans = {}
         # The longest chains first: they are quick, and what they teach counts in the others.
         for case in sorted(cases, key=lambda case: (-case.nodes, case.budget)):
-            if setting.learn and case.nodes > 1:
+            if setting.learn and case.nodes > 1 and not case.lanes:
                 plans[case] = learnt_plan(cluster, case, model.path, total, frames, setting.learn, *setting.words)
             else:
                 plans[case] = make_plan(cluster, case, model.path, total, *setting.words)

@@ -33,6 +33,7 @@ from slicemq.errors import SliceMQError
 LINKS = {1000: ((1, 4, 6, 8), (8,)), 100: ((1, 8), (8,))}
 # Ratios to one node at (Mbit/s, nodes, with codecs), for the models that have marks.
 RATIO_MARKS = {(1000, 4, False): 3.5, (1000, 8, False): 6.0, (1000, 8, True): 6.5, (100, 8, True): 5.0}
+LANES_MARK = 6.5
 MARKED_MODELS = ("resnet50",)
 BOUND_MARKS = {2: 0.92, 4: 0.92, 8: 0.92, 20: 0.85}
 # A rate above its bound says that the plan's costs are too high: then the share says nothing.
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         cases = [(model, int(link)) for model in given.models.split(",") for link in given.links.split(",")]
         say(f"about {estimate(cases, given):.0f} minutes when nothing is kept")
         found = {
-            (model, link): rounds(setting(model, link, given), cases_of(model, link, given.budget))
+            (model, link): rounds(setting(model, link, given), cases_of(model, link, given.budget, side=given.side))
             for model, link in cases
         }
     except SliceMQError as error:
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         for model in given.models.split(","):
             mine = {key: rows for key, rows in summaries.items() if key[0] == model}
             held = [mark for (name, link), rows in mine.items() for mark in judge(name, link, rows)]
-            pages.write_region(f"scaling_{model}", tables(mine, held, given))
+            pages.write_region(f"scaling_{model}" + ("_side" if given.side else ""), tables(mine, held, given))
     return 0 if marks.all_held(judged) else 1
 
 
@@ -88,9 +89,11 @@ def judge(model: str, link: int, rows: Sequence[Summary]) -> list[Mark]:
     for row in rows:
         case = row.case
         wanted = RATIO_MARKS.get((link, case.nodes, case.budget > 0)) if model in MARKED_MODELS else None
+        if case.lanes:
+            wanted = LANES_MARK if model in MARKED_MODELS else None
         if wanted is not None:
             found.append(Mark(f"{case.words}, {link} Mbit/s: times one node", row.ratio, least=wanted))
-        if case.nodes in BOUND_MARKS and model in MARKED_MODELS:
+        if case.nodes in BOUND_MARKS and model in MARKED_MODELS and not case.lanes:
             found.append(bound_mark(f"{case.words}, {link} Mbit/s", row))
         if not case.budget:
             found.append(Mark(f"{case.words}, {link} Mbit/s: error", row.error, most=0.0))
@@ -105,8 +108,10 @@ def bound_mark(name: str, row: Summary) -> Mark:
     return Mark(f"{name}: share of the bound", row.to_bound, BOUND_MARKS[row.case.nodes], BOUND_HOLDS)
 
 
-def cases_of(model: str, link: int, budget: float) -> list[Case]:
-    """The configurations of a model over a link of so many Mbit/s."""
+def cases_of(model: str, link: int, budget: float, *, side: bool = False) -> list[Case]:
+    """The configurations of a model over a link of so many Mbit/s; `side`: of pipelines side by side."""
+    if side:
+        return [Case(model, 1), Case(model, 8, lanes=True)]
     lossless, coded = LINKS.get(link, LINKS[1000])
     return [Case(model, nodes) for nodes in lossless] + [Case(model, nodes, budget) for nodes in coded]
 
@@ -130,7 +135,7 @@ def estimate(cases: Sequence[tuple[str, int]], given: Any) -> float:
     """About how many minutes it takes: the runs, a deployment and the warm-up before each, and the planning."""
     total = 0.0
     for model, link in cases:
-        runs = len(cases_of(model, link, given.budget))
+        runs = len(cases_of(model, link, given.budget, side=given.side))
         around, planning = (25, 60) if model == "vgg16" else (15, 10)
         total += 20 + runs * planning + given.repeats * runs * (1.1 * _seconds(model, given) + around)
     return total / 60
@@ -174,12 +179,16 @@ def _table(rows: Sequence[Summary], share: float) -> str:
     one = next(row for row in rows if row.case.nodes == 1)
     for row in rows:
         lines.append(
-            f"| {row.case.nodes} | {', '.join(row.codecs)} | {row.rate:.3f} | {row.ratio:.2f} | {row.planned:.3f} "
-            f"| {row.bound:.3f} | {row.to_bound:.3f} | {row.latency_p50:.0f} | {row.cpu_ms:.1f} "
-            f"| {row.bytes / 1e6:.2f} | {row.broker_cpu_ms:.1f} | {joules(row, share):.3f} "
+            f"| {_nodes(row.case)} | {', '.join(row.codecs)} | {row.rate:.3f} | {row.ratio:.2f} "
+            f"| {row.planned:.3f} | {row.bound:.3f} | {row.to_bound:.3f} | {row.latency_p50:.0f} "
+            f"| {row.cpu_ms:.1f} | {row.bytes / 1e6:.2f} | {row.broker_cpu_ms:.1f} | {joules(row, share):.3f} "
             f"| {against_one(row, one, share)} | {_error(row)} | {100 * row.idle:.0f} % |"
         )
     return "\n".join(lines)
+
+
+def _nodes(case: Case) -> str:
+    return f"{case.nodes}" + (", side by side" if case.lanes else "")
 
 
 def _error(row: Summary) -> str:
@@ -197,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     add_chain_options(parser, seconds=None, budget=0.02)
     parser.add_argument("--models", default="resnet50,vgg16")
     parser.add_argument("--links", default="1000,100", help="Mbit/s of each node's link, both ways")
+    parser.add_argument("--side", action="store_true", help="pipelines side by side on 8 nodes, and one node, only")
     return parser
 
 
