@@ -6,12 +6,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.scene import LARGER, PATIENT, Flow, Wire, deploy, model, new_site, room_for, started
 from tests.waiting import eventually
 
 NODES = ("n1", "n2", "n3", "n4")
 
 
+@pytest.mark.slow
 def test_a_loss_after_plans_are_ready_needs_no_planning(tmp_path: Path) -> None:
     file = model(LARGER)
     with new_site(tmp_path) as site, Wire(started(site, NODES, *room_for(13), coordinator=PATIENT)) as wire:

@@ -132,5 +132,5 @@ def test_the_options_are_options() -> None:
     from coordinator.cli import plan_wishes
 
     found = [value for name, value in vars(plan_wishes).items() if name.isupper()]
-    assert len(found) == 12
+    assert len(found) == 13
     assert all(isinstance(option, typer.models.OptionInfo) and option.help for option in found)
