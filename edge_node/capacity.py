@@ -219,8 +219,8 @@ def usable(board: Board) -> float:
     """What slices get of the cores. Of less than one, two things take a part.
 
     Each burst of a quota begins with caches that others have used, and the agent takes its own. Both are constants,
-    chosen on nodes limited to 0.05 to 0.3 of a core: whole models took 4 to 9 % longer in bursts of 4 ms, and 8 to
-    19 % in shorter ones, however short. `python -m benchmarks.plan_reality` shows how true plans are.
+    chosen on nodes limited to 0.05 to 0.3 of a core: whole models lose more in shorter bursts, down to some 2 ms,
+    and not much more below. `python -m benchmarks.plan_reality` and `benchmarks.many_nodes` show how true plans are.
     """
     if board.cores >= 1.0 or board.burst is None:
         return board.cores
