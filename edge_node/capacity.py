@@ -220,7 +220,8 @@ def usable(board: Board) -> float:
 
     Each burst of a quota begins with caches that others have used, and the agent takes its own. Both are constants,
     chosen on nodes limited to 0.05 to 0.3 of a core: whole models lose more in shorter bursts, down to some 2 ms,
-    and not much more below. `python -m benchmarks.plan_reality` and `benchmarks.many_nodes` show how true plans are.
+    and not much more below. `python -m benchmarks.plan_reality` and `benchmarks.many_nodes` show how true
+    plans are.
     """
     if board.cores >= 1.0 or board.burst is None:
         return board.cores
