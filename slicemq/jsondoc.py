@@ -14,7 +14,7 @@ import dacite
 from slicemq.errors import ProtocolError, VersionError
 from slicemq.topics import PROTOCOL_MAJOR
 
-PROTOCOL = f"{PROTOCOL_MAJOR}.3"
+PROTOCOL = f"{PROTOCOL_MAJOR}.4"
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32
 _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}\Z")

@@ -7,6 +7,7 @@ many JSON readers keep only 53 bits.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -28,6 +29,10 @@ SliceStateWord = Literal["fetching", "loading", "ready", "failed"]
 RouteStateWord = Literal["active", "draining", "lost"]
 PipelineStateWord = Literal["running", "paused", "removed"]
 CoordinatorStateWord = Literal["starting", "ready", "standby", "disconnected", "lost"]
+# Bounds of lists that whoever writes such a document must keep.
+MOST_FILES = 256
+MOST_CRASHES = 32
+MOST_POISONED = 64
 
 
 def new_epoch() -> str:
@@ -280,11 +285,54 @@ class SliceAssignment:
 
 @dataclass(frozen=True)
 class Assignment:
-    """`nodes/<node>/assignment`: the whole set of slices that a node shall run; `slices: []` ends all."""
+    """`nodes/<node>/assignment`: the whole set of slices that a node shall run; `slices: []` ends all.
+
+    `prefetch` are files that it shall have in its cache before they are needed, most wanted first, fetched while
+    nothing else is, at most `prefetch_rate` bytes per second (0: as fast as they come). `keep` are hashes that the
+    cache keeps as long as slices leave room: those of revisions that may come back.
+    """
 
     node: str
     stamp: Stamp
     slices: tuple[SliceAssignment, ...]
+    prefetch: tuple[Artifact, ...] = ()
+    prefetch_rate: float = 0.0
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _expect(len(self.prefetch) <= MOST_FILES, f"prefetch: expected at most {MOST_FILES}")
+        _expect(self.prefetch_rate >= 0, "prefetch_rate: must not be negative")
+        _expect(len(self.keep) <= MOST_FILES, f"keep: expected at most {MOST_FILES}")
+        _expect(all(map(is_sha256, self.keep)), "keep: expected 64 lower-case hex digits each")
+
+
+@dataclass(frozen=True)
+class FrameName:
+    """A frame by its client, its stream (16 hex digits) and its sequence number (rule 2)."""
+
+    client: str
+    stream: str
+    sequence: int
+
+    def __post_init__(self) -> None:
+        _expect(is_id(self.client), f"client: {self.client!r} is not an id")
+        _expect(re.fullmatch("[0-9a-f]{16}", self.stream) is not None, "stream: expected 16 hex digits")
+        _expect(0 <= self.sequence < 1 << 64, "sequence: expected 64 bits")
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A worker's death with what it was at: `frame` was being computed, or (null) the slice was loaded (rule 10).
+
+    `count` is how often that frame or load has ended a worker of this node.
+    """
+
+    pipeline: str
+    revision: str
+    slice: str
+    frame: FrameName | None
+    count: int
+    how: str
 
 
 @dataclass(frozen=True)
@@ -300,13 +348,20 @@ class SliceReport:
 
 @dataclass(frozen=True)
 class Report:
-    """`nodes/<node>/report`: every slice that the node holds; what is not listed takes no memory."""
+    """`nodes/<node>/report`: every slice that the node holds; what is not listed takes no memory.
+
+    `crashes` are the latest, oldest first, for at least ten minutes each while there is room.
+    """
 
     node: str
     epoch: str
     counter: int
     slices: tuple[SliceReport, ...] = ()
     seen: Stamp | None = None
+    crashes: tuple[Crash, ...] = ()
+
+    def __post_init__(self) -> None:
+        _expect(len(self.crashes) <= MOST_CRASHES, f"crashes: expected at most {MOST_CRASHES}")
 
 
 @dataclass(frozen=True)
@@ -326,7 +381,9 @@ class Route:
     """A revision that clients may send to, or must know the end of.
 
     `entry` lists the bundles that a client publishes, `parts` how many parts a result has. With several `turns`
-    the `lanes` say both, and `entry` is empty and `parts` 0, which a client that knows no turns refuses.
+    the `lanes` say both, and `entry` is empty and `parts` 0, which a client that knows no turns refuses. `inputs`
+    and `outputs` are the tensors' indices in this revision's model, in the order of the document's inputs and
+    outputs; empty: they are the document's own.
     """
 
     revision: str
@@ -336,6 +393,8 @@ class Route:
     parts: int
     turns: int = 1
     lanes: tuple[Lane, ...] = ()
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _expect(is_revision(self.revision), f"revision: {self.revision!r} is not <n>-<8 hex>")
@@ -376,7 +435,9 @@ class PipelineDocument:
 
     `spec` digests inputs and outputs; `window` is how many frames all clients together may have on their
     way, `clients` how many share it; a higher `resend` asks clients to send again all that is unanswered.
-    A `stateful` pipeline keeps state between the frames of a stream (rule 6); its window is 1.
+    A `stateful` pipeline keeps state between the frames of a stream (rule 6); its window is 1. Each client also
+    sends its frames to the route `shadow`, as a copy whose answers it compares and never hands out; `weight` is the
+    share of the frames that are copied. Frames in `poisoned` end as `poisoned`.
     """
 
     name: str
@@ -392,10 +453,13 @@ class PipelineDocument:
     clients: int = 1
     resend: int = 0
     stateful: bool = False
+    shadow: Route | None = None
+    poisoned: tuple[FrameName, ...] = ()
 
     def __post_init__(self) -> None:
         _expect(is_id(self.name), f"name: {self.name!r} is not an id")
         _expect(self.window >= 1 and self.clients >= 0, "window: must be at least 1")
+        _expect(len(self.poisoned) <= MOST_POISONED, f"poisoned: expected at most {MOST_POISONED}")
 
 
 @dataclass(frozen=True)

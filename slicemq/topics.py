@@ -72,6 +72,15 @@ class Topics:
         """Where the coordinator publishes markers and beats to itself (protocol rules 20 and 23)."""
         return f"{self.prefix}/coordinator/marker"
 
+    @property
+    def mirror(self) -> str:
+        """Where the coordinator says which files a standby must hold (protocol rule 22)."""
+        return f"{self.prefix}/coordinator/mirror"
+
+    def standby(self, instance: str) -> str:
+        """The retained state of a standby."""
+        return f"{self.prefix}/coordinator/standbys/{instance}"
+
     def node(self, node: str, leaf: str) -> str:
         """`nodes/<node>/<leaf>`; `leaf` is state, capacity, heartbeat, assignment or report."""
         return f"{self.prefix}/nodes/{node}/{leaf}"
@@ -83,6 +92,10 @@ class Topics:
     def plan(self, name: str) -> str:
         """The retained plan of a pipeline."""
         return f"{self.prefix}/pipelines/{name}/plan"
+
+    def rollout(self, name: str) -> str:
+        """The retained rollout and history of a pipeline."""
+        return f"{self.prefix}/pipelines/{name}/rollout"
 
     def request(self, client: str, verb: str) -> str:
         """Where a client asks the coordinator for `verb`."""

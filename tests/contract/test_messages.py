@@ -74,7 +74,7 @@ def read(name: str, body: Any) -> Any:
 def test_round_trip(name: str) -> None:
     document = KINDS[name]
     payload = m.encode(document)
-    assert payload.startswith(b'{"protocol":"1.3",')
+    assert payload.startswith(b'{"protocol":"1.4",')
     assert m.decode(type(document), payload, TOPIC) == document
     assert m.from_plain(type(document), m.to_plain(document), "here") == document
 
@@ -92,7 +92,7 @@ def test_unknown_fields_are_ignored(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("version", ["2.0", "0.9", "11.0"])
 def test_another_major_version_is_refused_naming_both(name: str, version: str) -> None:
-    with pytest.raises(VersionError, match=rf"some/topic.*'{re.escape(version)}'.*'1\.3'"):
+    with pytest.raises(VersionError, match=rf"some/topic.*'{re.escape(version)}'.*'1\.4'"):
         read(name, {**plain(name), "protocol": version})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slicemq import codecs, messages
+from slicemq import codecs, messages, operations
 from slicemq.frames import decode_frame, encode_frame
 from slicemq.messages import TensorSpec, decode, encode
 from slicemq.specs import spec_digest
@@ -25,11 +25,15 @@ NESTED = {"Stamp", "RuntimeInfo", "Link", "SliceBeat", "Artifact", "TensorSpec",
     "SliceReport",
     "Route",
     "Lane",
+    "FrameName",
+    "Crash",
+    "RolloutEntry",
 }
 KINDS = {
     name: kind
-    for name, kind in vars(messages).items()
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == messages.__name__
+    for module in (messages, operations)
+    for name, kind in vars(module).items()
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == module.__name__
 }
 
 

@@ -82,7 +82,7 @@ def test_what_the_logs_say(site: Site, wire: Wire, undisturbed: Flow) -> None:
     wire.say(f"{wire.topics.prefix}/requests/{mark}/deploy", b"not JSON")
     eventually(lambda: f"requests/{mark}/deploy: not JSON" in coordinator.log.read_text())
     wire.say(f"{wire.topics.prefix}/nodes/n1/report", VERSION_2, retain=True)
-    eventually(lambda: "this software speaks '1.3'" in coordinator.log.read_text())
+    eventually(lambda: "this software speaks '1.4'" in coordinator.log.read_text())
     wire.say(f"{wire.topics.prefix}/nodes/n2/assignment", b"{", retain=True)
     eventually(lambda: "nodes/n2/assignment: not JSON" in site.nodes["n2"].log.read_text())
 
