@@ -97,9 +97,12 @@ def test_every_topic_stands_in_the_table() -> None:
     built = [
         topics.coordinator,
         topics.coordinator_marker,
+        topics.mirror,
+        topics.standby("<instance>"),
         *(topics.node("<node>", leaf) for leaf in ("state", "capacity", "heartbeat", "assignment", "report")),
         topics.pipeline("<name>"),
         topics.plan("<name>"),
+        topics.rollout("<name>"),
         topics.request("<client>", "<verb>"),
         topics.response("<client>"),
         topics.artifact_request("<sha256>"),
