@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from converters.samples import MOST_BYTES
@@ -26,12 +26,15 @@ from slicemq.topics import Topics, is_id
 
 # What a retained document may be kept as before the coordinator starts; a hostile cluster cannot grow it further.
 _MAX_RETAINED = 20_000
+Decode = Callable[[type[Any], Any, str], Any]
 
 
 class Inbox:
     """Reads what comes on the control session; every method raises ProtocolError for what is malformed."""
 
-    def __init__(self, topics: Topics, cluster: Cluster, instance: str) -> None:
+    def __init__(self, topics: Topics, cluster: Cluster, instance: str, decode: Decode = decode) -> None:
+        """`decode` reads a payload; another one lets documents come as the objects that they are."""
+        self._decode = decode
         self._topics = topics
         self._cluster = cluster
         self._instance = instance
@@ -55,7 +58,8 @@ class Inbox:
         """Whether this is a marker that this coordinator itself published."""
         if topic != self._topics.coordinator_marker:
             return False
-        return decode(Beat, payload, topic).instance == self._instance
+        beat: Beat = self._decode(Beat, payload, topic)
+        return beat.instance == self._instance
 
     def forget_retained(self) -> None:
         """Drop what was kept for the start."""
@@ -80,7 +84,7 @@ class Inbox:
         self, now: float, parts: tuple[str, ...], topic: str, payload: bytes, retained: bool
     ) -> Iterable[Action]:
         if len(parts) == 2:
-            beat = decode(Beat, payload, topic)
+            beat = self._decode(Beat, payload, topic)
             if beat.instance == self._instance:
                 return self._cluster.on_own_beat(now)
             if not self._cluster.started:
@@ -88,7 +92,7 @@ class Inbox:
                     f"another coordinator ({beat.instance[:8]}) is active in cluster {self._topics.cluster}"
                 )
             return []
-        state = decode(CoordinatorState, payload, topic)
+        state = self._decode(CoordinatorState, payload, topic)
         self._cluster.saw_term(state.stamp.term)
         if (
             state.stamp.instance != self._instance
@@ -124,7 +128,7 @@ class Inbox:
             return self._own_kind(now, topic, payload, retained)
         if leaf not in kinds:
             return []
-        document = decode(kinds[leaf], payload, topic)
+        document = self._decode(kinds[leaf], payload, topic)
         if document.node != name:
             raise ProtocolError(f"{topic}: field node: expected {name!r}, got {document.node[:80]!r}")
         match document:
@@ -150,7 +154,7 @@ class Inbox:
             raise ProtocolError(f"{topic}: {client[:80]!r} is not a client id")
         if not self._cluster.started:
             return []
-        request = decode(Request, payload, topic)
+        request = self._decode(Request, payload, topic)
         try:
             return self._asked(now, client, verb, topic, request)
         except SliceMQError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -83,9 +83,9 @@ class Revision:
     prepared_for: str = ""
 
     @property
-    def nodes(self) -> set[str]:
-        """The nodes that run a slice of it."""
-        return set(self.blueprint.slices)
+    def nodes(self) -> Set[str]:
+        """The nodes that run a slice of it, in an order that is the same in every process."""
+        return self.blueprint.slices.keys()
 
     @property
     def brokers(self) -> dict[str, str]:

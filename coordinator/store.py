@@ -44,15 +44,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"{self._path}: {error.strerror}") from error
         try:
-            body = json.loads(text)
-            if not isinstance(body, dict) or body.get("format") != _FORMAT:
-                raise ProtocolError(f"format: expected {_FORMAT}")
-            pipelines = _field(body, "pipelines", list, "")
-            records = tuple(_record(plain, now, f"pipelines[{i}]") for i, plain in enumerate(pipelines))
-            if len({record.name for record in records}) < len(records):
-                raise ProtocolError("pipelines: a name stands there twice")
-            learnt = body.get("learnt")
-            return Stored(_count(body, "term", ""), records, learnt if isinstance(learnt, dict) else {})
+            return from_body(json.loads(text), now)
         except (ValueError, RecursionError, ProtocolError) as error:
             raise StoreError(
                 f"{self._path}: not a coordinator's store: {error}. Move the file away to start without it; "
@@ -61,8 +53,7 @@ class Store:
 
     def save(self, term: int, records: Iterable[PipelineRecord], learnt: Mapping[str, Any] | None = None) -> None:
         """Write the store and force it to the disk. Raises StoreError; the old file then stays."""
-        pipelines = [_plain(record) for record in records if _matters(record)]
-        body = {"format": _FORMAT, "term": term, "pipelines": pipelines, "learnt": dict(learnt or {})}
+        body = to_body(term, records, learnt)
         temporary = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +72,26 @@ class Store:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise StoreError(f"{self._path}: {error.strerror}") from error
+
+
+def to_body(
+    term: int, records: Iterable[PipelineRecord], learnt: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the store's file holds, in JSON's terms."""
+    pipelines = [_plain(record) for record in records if _matters(record)]
+    return {"format": _FORMAT, "term": term, "pipelines": pipelines, "learnt": dict(learnt or {})}
+
+
+def from_body(body: Any, now: float) -> Stored:
+    """What `to_body` gave. Raises ProtocolError that names the field."""
+    if not isinstance(body, dict) or body.get("format") != _FORMAT:
+        raise ProtocolError(f"format: expected {_FORMAT}")
+    pipelines = _field(body, "pipelines", list, "")
+    records = tuple(_record(plain, now, f"pipelines[{i}]") for i, plain in enumerate(pipelines))
+    if len({record.name for record in records}) < len(records):
+        raise ProtocolError("pipelines: a name stands there twice")
+    learnt = body.get("learnt")
+    return Stored(_count(body, "term", ""), records, learnt if isinstance(learnt, dict) else {})
 
 
 def _matters(record: PipelineRecord) -> bool:
