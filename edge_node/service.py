@@ -16,6 +16,7 @@ from typing import Any
 from edge_node.agent import Agent
 from edge_node.cache import Cache
 from edge_node.capacity import Board, Measured, measure_link, measure_speeds, read_board, slice_memory
+from edge_node.committed import Committed
 from edge_node.config import NodeConfig
 from edge_node.databroker import DataBrokerWatch
 from edge_node.events import (
@@ -92,6 +93,7 @@ class NodeService:
         self._topics = Topics(config.cluster)
         self._epoch = new_epoch()
         self._cache = Cache(Path(config.state_dir) / "artifacts", config.cache_mb * 1_000_000)
+        self._committed = Committed(Path(config.state_dir), config.cluster, config.id)
         self._inbox: queue.SimpleQueue[_Message | Event | None] = queue.SimpleQueue()
         self._told_to_stop = False
         self._failed: SliceMQError | None = None
@@ -239,6 +241,7 @@ class NodeService:
             self._handle(event)
         self._pulse.start()
         self._session.subscribe(self._topic("assignment"), self._topics.artifact_chunks("+", config.id))
+        self._committed.joined(time.monotonic())
         logger.info(
             "node %s joined cluster %s: %g cores, %.0f MB for slices, %s %s, link up %.1f, down %.1f MB/s, %.1f ms",
             config.id,
@@ -261,6 +264,8 @@ class NodeService:
             now = time.monotonic()
             self._handle(Tick())
             self._workers.reap(now)
+            if (kept := self._committed.due(now)) is not None:
+                self._handle(AssignmentReceived(kept))
             if self._data_broker is not None:
                 self._tell_capacity(broker=self._data_broker_url(self._data_broker.look(now)))
             if now - told >= _STATUS_SECONDS:
@@ -304,6 +309,7 @@ class NodeService:
                 f"{self._topic('assignment')}: field node: {assignment.node!r}, expected {self._config.id!r}"
             )
         self._handle(AssignmentReceived(assignment))
+        self._committed.received(assignment)
 
     def _heartbeat(self, beat: Heartbeat, at: float) -> None:
         verdict = self._identity.heard(beat.epoch, beat.counter, self._pulse.counter, at)
