@@ -29,6 +29,7 @@ from slicemq.session import Session
 from slicemq.topics import Topics
 
 ATTACH_SECONDS = 10.0
+EVIDENCE_SECONDS = 2.0
 SNAPSHOT_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
 _RELEASE_SECONDS = 0.5
@@ -79,6 +80,7 @@ class Courier:
         self._announced = 0
         self._sync_at: float | None = None
         self._attach_at: float | None = None
+        self._evidence_at: float | None = None
         self._tick_at: float | None = None
         self._stopping = False
         self._warned: set[str] = set()
@@ -162,7 +164,8 @@ class Courier:
             try:
                 sent = self._link.send(topic, encode_frame(header, tensors, self._codec(bundle.codec)))
             except (FrameError, OversizeError) as error:
-                self._desk.on_unsendable(send.sequence, str(error))
+                if not send.copy:
+                    self._desk.on_unsendable(send.sequence, str(error))
                 return
             if not sent:
                 logger.debug("frame %d, bundle %s: did not leave, will be sent again", send.sequence, bundle.id)
@@ -183,6 +186,10 @@ class Courier:
         # An empty document says nothing: endings are explicit (rule 15).
         if topic == self._document_topic and payload:
             self._desk.on_document(payload)
+            if self._evidence_at is None and self._desk.evidence() is not None:
+                with self._state:
+                    self._evidence_at = time.monotonic() + EVIDENCE_SECONDS
+                    self._state.notify_all()
 
     def _on_frame(self, _topic: str, payload: bytes | memoryview) -> None:
         self._desk.on_result(payload)
@@ -226,6 +233,7 @@ class Courier:
                 sync = self._sync_at is not None and now >= self._sync_at
                 attach = self._attach_at is not None and now >= self._attach_at
                 tick = self._tick_at is not None and now >= self._tick_at
+                compare = self._evidence_at is not None and now >= self._evidence_at
                 if sync:
                     self._sync_at = None
                 if tick:
@@ -238,6 +246,8 @@ class Courier:
             for dispatch in dispatches:
                 if self._desk.wants(dispatch):
                     self._guarded(partial(self.send, dispatch))
+            if compare:
+                self._guarded(self._tell_evidence)
             if tick:
                 self._guarded(lambda: self.wake(self._desk.on_tick()))
 
@@ -250,12 +260,16 @@ class Courier:
             # Without this thread no frame would ever be sent again.
             logger.exception("the client goes on after an error")
 
+    @property
+    def _times(self) -> tuple[float | None, ...]:
+        return (self._sync_at, self._attach_at, self._evidence_at, self._tick_at)
+
     def _has_work(self, now: float) -> bool:
-        times = (self._sync_at, self._attach_at, self._tick_at)
+        times = self._times
         return bool(self._queue) or any(time_ is not None and now >= time_ for time_ in times)
 
     def _pause(self, now: float) -> float:
-        times = [time_ for time_ in (self._sync_at, self._attach_at, self._tick_at) if time_ is not None]
+        times = [time_ for time_ in self._times if time_ is not None]
         return min(max(0.0, min(times, default=now + _LONGEST_SLEEP) - now), _LONGEST_SLEEP)
 
     def _synchronise(self) -> None:
@@ -288,6 +302,13 @@ class Courier:
         self._request("attach", {"pipeline": self._pipeline, **echo})
         with self._state:
             self._attach_at = time.monotonic() + ATTACH_SECONDS
+
+    def _tell_evidence(self) -> None:
+        body = self._desk.evidence()
+        with self._state:
+            self._evidence_at = time.monotonic() + EVIDENCE_SECONDS if body is not None else None
+        if body is not None:
+            self._request("evidence", body)
 
     def _request(self, verb: str, body: dict[str, Any]) -> None:
         request = Request(secrets.token_hex(8), body)

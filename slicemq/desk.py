@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -212,6 +212,11 @@ class Desk:
         with self._changed:
             return isinstance(dispatch, Release) or self._ledger.wants(dispatch)
 
+    def evidence(self) -> dict[str, Any] | None:
+        """The body of the request `evidence`; None while no revisions are compared."""
+        with self._changed:
+            return self._ledger.evidence(time.monotonic())
+
     def seen(self) -> Stamp | None:
         """The highest stamp read (rule 21: readers echo it)."""
         with self._changed:
@@ -221,8 +226,7 @@ class Desk:
     def _has_outputs(self, frame: Frame) -> bool:
         """Whether the tensors can be the pipeline's outputs: others, maybe huge ones, are not unpacked."""
         with self._changed:
-            document = self._ledger.document_now
-        specs = {} if document is None else {spec.index: spec for spec in document.outputs}
+            specs = self._ledger.expects(frame.header)
         return all(one.index in specs and fits(specs[one.index], one.dtype, one.shape) for one in frame.tensors)
 
     # ---- inside; the lock is held

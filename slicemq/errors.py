@@ -36,6 +36,7 @@ The numbers are stable: a code that falls out of use is not given to another err
 from __future__ import annotations
 
 STREAM_RESET = "stream-reset"
+POISONED = "poisoned"
 STREAM_BUSY = "stream-busy"
 
 

@@ -12,21 +12,15 @@ from typing import Any
 
 import numpy.typing as npt
 
-from slicemq.errors import STREAM_BUSY, STREAM_RESET
+from slicemq.comparison import Comparison
+from slicemq.errors import POISONED, STREAM_BUSY, STREAM_RESET
 from slicemq.frames import FrameHeader
-from slicemq.messages import PipelineDocument, Route
+from slicemq.messages import PipelineDocument, Route, TensorSpec
 from slicemq.outcomes import Action, Counters, Deliver, Failover, Outcome, Release, Send
 from slicemq.pacing import Deadlines, Window, spread
+from slicemq.parts import Parts, Tensors, inputs_of, outputs_of, route_fault
 from slicemq.run import Run
-from slicemq.specs import matches
 from slicemq.topics import is_id
-
-
-@dataclass
-class _Sending:
-    first: float
-    parts: int
-    got: dict[int, dict[int, npt.NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -41,19 +35,18 @@ class _Frame:
     last: str = ""
     sent: float = 0.0
     due: float | None = None
-    sendings: dict[str, _Sending] = field(default_factory=dict)
+    sendings: dict[str, Parts] = field(default_factory=dict)
+    avoid: set[str] = field(default_factory=set)
 
 
 def document_fault(document: PipelineDocument) -> str:
     """What makes the document unusable for a client, or the empty text."""
-    known = {spec.index for spec in document.inputs}
-    for route in document.routes:
-        for bundle in (bundle for lane in route.ways() for bundle in lane.entry):
-            for spec in bundle.tensors:
-                if spec.index not in known:
-                    return f"route {route.revision}: bundle {bundle.id}: tensor {spec.index} is not an input"
-        if document.stateful and route.turns > 1:
-            return f"route {route.revision}: {route.turns} turns, expected 1 of a stateful pipeline"
+    # What may be sent to: a route of an earlier model has other tensors, and only its end matters.
+    routes = [route for route in document.routes if route.state == "active"]
+    routes += [document.shadow] if document.shadow is not None else []
+    for route in routes:
+        if fault := route_fault(route, document):
+            return fault
     if len({route.revision for route in document.routes}) != len(document.routes):
         return "routes: one revision stands twice"
     return ""
@@ -88,6 +81,7 @@ class Ledger:
         self._wake: float | None = None
         self._lost: tuple[str, float] | None = None
         self._run = Run()
+        self._comparison = Comparison()
 
     # ---- what the shell asks
 
@@ -116,8 +110,24 @@ class Ledger:
         """When `tick` must be called at the latest."""
         return self._wake
 
+    def expects(self, header: FrameHeader) -> dict[int, TensorSpec]:
+        """What an answer's tensors must be, by their index in its revision's model; empty: nobody wants it."""
+        document = self._document
+        if document is None or header.client != self.client or header.stream != self.stream:
+            return {}
+        frame = self._open.get(header.sequence)
+        if frame is not None and header.revision in frame.sendings:
+            return frame.sendings[header.revision].specs(document.outputs)
+        return self._comparison.specs(header)
+
+    def evidence(self, now: float) -> dict[str, Any] | None:
+        """The body of the request `evidence`; None while no revisions are compared."""
+        return self._comparison.evidence(now)
+
     def wants(self, send: Send) -> bool:
         """Whether this attempt is still the frame's last one, and unanswered."""
+        if send.copy:
+            return self._comparison.waits(send.sequence)
         frame = self._open.get(send.sequence)
         return frame is not None and frame.attempts == send.attempt
 
@@ -153,6 +163,10 @@ class Ledger:
                 if frame.last in lost and self._lost is None:
                     self._lost = (frame.last, now)
                 frame.waits = raised or frame.last in lost
+        self._comparison.document(document)
+        for name in document.poisoned:
+            if name.client == self.client and int(name.stream, 16) == self.stream:
+                self._poison(name.sequence, now)
         self._moved(now)
         return self._flush(now) + self._deliver()
 
@@ -174,38 +188,27 @@ class Ledger:
         if header.client != self.client or header.stream != self.stream:
             return self._drop("stream")
         frame = self._open.get(header.sequence)
+        sending = frame.sendings.get(header.revision) if frame is not None else None
+        if sending is None and self._comparison.result(now, header, tensors):
+            return []
         if frame is None:
             if header.sequence >= self.counters.submitted:
                 return self._drop("sequence")
             self.counters.doubles += 1
             return []
-        sending = frame.sendings.get(header.revision)
         if sending is None:
             return self._drop("revision")
         if header.error:
-            # An older revision may fail because it is being taken down; the answer of the last one counts.
-            if header.revision != frame.last:
-                return self._drop("late error")
-            reason = header.error if is_id(header.error) else "slice-error"
-            self._fail(frame, now, reason, header.message, header.revision)
-            busy: list[Action] = [Release(header.revision, header.sequence)] if reason == STREAM_BUSY else []
-            return busy + self._next(now)
-        if header.parts != sending.parts or not 0 <= header.part < sending.parts:
-            return self._drop("parts")
-        if header.part in sending.got:
+            return self._failed_there(frame, now, header)
+        assert self._document is not None
+        joined = sending.add(header.part, header.parts, tensors, self._document.outputs)
+        if joined is None:
+            return []
+        if joined == "double":
             self.counters.doubles += 1
             return []
-        assert self._document is not None
-        wanted = {spec.index: spec for spec in self._document.outputs}
-        if not all(index in wanted and matches(wanted[index], array) for index, array in tensors.items()):
-            return self._drop("tensors")
-        sending.got[header.part] = dict(tensors)
-        if len(sending.got) < sending.parts:
-            return []
-        joined = {index: array for part in sending.got.values() for index, array in part.items()}
-        if set(joined) != set(wanted) or len(joined) != sum(map(len, sending.got.values())):
-            sending.got.clear()
-            return self._drop("tensors")
+        if isinstance(joined, str):
+            return self._drop(joined)
         self._answer(frame, now, header.revision, joined)
         return self._next(now)
 
@@ -229,6 +232,7 @@ class Ledger:
                 self._fail(frame, now, "gave-up", f"no result within {self._give_up_after:g} s")
             elif self._routes and frame.due is not None and now >= frame.due:
                 self.counters.missed += 1
+                self._comparison.failed(frame.last)
                 self.window.missed(now, frame.sent)
                 frame.misses += 1
                 frame.waits = True
@@ -249,6 +253,27 @@ class Ledger:
         return ended + self._deliver()
 
     # ---- inside
+
+    def _poison(self, sequence: int, now: float) -> None:
+        frame = self._open.get(sequence)
+        if frame is not None:
+            self._fail(frame, now, POISONED, "it ended two workers", frame.last)
+
+    def _failed_there(self, frame: _Frame, now: float, header: FrameHeader) -> list[Action]:
+        """An error frame."""
+        # An older revision may fail because it is being taken down; the answer of the last one counts.
+        if header.revision != frame.last:
+            return self._drop("late error")
+        self._comparison.failed(header.revision)
+        if not self._stateful and self._comparison.has_heavier(header.revision):
+            # A canary's failure is no failure of the frame: the revision that serves has not seen it.
+            frame.avoid.add(header.revision)
+            frame.waits = True
+            return self._flush(now)
+        reason = header.error if is_id(header.error) else "slice-error"
+        self._fail(frame, now, reason, header.message, header.revision)
+        busy: list[Action] = [Release(header.revision, header.sequence)] if reason == STREAM_BUSY else []
+        return busy + self._next(now)
 
     def _still_valid(self, frame: _Frame, now: float) -> bool:
         document = self._document
@@ -295,7 +320,13 @@ class Ledger:
         if not self._routes:
             return []
         if not self._stateful:
-            return [self._send(frame, now, self._choose(frame)) for frame in self._open.values() if frame.waits]
+            sends: list[Action] = []
+            for frame in self._open.values():
+                if frame.waits:
+                    sends.append(self._send(frame, now, self._choose(frame)))
+                    if frame.attempts == 1:
+                        sends += self._copy(frame, now)
+            return sends
         while self._open:
             frame = next(iter(self._open.values()))
             if not frame.waits:
@@ -314,7 +345,9 @@ class Ledger:
     def _send(self, frame: _Frame, now: float, route: Route, first: int = 0) -> Send:
         if route.revision != frame.last:
             frame.misses = 0
-        frame.sendings.setdefault(route.revision, _Sending(now, route.lane(frame.sequence).parts))
+        assert self._document is not None
+        parts = route.lane(frame.sequence).parts
+        frame.sendings.setdefault(route.revision, Parts(now, parts, outputs_of(route, self._document)))
         frame.last, frame.sent, frame.waits = route.revision, now, False
         frame.due = now + self._deadlines.interval(
             frame.misses, spread(self.stream, frame.sequence, frame.attempts + 32)
@@ -323,22 +356,35 @@ class Ledger:
         self.counters.sent += 1
         self.counters.resent += frame.attempts > 1
         self._wake_by(frame.due)
-        return Send(frame.sequence, frame.attempts, route, frame.inputs, first)
+        return Send(frame.sequence, frame.attempts, route, self._inputs_for(route, frame), first)
+
+    def _inputs_for(self, route: Route, frame: _Frame) -> Any:
+        """The frame's inputs by their index in the route's model; they were given in the document's order."""
+        assert self._document is not None
+        indices = inputs_of(route, self._document)
+        if tuple(frame.inputs) == indices:
+            return frame.inputs
+        return dict(zip(indices, frame.inputs.values(), strict=True))
+
+    def _copy(self, frame: _Frame, now: float) -> list[Action]:
+        route = self._comparison.copy(now, self.stream, frame.sequence)
+        return [] if route is None else [Send(frame.sequence, 1, route, self._inputs_for(route, frame), copy=True)]
 
     def _choose(self, frame: _Frame) -> Route:
         if self._stateful and self._run.first is not None:
             for route in self._routes:
                 if route.revision == self._run.revision:
                     return route
-        total = sum(max(0.0, route.weight) for route in self._routes)
+        routes = [route for route in self._routes if route.revision not in frame.avoid] or self._routes
+        total = sum(max(0.0, route.weight) for route in routes)
         mark = spread(self.stream, frame.sequence, frame.attempts) * total
-        for route in self._routes:
+        for route in routes:
             mark -= max(0.0, route.weight)
             if mark < 0:
                 return route
-        return self._routes[0]
+        return routes[0]
 
-    def _answer(self, frame: _Frame, now: float, revision: str, tensors: dict[int, npt.NDArray[Any]]) -> None:
+    def _answer(self, frame: _Frame, now: float, revision: str, tensors: Tensors) -> None:
         # From the first sending: what was sent twice can then only be judged slower than it is.
         self._deadlines.observe(now - frame.sendings[revision].first)
         self.window.answered()
@@ -351,11 +397,13 @@ class Ledger:
         latency, specs = now - frame.submitted, self._document.outputs
         # Parts arrive in any order; applications unpack in the model's.
         ordered = {spec.index: tensors[spec.index] for spec in specs}
+        self._comparison.answered(frame.sequence, revision, now - frame.sendings[revision].first, ordered)
         self._end(frame, Outcome(frame.sequence, revision, frame.attempts, latency, ordered, specs))
 
     def _fail(self, frame: _Frame, now: float, reason: str, message: str, revision: str = "") -> None:
         self.counters.failed += 1
         self._run.end()
+        self._comparison.ended(frame.sequence)
         latency = now - frame.submitted
         self._end(
             frame,

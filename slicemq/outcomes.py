@@ -15,7 +15,8 @@ from slicemq.messages import Route, TensorSpec
 class Send:
     """Send the frame to this route: one attempt, from one reading of the document (rule 4).
 
-    `first` is the first frame of its run on a stateful pipeline (slicemq/run.py), else 0.
+    `inputs` are by their index in the route's model. `first` is the first frame of its run on a stateful pipeline
+    (slicemq/run.py), else 0. A `copy` is for a shadow (slicemq/shadow.py) and no attempt.
     """
 
     sequence: int
@@ -23,6 +24,7 @@ class Send:
     route: Route
     inputs: Any
     first: int = 0
+    copy: bool = False
 
 
 @dataclass(frozen=True)

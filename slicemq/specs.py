@@ -22,12 +22,15 @@ Inputs: TypeAlias = (
 
 
 def spec_digest(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:
-    """SHA-256 in hex over indices, names, dtypes and shapes, in order: equal exactly when a client may stay.
+    """SHA-256 in hex over names, dtypes and shapes, in order: equal exactly when a client may stay.
 
-    The text that is hashed is the JSON array `[[[index,name,dtype,[shape...]],...],[...]]` in ASCII without
-    spaces: inputs, then outputs.
+    The text that is hashed is the JSON array `[[[name,dtype,[shape...]],...],[...]]` in ASCII without spaces:
+    inputs, then outputs. Where a name is not unique, `tensor_keys` says it apart by the index.
     """
-    rows = [[[s.index, s.name, s.dtype, list(s.shape)] for s in specs] for specs in (inputs, outputs)]
+    rows = [
+        [[key, s.dtype, list(s.shape)] for s, key in ((s, tensor_keys(specs)[s.index]) for s in specs)]
+        for specs in (inputs, outputs)
+    ]
     return hashlib.sha256(json.dumps(rows, separators=(",", ":"), ensure_ascii=True).encode()).hexdigest()
 
 

@@ -47,7 +47,7 @@ class World(RuleBasedStateMachine):
             assert self.connected
             assert self.state == "running"
             assert {r.revision: r.state for r in self.routes}[action.route.revision] == "active"
-            assert action.inputs == f"inputs {action.sequence}"
+            assert action.inputs == {0: f"inputs {action.sequence}"}
             self.sent_to.setdefault(action.sequence, set()).add(action.route.revision)
             for part in range(action.route.lane(action.sequence).parts):
                 self.wire.append((action.sequence, action.route, part))
@@ -76,7 +76,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def submit(self) -> None:
         number = self.ledger.counters.submitted
-        sequence, actions = self.ledger.submit(self.now, f"inputs {number}", SPEC)
+        sequence, actions = self.ledger.submit(self.now, {0: f"inputs {number}"}, SPEC)
         assert sequence == number
         self.apply(actions)
 
