@@ -289,13 +289,21 @@ def test_a_poisoned_frame_is_not_sent_with_the_document_that_says_so() -> None:
     assert sends(ledger.document(1.0, said)) == []
 
 
-def test_difference() -> None:
-    one = {1: np.array([4.0, -8.0], np.float32), 2: np.array([3], np.int8)}
-    assert difference(one, {1: one[1].copy(), 2: one[2].copy()}) == 0.0
-    assert difference(one, {1: np.array([4.0, -6.0], np.float32), 2: one[2]}) == pytest.approx(0.25)
-    assert difference({1: np.zeros(2)}, {1: np.array([0.0, 1e-9])}) == 1.0
-    assert difference({1: np.zeros(2)}, {1: np.array([0.0, np.nan])}) == math.inf
-    assert difference({1: np.array([np.nan])}, {1: np.array([np.nan])}) == 0.0
-    assert difference({1: np.zeros(2)}, {1: np.zeros(3)}) == math.inf
-    assert difference({1: np.array([True])}, {1: np.array([False])}) == 1.0
-    assert difference({1: np.zeros((0, 4))}, {1: np.zeros((0, 4))}) == 0.0
+ONE = (np.array([4.0, -8.0], np.float32), np.array([3], np.int8))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "off"),
+    [
+        (ONE, ONE, 0.0),
+        (ONE, (np.array([4.0, -6.0], np.float32), ONE[1]), 0.25),
+        ([np.zeros(2)], [np.array([0.0, 1e-9])], 1.0),
+        ([np.zeros(2)], [np.array([0.0, np.nan])], math.inf),
+        ([np.array([np.nan])], [np.array([np.nan])], 0.0),
+        ([np.zeros(2)], [np.zeros(3)], math.inf),
+        ([np.array([True])], [np.array([False])], 1.0),
+        ([np.zeros((0, 4))], [np.zeros((0, 4))], 0.0),
+    ],
+)
+def test_difference(one: Any, other: Any, off: float) -> None:
+    assert difference(dict(enumerate(one)), dict(enumerate(other))) == pytest.approx(off)
