@@ -16,9 +16,11 @@ from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Pro
 from coordinator.contingency import Contingencies, Unmade
 from coordinator.documents import all_documents
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
-from coordinator.lifecycle import Settings, advance, flip, wants_plan
+from coordinator.lifecycle import Settings, advance, flip, must_move, take_wish, wants_plan
 from coordinator.membership import Membership
 from coordinator.situation import Inputs, Situation
+from coordinator.upkeep import VERBS as UPKEEP
+from coordinator.upkeep import pinned, staying
 from slicemq.errors import InsufficientCapacityError, PipelineError, SliceMQError
 from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report, Response, Stamp
 from slicemq.topics import Topics, is_id
@@ -187,6 +189,34 @@ class Cluster:
         self._reply(requester, body={"name": name})
         return self.tick(now)
 
+    def on_pin(
+        self, now: float, client: str, transaction: str, name: str, slice_id: str, node: str
+    ) -> list[Action]:
+        """`pin`: this slice shall run on this node (empty: on any). A deploy with other options."""
+        if self._is_repeat(client, transaction):
+            return self._take()
+        try:
+            intent = pinned(self._running(name), slice_id, node, self.situation)
+        except SliceMQError as error:
+            return self.on_refused(client, transaction, error)
+        return self.on_deploy(now, client, transaction, intent)
+
+    def on_upkeep(self, now: float, client: str, transaction: str, verb: str, node: str) -> list[Action]:
+        """`drain`, `undrain` or `forget` a node. Answered at once; documents say how far it is."""
+        if self._is_repeat(client, transaction):
+            return self._take()
+        try:
+            body = UPKEEP[verb](self.situation, node)
+        except SliceMQError as error:
+            return self.on_refused(client, transaction, error)
+        if verb == "forget":
+            self._addressed.pop(node, None)
+            self._actions += [Clear(self.topics.node(node, leaf)) for leaf in ("state", "capacity", "report")]
+        self._actions.append(Persist())
+        self._reply((client, transaction), body=body)
+        self._nodes_changed()
+        return self.tick(now)
+
     def on_refused(self, client: str, transaction: str, error: SliceMQError) -> list[Action]:
         """A request that could not be read."""
         if not self._is_repeat(client, transaction):
@@ -257,6 +287,14 @@ class Cluster:
             if record.intent is None:
                 self._forget(record, now)
             return self.tick(now)
+        if wish is not None and wish.why:
+            if record.active is not None:
+                record.stays = f"{wish.why}, and no plan does without it: {error}"
+                short = isinstance(error, InsufficientCapacityError)
+                record.moves_at = math.inf if short else now + self.settings.move_again
+                self._changed = True
+                return self.tick(now)
+            wish = None
         record.needs_nodes = isinstance(error, InsufficientCapacityError)
         record.retry_at = now + self.settings.retry_after
         if wish is not None and record.active is None:
@@ -290,7 +328,9 @@ class Cluster:
             self._advance(record, now)
         for record in list(self.records.values()):
             # One at a time: two plans made from the same free memory would both take it.
-            if wants_plan(record, now) and not any(other.job is not None for other in self.records.values()):
+            if wants_plan(record, now, self.situation.drained) and not any(
+                other.job is not None for other in self.records.values()
+            ):
                 self._plan(record, now)
         self._clear_addresses(now)
         if self._changed:
@@ -312,6 +352,9 @@ class Cluster:
         gone = [client for client, until in record.clients.items() if until < now]
         for client in gone:
             del record.clients[client]
+        if record.stays and not must_move(record, self.situation.drained):
+            record.stays = ""
+            self._changed = True
         change = advance(record, self.members, self.settings, now)
         self._changed |= change.changed or bool(gone)
         if change.persist:
@@ -332,6 +375,8 @@ class Cluster:
         record.highest += 1
         revision = Revision(f"{record.highest}-{blueprint.digest[:8]}", intent, blueprint, since=now)
         revision.prepared_for = prepared_for
+        revision.why = wish.why if wish is not None else ""
+        record.stays = ""
         self.situation.cuts.learn(intent.model.sha256, blueprint)
         revision.deadline = now + self.settings.prepare_most
         record.revisions[revision.id] = revision
@@ -345,7 +390,7 @@ class Cluster:
         self._answer(wish, body={"name": record.name, "revision": revision.id, "unchanged": False})
 
     def _plan(self, record: PipelineRecord, now: float) -> None:
-        wish = record.wish
+        wish = take_wish(record, now, self.situation.drained)
         intent = wish.intent if wish is not None else record.intent
         assert intent is not None
         requester = wish.requester if wish is not None else None
@@ -356,7 +401,7 @@ class Cluster:
             self._prepare(record, None, intent, blueprint, now, prepared_for=lost)
             return
         job = self._next_job()
-        record.job, record.job_wish, record.wish = job, wish, None
+        record.job, record.job_wish = job, wish
         self._actions.append(_make_plan(job, inputs, requester[0] if requester else None))
 
     def _next_job(self) -> int:
@@ -390,17 +435,20 @@ class Cluster:
     # -- documents and answers -----------------------------------------------------------------------------
 
     def _flush(self, now: float) -> None:
-        wanted = all_documents(self.topics, self.records, sorted(self._addressed), self.situation.factors)
+        drained = staying(self.records, self.situation.drained)
+        self._address(drained.keys() - self._addressed.keys())
+        wanted = all_documents(self.topics, self.records, sorted(self._addressed), self.situation.factors, drained)
         for topic in [topic for topic in self._published if topic not in wanted]:
             del self._published[topic]
             self._sent.pop(topic, None)
             self._actions.append(Clear(topic))
         for topic, document in wanted.items():
             if self._published.get(topic) != document:
-                if isinstance(document, Assignment):
+                before = self._published.get(topic)
+                if isinstance(document, Assignment) and (before is None or before.slices != document.slices):
                     # Memory may have become free.
                     for record in self.records.values():
-                        record.needs_nodes = False
+                        record.look_again()
                 self._published[topic] = document
                 stamped = dataclasses.replace(document, stamp=self.stamp())
                 self._sent[topic] = (stamped.stamp, now)
@@ -430,7 +478,8 @@ class Cluster:
         for name, since in list(self._addressed.items()):
             node = self.members.nodes.get(name)
             document = self._published.get(self.topics.node(name, "assignment"))
-            if (node is not None and node.alive) or document is None or document.slices:
+            told = document is None or document.slices or document.draining
+            if (node is not None and node.alive) or told:
                 self._addressed[name] = math.inf
             elif since == math.inf:
                 self._addressed[name] = now
@@ -441,7 +490,14 @@ class Cluster:
     def _nodes_changed(self) -> None:
         self._changed = True
         for record in self.records.values():
-            record.needs_nodes = False
+            record.look_again()
+
+    def _running(self, name: str) -> PipelineRecord:
+        """The pipeline that runs, or shall run. Raises PipelineError."""
+        record = self.records.get(name)
+        if record is None or record.removed_at is not None:
+            raise PipelineError(f"no pipeline is called {name!r}")
+        return record
 
     def _record_of(self, job: int) -> PipelineRecord | None:
         return next((record for record in self.records.values() if record.job == job), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from slicemq.messages import Assignment, PipelineDocument, PlanDocument, Route, 
 from slicemq.topics import Topics
 
 UNSTAMPED = Stamp(0, "", 0)
+_NO_NODES: Mapping[str, str] = {}
 
 
 def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
@@ -31,7 +32,7 @@ def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
         name=record.name,
         stamp=UNSTAMPED,
         state="removed" if removed else "running" if active is not None else "paused",
-        reason=record.status,
+        reason=record.status or record.stays,
         model=record.intent.model.sha256 if record.intent is not None else "",
         spec=face.spec,
         inputs=face.inputs,
@@ -60,8 +61,8 @@ def plan_document(record: PipelineRecord, corrections: dict[str, dict[str, float
     )
 
 
-def assignment(node: str, records: Iterable[PipelineRecord]) -> Assignment:
-    """All that `node` shall run; lost revisions are left out."""
+def assignment(node: str, records: Iterable[PipelineRecord], stays: str | None = None) -> Assignment:
+    """All that `node` shall run; lost revisions are left out. `stays`: why a drained node still has slices."""
     slices = tuple(
         item
         for record in records
@@ -70,7 +71,7 @@ def assignment(node: str, records: Iterable[PipelineRecord]) -> Assignment:
         if revision.phase != "lost"
         for item in revision.assignments(node)
     )
-    return Assignment(node, UNSTAMPED, slices)
+    return Assignment(node, UNSTAMPED, slices, draining=stays is not None, reason=stays or "")
 
 
 def all_documents(
@@ -78,10 +79,12 @@ def all_documents(
     records: dict[str, PipelineRecord],
     nodes: Iterable[str],
     corrections: Callable[[PipelineRecord], dict[str, dict[str, float]]] = lambda record: {},
+    drained: Mapping[str, str] = _NO_NODES,
 ) -> dict[str, Any]:
     """Every document of the coordinator except its own state, by topic.
 
-    `corrections` gives those of a pipeline's running slices: slice -> node -> factor.
+    `corrections` gives those of a pipeline's running slices: slice -> node -> factor. `drained` gives for each
+    drained node why it still has slices.
     """
     documents: dict[str, Any] = {}
     for record in records.values():
@@ -92,5 +95,5 @@ def all_documents(
             if document is not None:
                 documents[topic] = document
     for node in nodes:
-        documents[topics.node(node, "assignment")] = assignment(node, records.values())
+        documents[topics.node(node, "assignment")] = assignment(node, records.values(), drained.get(node))
     return documents

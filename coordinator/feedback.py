@@ -127,6 +127,11 @@ class Feedback:
             return own
         return mean_factor(self.corrections(subject.model, {subject.node: subject.runtime}))
 
+    def forget(self, node: str) -> None:
+        """Drop the corrections of a node."""
+        for place in [place for place in self._factors if place[1] == node]:
+            del self._factors[place]
+
     def plain(self) -> list[Any]:
         """The corrections in JSON's terms, for the store."""
         return [

@@ -9,6 +9,7 @@ from converters.samples import MOST_BYTES
 from coordinator.actions import Action
 from coordinator.cluster import Cluster
 from coordinator.intents import Intent
+from coordinator.upkeep import VERBS as UPKEEP
 from slicemq.errors import CoordinatorError, ProtocolError, SliceMQError
 from slicemq.messages import (
     Artifact,
@@ -27,6 +28,8 @@ from slicemq.topics import Topics, is_id
 # What a retained document may be kept as before the coordinator starts; a hostile cluster cannot grow it further.
 _MAX_RETAINED = 20_000
 Decode = Callable[[type[Any], Any, str], Any]
+_LONGEST_PIN = 64
+_VERBS = ("deploy", "undeploy", "attach", "detach", "pin", *UPKEEP)
 
 
 class Inbox:
@@ -169,7 +172,17 @@ class Inbox:
             return self._cluster.on_undeploy(now, client, transaction, _name(body, "name", topic))
         if verb in ("attach", "detach"):
             return self._cluster.on_attach(now, client, _name(body, "pipeline", topic), verb == "attach")
-        raise ProtocolError(f"{topic}: verb {verb[:80]!r}: expected deploy, undeploy, attach or detach")
+        if verb in UPKEEP:
+            return self._cluster.on_upkeep(
+                now, client, transaction, verb, _name(body, "node", topic, "a node's id")
+            )
+        if verb == "pin":
+            name, slice_id = _name(body, "pipeline", topic), body.get("slice")
+            if not isinstance(slice_id, str) or not 0 < len(slice_id) <= _LONGEST_PIN:
+                raise ProtocolError(f"{topic}: field slice: expected a slice, or a range of operators")
+            node = "" if body.get("node", "") == "" else _name(body, "node", topic, "a node's id, or nothing")
+            return self._cluster.on_pin(now, client, transaction, name, slice_id, node)
+        raise ProtocolError(f"{topic}: verb {verb[:80]!r}: expected one of {', '.join(_VERBS)}")
 
 
 def _intent(body: dict[str, Any], topic: str) -> Intent:
@@ -190,8 +203,8 @@ def _intent(body: dict[str, Any], topic: str) -> Intent:
     return Intent(name, model, plan, options, calibration)
 
 
-def _name(body: dict[str, Any], field: str, topic: str) -> str:
+def _name(body: dict[str, Any], field: str, topic: str, what: str = "a pipeline's id") -> str:
     name = body.get(field)
     if not isinstance(name, str) or not is_id(name):
-        raise ProtocolError(f"{topic}: field {field}: expected a pipeline's id, got {str(name)[:80]!r}")
+        raise ProtocolError(f"{topic}: field {field}: expected {what}, got {str(name)[:80]!r}")
     return name

@@ -68,7 +68,8 @@ class Revision:
 
     `since` is when its phase began and `deadline` when the phase must end, both on the caller's clock;
     `unready` and `quiet` are since when a slice is not ready, and since when no frame moves (None: not so).
-    `prepared_for` is the node for whose loss its plan had been made ahead (empty: it was made when it was needed).
+    `prepared_for` is the node for whose loss its plan had been made ahead (empty: it was made when it was needed),
+    `why` what the pipeline moves for by itself (empty: it does not).
     """
 
     id: str
@@ -81,6 +82,7 @@ class Revision:
     quiet: float | None = None
     frames: int = -1
     prepared_for: str = ""
+    why: str = ""
 
     @property
     def nodes(self) -> Set[str]:
@@ -114,10 +116,14 @@ class Revision:
 
 @dataclass
 class Wish:
-    """A deploy request that waits for its plan. `requester` is (client, transaction)."""
+    """A request (`requester`: its client and transaction), or one accepted before, that waits for its plan.
+
+    `why` is what a pipeline that is served moves for by itself; that stands in the store, so such a wish does not.
+    """
 
     intent: Intent
     requester: tuple[str, str] | None
+    why: str = ""
 
 
 @dataclass
@@ -127,7 +133,8 @@ class PipelineRecord:
     `intent` is None until the first plan succeeded; `highest` is the highest revision number ever used for
     this name (rule 1); `face` is the blueprint whose specs clients see, once one was active, and `draft` the newest
     one before that; `job` is the planning under way; `foreseen` is for how many losses of a node a plan is ready,
-    and for how many there shall be one.
+    and for how many there shall be one. `stays` is why slices cannot leave nodes that are
+    drained, `moves_at` when to look for a way again (infinity: when there are other nodes or more memory).
     """
 
     name: str
@@ -147,6 +154,8 @@ class PipelineRecord:
     clients: dict[str, float] = field(default_factory=dict)
     removed_at: float | None = None
     foreseen: tuple[int, int] = (0, 0)
+    stays: str = ""
+    moves_at: float = -math.inf
 
     def in_phase(self, *phases: Phase) -> list[Revision]:
         """The revisions in any of `phases`, oldest first."""
@@ -163,6 +172,12 @@ class PipelineRecord:
         """The revision that prepares (rule 12: one at a time)."""
         found = self.in_phase("preparing", "probing")
         return found[-1] if found else None
+
+    def look_again(self) -> None:
+        """There are other nodes, or more memory, than when a plan was not to be had."""
+        self.needs_nodes = False
+        if self.moves_at == math.inf:
+            self.moves_at = -math.inf
 
 
 def files_in_use(records: Iterable[PipelineRecord]) -> set[str]:

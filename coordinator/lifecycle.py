@@ -21,7 +21,7 @@ again) raises the document's `resend`, because what it held is gone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from coordinator.actions import PROBES_AT_ONCE
@@ -44,6 +44,7 @@ class Settings:
     retry_doublings: int = 6
     client_expires: float = 30.0
     resend_assignment: float = 1.0
+    move_again: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -118,16 +119,38 @@ def flip(record: PipelineRecord, revision: Revision, settings: Settings, now: fl
     record.needs_nodes = False
 
 
-def wants_plan(record: PipelineRecord, now: float) -> bool:
-    """Whether planning should start now: something is wished for, or nothing serves the pipeline."""
+def wants_plan(record: PipelineRecord, now: float, drained: Collection[str] = ()) -> bool:
+    """Whether planning should start now: something is wished for, nothing serves the pipeline, or it must move."""
     if record.removed_at is not None or record.job is not None:
         return False
-    if record.wish is not None and record.wish.requester is not None:
+    if _wish_is_due(record, now):
         return True
-    if record.wish is not None:
-        return not record.needs_nodes and now >= record.retry_at
-    unserved = record.intent is not None and record.active is None and record.coming is None
-    return unserved and not record.needs_nodes and now >= record.retry_at
+    if record.active is not None:
+        return must_move(record, drained) and now >= record.moves_at
+    waits = record.needs_nodes or now < record.retry_at
+    return record.wish is None and record.intent is not None and record.coming is None and not waits
+
+
+def take_wish(record: PipelineRecord, now: float, drained: Collection[str]) -> Wish | None:
+    """What to plan, where `wants_plan`; None: what served before shall serve again."""
+    if record.active is not None and not _wish_is_due(record, now):
+        assert record.intent is not None
+        leaves = ", ".join(sorted(record.active.nodes.intersection(drained)))
+        return Wish(record.intent, None, why=f"node {leaves} is drained")
+    wish, record.wish = record.wish, None
+    return wish
+
+
+def _wish_is_due(record: PipelineRecord, now: float) -> bool:
+    wish = record.wish
+    waits = record.needs_nodes or now < record.retry_at
+    return wish is not None and (wish.requester is not None or not waits)
+
+
+def must_move(record: PipelineRecord, drained: Collection[str]) -> bool:
+    """Whether a pipeline that is served has slices on a drained node, and nothing of it is on its way."""
+    active = record.active
+    return active is not None and record.coming is None and not active.nodes.isdisjoint(drained)
 
 
 def _trouble(revision: Revision, members: Membership) -> str | None:
@@ -239,8 +262,12 @@ def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, s
         # What every node refuses would else be tried, and numbered, without end.
         record.retry_at = now + settings.retry_after * 2.0 ** min(record.failures, settings.retry_doublings)
         record.failures += 1
+    record.moves_at = record.retry_at
     if record.face is None:
         record.intent = revision.intent
+    elif revision.why:
+        # What it moves for still holds, or does not: that decides.
+        pass
     elif lost_node and record.wish is None and (record.active is not None or revision.intent != record.intent):
         # It is no fault of what was asked for. In any other case the pipeline goes back to what served before.
         record.wish = Wish(revision.intent, None)

@@ -16,6 +16,7 @@ from coordinator.membership import Membership
 from coordinator.planner.tables.sharing import Usage, planned_rates, together, usage_of_plan
 from coordinator.rates import Rates
 from slicemq.messages import Capacity, Heartbeat
+from slicemq.topics import is_id
 
 _NO_BLUEPRINTS: Mapping[str, Blueprint] = {}
 _FACTS = 256
@@ -51,10 +52,14 @@ class _Facts:
 
 @dataclass
 class Situation:
-    """The facts, and what was learnt. `records` is the caller's own mapping, looked at when asked."""
+    """The facts, and what was learnt. `records` is the caller's own mapping, looked at when asked.
+
+    `drained` are the nodes that operators want to be empty: no plan uses them.
+    """
 
     records: Mapping[str, PipelineRecord]
     members: Membership
+    drained: set[str] = field(default_factory=set)
     feedback: Feedback = field(default_factory=Feedback)
     rates: Rates = field(default_factory=Rates)
     cuts: Cuts = field(default_factory=Cuts)
@@ -62,11 +67,20 @@ class Situation:
     _known_facts: dict[tuple[str, str], _Facts] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """What was learnt, in JSON's terms, for the store."""
-        return {"corrections": self.feedback.plain(), "cuts": self.cuts.plain()}
+        """What was learnt and asked about nodes, in JSON's terms, for the store."""
+        return {
+            "corrections": self.feedback.plain(),
+            "cuts": self.cuts.plain(),
+            "drained": sorted(self.drained),
+        }
 
     def load(self, body: Mapping[str, Any]) -> None:
         """Take over what `plain` gave. Raises ValueError for anything else; what is missing was not learnt yet."""
+        drained = body.get("drained", [])
+        if not isinstance(drained, list) or not all(isinstance(node, str) and is_id(node) for node in drained):
+            raise ValueError("drained: expected a list of nodes")
+        # First: it is an operator's word, and what follows was only measured.
+        self.drained = set(drained)
         self.feedback.load(body.get("corrections", []))
         self.cuts.load(body.get("cuts", {}))
 
@@ -86,7 +100,10 @@ class Situation:
         usable = [
             (node, capacity)
             for node in sorted(self.members.nodes.values(), key=lambda node: node.id)
-            if node.id != lost and node.usable and (capacity := node.current_capacity) is not None
+            if node.id != lost
+            and node.id not in self.drained
+            and node.usable
+            and (capacity := node.current_capacity) is not None
         ]
         taken: dict[str, list[int]] = {}
         usages: list[dict[str, Usage]] = []
@@ -110,6 +127,12 @@ class Situation:
                 {node: usage[node] for node in runtimes if node in usage},
             ),
         )
+
+    def forget(self, node: str) -> None:
+        """Drop all that is known of a node."""
+        self.members.nodes.pop(node, None)
+        self.feedback.forget(node)
+        self._stripped.pop(node, None)
 
     def heard(self, now: float, beat: Heartbeat) -> bool:
         """Learn from a heartbeat, before the members take it in; whether something that plans depend on changed."""

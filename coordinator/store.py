@@ -127,7 +127,7 @@ def _plain(record: PipelineRecord) -> dict[str, Any]:
 def _accepted(record: PipelineRecord) -> Intent | None:
     """What was promised to an operator and is not served yet: a restart must not forget it."""
     for wish in (record.wish, record.job_wish):
-        if wish is not None and wish.requester is None:
+        if wish is not None and wish.requester is None and not wish.why:
             return wish.intent
     coming = record.coming
     return coming.intent if coming is not None and coming.intent != record.intent else None

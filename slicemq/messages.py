@@ -289,7 +289,8 @@ class Assignment:
 
     `prefetch` are files that it shall have in its cache before they are needed, most wanted first, fetched while
     nothing else is, at most `prefetch_rate` bytes per second (0: as fast as they come). `keep` are hashes that the
-    cache keeps as long as slices leave room: those of revisions that may come back.
+    cache keeps as long as slices leave room: those of revisions that may come back. `draining`: an operator wants
+    the node to be empty; `reason` then says, for people, why slices of it cannot go elsewhere.
     """
 
     node: str
@@ -298,6 +299,8 @@ class Assignment:
     prefetch: tuple[Artifact, ...] = ()
     prefetch_rate: float = 0.0
     keep: tuple[str, ...] = ()
+    draining: bool = False
+    reason: str = ""
 
     def __post_init__(self) -> None:
         _expect(len(self.prefetch) <= MOST_FILES, f"prefetch: expected at most {MOST_FILES}")

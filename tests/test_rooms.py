@@ -24,6 +24,8 @@ PURE = {
     "coordinator/cluster.py",
     "coordinator/membership.py",
     "coordinator/lifecycle.py",
+    "coordinator/situation.py",
+    "coordinator/upkeep.py",
     "coordinator/documents.py",
     "coordinator/intents.py",
     "coordinator/revisions.py",

@@ -49,6 +49,8 @@ def documents() -> dict[str, bytes]:
         TOPICS.request("cli-1", "undeploy"): encode(Request("t2", {"name": "faces"})),
         TOPICS.request("cli-1", "attach"): encode(Request("t3", {"pipeline": "faces"})),
         TOPICS.request("cli-1", "detach"): encode(Request("t4", {"pipeline": "faces"})),
+        TOPICS.request("cli-1", "drain"): encode(Request("t5", {"node": "pi-1"})),
+        TOPICS.request("cli-1", "pin"): encode(Request("t6", {"pipeline": "faces", "slice": "s0", "node": "pi-1"})),
         TOPICS.coordinator: encode(CoordinatorState("ready", Stamp(1, "0" * 16, 1), 0.0, "0")),
         TOPICS.coordinator_marker: encode(Beat("b" * 16, 1)),
     }
@@ -125,7 +127,7 @@ def test_a_topic_of_another_cluster_and_another_nodes_document_are_refused() -> 
         ("deploy", {"name": "faces", "model": MODEL, "calibration": {"sha256": "x", "size": 1}}, "calibration"),
         ("deploy", {"name": "faces", "model": MODEL, "calibration": {**MODEL, "size": 10**8}}, "at most 32000000"),
         ("undeploy", {"name": 7}, "field name"),
-        ("reboot", {}, "expected deploy, undeploy, attach or detach"),
+        ("reboot", {}, "expected one of deploy, undeploy, attach, detach"),
     ],
 )
 def test_a_wrong_request_is_answered_with_what_was_expected(verb: str, body: dict[str, Any], text: str) -> None:
