@@ -135,7 +135,7 @@ def take_wish(record: PipelineRecord, now: float, drained: Collection[str]) -> W
     """What to plan, where `wants_plan`; None: what served before shall serve again."""
     if record.active is not None and not _wish_is_due(record, now):
         assert record.intent is not None
-        leaves = ", ".join(sorted(record.active.nodes.intersection(drained)))
+        leaves = ", ".join(sorted(record.active.nodes & set(drained)))
         return Wish(record.intent, None, why=f"node {leaves} is drained")
     wish, record.wish = record.wish, None
     return wish
