@@ -16,7 +16,9 @@
     │   ├── BrokerRefusedError         31   bad credentials, not authorised
     │   └── OversizeError              32   the broker does not carry messages of this size
     ├── CoordinatorError               40   the coordinator did not answer
-    │   └── RequestRefusedError        41   it answered: no
+    │   ├── RequestRefusedError        41   it answered: no
+    │   ├── RolledBackError            42   a rollout failed: what ran before serves on
+    │   └── SupersededError            43   a newer rollout took this one's place
     ├── ProtocolError                  50   a document that is not what the contract says
     │   ├── VersionError               51   a document of another protocol version
     │   ├── FrameError                 52   a frame whose bytes do not hold together
@@ -140,6 +142,18 @@ class RequestRefusedError(CoordinatorError):
     """The coordinator answered that it will not do what was asked."""
 
     exit_code = 41
+
+
+class RolledBackError(CoordinatorError):
+    """A rollout was rolled back: what ran before serves on; the text says why."""
+
+    exit_code = 42
+
+
+class SupersededError(CoordinatorError):
+    """A newer rollout of the same pipeline took this one's place."""
+
+    exit_code = 43
 
 
 class ProtocolError(SliceMQError):

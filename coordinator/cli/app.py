@@ -11,16 +11,22 @@ from slicemq.version import __version__
 
 _GROUPS = {
     "broker": "Run the embedded broker.",
-    "node": "Run and list edge nodes.",
+    "node": "Run, list and maintain edge nodes.",
     "coordinator": "Run the coordinator.",
-    "model": "Convert models, look at them, cut them and verify the slices.",
+    "model": "Convert models, look at them, cut them and verify the slices; roll out what a folder holds.",
     "plan": "Make and check plans.",
+    "rollout": "Follow and steer rollouts.",
 }
 # Words of the command line -> module below coordinator.cli that holds it as `command`.
 _VERBS = {
     ("broker", "run"): "broker_run",
     ("node", "run"): "node_run",
     ("node", "list"): "node_list",
+    ("node", "drain"): "node_drain",
+    ("node", "undrain"): "node_undrain",
+    ("node", "pin"): "node_pin",
+    ("node", "unpin"): "node_unpin",
+    ("node", "forget"): "node_forget",
     ("coordinator", "run"): "coordinator_run",
     ("model", "inspect"): "model_inspect",
     ("model", "convert"): "model_convert",
@@ -30,6 +36,12 @@ _VERBS = {
     ("plan", "make"): "plan_make",
     ("plan", "explain"): "plan_explain",
     ("plan", "check"): "plan_check",
+    ("rollout", "status"): "rollout_status",
+    ("rollout", "history"): "rollout_history",
+    ("rollout", "pause"): "rollout_pause",
+    ("rollout", "resume"): "rollout_resume",
+    ("rollout", "promote"): "rollout_promote",
+    ("rollout", "rollback"): "rollout_rollback",
     ("deploy",): "deploy",
     ("undeploy",): "undeploy",
     ("status",): "status",

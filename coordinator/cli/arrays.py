@@ -41,7 +41,7 @@ def read_frame(file: Path, specs: Sequence[TensorSpec], normalize: str | None = 
     note = ""
     try:
         if suffix == ".npz":
-            return FileFrame(file, check_inputs(specs, _load_npz(file)), note)
+            return FileFrame(file, check_inputs(specs, read_npz(file)), note)
         if suffix not in (".npy", *SUFFIXES):
             raise InputError(f"expected .npy, .npz, {', '.join(SUFFIXES)}, got {suffix or 'no suffix'!r}")
         if len(specs) != 1:
@@ -67,7 +67,8 @@ def _load(file: Path) -> Any:
         raise InputError(f"{file}: cannot be read as numpy file: {reason}") from error
 
 
-def _load_npz(file: Path) -> dict[str, npt.NDArray[Any]]:
+def read_npz(file: Path) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz file by name. Raises InputError."""
     loaded = _load(file)
     if isinstance(loaded, np.ndarray):
         raise InputError("expected several arrays, it is an .npy file by content")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli.common import Network, Output, verb
+from slicemq.messages import to_plain
 
 if TYPE_CHECKING:
     from coordinator.cli.view import View
@@ -43,7 +44,12 @@ def node_rows(view: View) -> list[dict[str, Any]]:
     rows = []
     for node in sorted(view.states.keys() | view.capacities.keys()):
         capacity, beat, report = view.capacities.get(node), view.beats.get(node), view.reports.get(node)
-        row: dict[str, Any] = {"node": node, "state": view.state_of(node)}
+        row: dict[str, Any] = {
+            "node": node,
+            "state": view.state_of(node),
+            "draining": view.draining(node) is not None,
+            "draining_why": view.draining(node) or "",
+        }
         if capacity is not None:
             row |= {
                 "arch": capacity.arch,
@@ -66,6 +72,11 @@ def node_rows(view: View) -> list[dict[str, Any]]:
             {"pipeline": s.pipeline, "revision": s.revision, "slice": s.slice, "state": s.state, "reason": s.reason}
             for s in (report.slices if report is not None and beat is not None else ())
         ]
+        row["crashes"] = [
+            {"pipeline": c.pipeline, "revision": c.revision, "slice": c.slice, "count": c.count, "how": c.how}
+            | {"frame": to_plain(c.frame) if c.frame is not None else None}
+            for c in (report.crashes if report is not None else ())
+        ]
         rows.append(row)
     return rows
 
@@ -79,5 +90,6 @@ def node_table(rows: list[dict[str, Any]], out: Output) -> str:
             row.get(key) for key in ("arch", "cores", "memory_mb", "runtime", "up_mbps", "down_mbps", "rtt_ms")
         ]
         known = ["" if v is None else str(v) for v in middle]
-        cells.append([row["node"], row["state"], *known, row.get("data_broker") or "-", slices or "-"])
+        state = f"{row['state']}, draining" if row["draining"] and row["state"] != "draining" else row["state"]
+        cells.append([row["node"], state, *known, row.get("data_broker") or "-", slices or "-"])
     return out.table(COLUMNS, cells)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli.common import Network, Output, verb
+from slicemq.messages import to_plain
 
 if TYPE_CHECKING:
     from coordinator.cli.view import View
@@ -15,15 +17,19 @@ if TYPE_CHECKING:
 def command(net: Network, out: Output) -> None:
     """Show the coordinator, the nodes and the pipelines."""
     from coordinator.cli.node_list import node_rows
+    from coordinator.cli.rollouts import document_row
     from coordinator.cli.view import read_view
 
     view = read_view(net)
+    now = time.time()
     body = {
         "cluster": net.cluster,
         "broker": net.options.describe(),
         "coordinator": _coordinator(view),
+        "standbys": [_standby(view, instance) for instance in sorted(view.standbys)],
         "nodes": node_rows(view),
         "pipelines": [_pipeline(view, name) for name in sorted(view.pipelines)],
+        "rollouts": [document_row(document, now) for _, document in sorted(view.rollouts.items())],
     }
     out.result(body, lambda: _text(body, out))
 
@@ -39,6 +45,11 @@ def _coordinator(view: View) -> dict[str, Any] | None:
         "since": state.since,
         "software": state.software,
     }
+
+
+def _standby(view: View, instance: str) -> dict[str, Any]:
+    state = view.standbys[instance]
+    return {"instance": instance, "state": state.state, "since": state.since, "software": state.software}
 
 
 def _pipeline(view: View, name: str) -> dict[str, Any]:
@@ -77,7 +88,13 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
         "state": document.state,
         "reason": document.reason,
         "model": document.model,
-        "routes": [{"revision": r.revision, "state": r.state} for r in document.routes],
+        "routes": [{"revision": r.revision, "state": r.state, "weight": r.weight} for r in document.routes],
+        "shadow": (
+            {"revision": document.shadow.revision, "weight": document.shadow.weight}
+            if document.shadow is not None
+            else None
+        ),
+        "poisoned": [to_plain(frame) for frame in document.poisoned],
         "window": document.window,
         "clients": document.clients,
         "stateful": document.stateful,
@@ -119,13 +136,17 @@ def _text(body: dict[str, Any], out: Output) -> str:
         # A last will was written before its coordinator knew its term.
         term = f"term {coordinator['term']}, " if coordinator["term"] else ""
         lines.append(f"coordinator: {coordinator['state']} ({term}{coordinator['software']})")
+    lines += [f"standby {one['instance'][:8]}: {one['state']} ({one['software']})" for one in body["standbys"]]
     lines += ["", node_table(body["nodes"], out) if body["nodes"] else "no nodes"]
+    lines += [f"  {line}" for line in _node_notes(body["nodes"])]
+    rollouts = {row["name"]: row["current"] for row in body["rollouts"] if row["current"] is not None}
     for pipeline in body["pipelines"]:
-        routes = ", ".join(f"{r['revision']} {r['state']}" for r in pipeline["routes"]) or "no route"
+        routes = ", ".join(map(_route, pipeline["routes"])) or "no route"
         kind = ", stateful: one client at a time" if pipeline["stateful"] else ""
         lines += ["", f"pipeline {pipeline['name']}: {pipeline['state']} ({routes}){kind}"]
         if pipeline["reason"]:
             lines.append(f"  {pipeline['reason']}")
+        lines += [f"  {line}" for line in _pipeline_notes(pipeline, rollouts.get(pipeline["name"]))]
         ahead = pipeline["contingencies"]
         if ahead["wanted"]:
             lines.append(f"  plans for the loss of a node: {ahead['ready']} of {ahead['wanted']} ready")
@@ -143,3 +164,40 @@ def _text(body: dict[str, Any], out: Output) -> str:
                     row.insert(2, f"{len(item['turns'])} of {turns}")
             lines.append(out.table(columns, rows))
     return "\n".join(lines)
+
+
+def _route(route: dict[str, Any]) -> str:
+    """`3-9f2c41d7 active`, with its share of the frames where that is not all of them."""
+    share = f" {100 * route['weight']:g}%" if route["state"] == "active" and route["weight"] != 1.0 else ""
+    return f"{route['revision']} {route['state']}{share}"
+
+
+def _node_notes(nodes: list[dict[str, Any]]) -> list[str]:
+    """What the table of the nodes has no column for: why a draining one is not empty, and workers that died."""
+    notes = [f"{row['node']}: still has slices: {row['draining_why']}" for row in nodes if row["draining_why"]]
+    for row in nodes:
+        for crash in row["crashes"]:
+            frame = crash["frame"]
+            doing = f"on frame {frame['sequence']} of {frame['client']}" if frame is not None else "while it loaded"
+            what = f"{crash['pipeline']}/{crash['slice']} ({crash['revision']})"
+            notes.append(
+                f"{row['node']}: the worker of {what} died {doing}, {crash['count']} times: {crash['how']}"
+            )
+    return notes
+
+
+def _pipeline_notes(pipeline: dict[str, Any], rollout: dict[str, Any] | None) -> list[str]:
+    notes = []
+    if rollout is not None:
+        share = f" at {100 * rollout['fraction']:g}% of the frames" if rollout["fraction"] else ""
+        paused = ", paused" if rollout["paused"] else ""
+        notes.append(
+            f"rollout of {rollout['revision']}: {rollout['state']}{share}{paused} {rollout['reason']}".rstrip()
+        )
+    if pipeline["shadow"] is not None:
+        shadow = pipeline["shadow"]
+        notes.append(f"{100 * shadow['weight']:g}% of the frames are copied to {shadow['revision']}")
+    if pipeline["poisoned"]:
+        frames = ", ".join(f"{f['sequence']} of {f['client']}" for f in pipeline["poisoned"])
+        notes.append(f"poisoned frames: {frames}")
+    return notes

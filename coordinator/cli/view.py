@@ -12,6 +12,7 @@ from typing import Any
 from coordinator.cli.common import Network
 from slicemq.errors import ProtocolError
 from slicemq.messages import (
+    Assignment,
     Beat,
     Capacity,
     CoordinatorState,
@@ -22,6 +23,7 @@ from slicemq.messages import (
     Report,
     decode,
 )
+from slicemq.operations import RolloutDocument, StandbyState
 from slicemq.session import Session
 
 logger = logging.getLogger("slicemq.view")
@@ -37,9 +39,12 @@ class View:
     states: dict[str, NodeState] = field(default_factory=dict)
     capacities: dict[str, Capacity] = field(default_factory=dict)
     reports: dict[str, Report] = field(default_factory=dict)
+    assignments: dict[str, Assignment] = field(default_factory=dict)
     beats: dict[str, Heartbeat] = field(default_factory=dict)
     pipelines: dict[str, PipelineDocument] = field(default_factory=dict)
     plans: dict[str, PlanDocument] = field(default_factory=dict)
+    rollouts: dict[str, RolloutDocument] = field(default_factory=dict)
+    standbys: dict[str, StandbyState] = field(default_factory=dict)
 
     @property
     def coordinator_state(self) -> str | None:
@@ -58,6 +63,13 @@ class View:
         if state.state in ("init", "ready", "draining") and node not in self.beats:
             return "silent"
         return state.state
+
+    def draining(self, node: str) -> str | None:
+        """Why a node that an operator drains still has slices (empty: none, or they move); None: it is not."""
+        assignment = self.assignments.get(node)
+        if assignment is not None and getattr(assignment, "draining", False):
+            return str(getattr(assignment, "reason", ""))
+        return "" if self.state_of(node) == "draining" else None
 
 
 def read_view(net: Network, listen: float = 1.2) -> View:
@@ -85,8 +97,9 @@ def read_view(net: Network, listen: float = 1.2) -> View:
     try:
         session.start()
         session.wait_up(_CONNECT_SECONDS)
-        filters = [topics.coordinator, topics.pipeline("+"), topics.plan("+")]
-        filters += [topics.node("+", leaf) for leaf in ("state", "capacity", "report")]
+        filters = [topics.coordinator, topics.pipeline("+"), topics.plan("+"), topics.rollout("+")]
+        filters += [topics.node("+", leaf) for leaf in ("state", "capacity", "report", "assignment")]
+        filters.append(topics.standby("+"))
         for topic, payload in sorted(session.snapshot(*filters).items()):
             _take(view, topics.parts(topic), topic, payload)
         live = {node for node, state in view.states.items() if state.state in ("init", "ready", "draining")}
@@ -102,11 +115,16 @@ def _take(view: View, parts: tuple[str, ...], topic: str, payload: bytes) -> Non
         "state": (NodeState, lambda d: view.states.__setitem__(d.node, d)),
         "capacity": (Capacity, lambda d: view.capacities.__setitem__(d.node, d)),
         "report": (Report, lambda d: view.reports.__setitem__(d.node, d)),
+        "assignment": (Assignment, lambda d: view.assignments.__setitem__(d.node, d)),
         "plan": (PlanDocument, lambda d: view.plans.__setitem__(d.name, d)),
+        "rollout": (RolloutDocument, lambda d: view.rollouts.__setitem__(d.name, d)),
     }
     try:
         if parts == ("coordinator",):
             view.coordinator = decode(CoordinatorState, payload, topic)
+        elif parts[:2] == ("coordinator", "standbys"):
+            standby = decode(StandbyState, payload, topic)
+            view.standbys[standby.instance] = standby
         elif parts[0] == "pipelines" and len(parts) == 2:
             document = decode(PipelineDocument, payload, topic)
             view.pipelines[document.name] = document
