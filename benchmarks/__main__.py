@@ -90,6 +90,12 @@ BENCHMARKS = (
         "docs/explanation/planning-live.md",
     ),
     Benchmark(
+        "chaos",
+        "frames answered, lost, doubled, out of order and different while 19 kinds of faults break the cluster",
+        "15 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
         "scaling",
         "ResNet50 and VGG16 on 1, 4, 6 and 8 equal nodes, lossless and with codecs (can be resumed)",
         "40 min",

@@ -253,6 +253,11 @@ class Cluster:
             self._site.coordinator.signal(signal.SIGKILL)
             self._site.coordinator.process.wait()
 
+    @property
+    def coordinator(self) -> Running | None:
+        """The coordinator's process as it was started last."""
+        return self._site.coordinator
+
     def stop_coordinator(self) -> None:
         """End it in order, and wait for it."""
         if self._site.coordinator is not None:
