@@ -54,6 +54,7 @@ class Cluster:
         self.started = False
         self._counter = 0
         self._jobs = 0
+        self._planned_from: tuple[int, Inputs] | None = None
         self._published: dict[str, Any] = {}
         self._sent: dict[str, tuple[Stamp, float]] = {}
         # Nodes that have an assignment, and since when it is an empty one of an absent node (else infinity).
@@ -287,20 +288,24 @@ class Cluster:
             if record.intent is None:
                 self._forget(record, now)
             return self.tick(now)
+        intent = wish.intent if wish is not None else record.intent
+        assert intent is not None
+        # Nodes that came while it was planned are asked at once.
+        outdated = self._planned_from != (job, self.situation.inputs(record.name, intent))
+        short = isinstance(error, InsufficientCapacityError)
         if wish is not None and wish.why:
             if record.active is not None:
                 record.stays = f"{wish.why}, and no plan does without it: {error}"
-                short = isinstance(error, InsufficientCapacityError)
-                record.moves_at = math.inf if short else now + self.settings.move_again
+                record.moves_at = now if outdated else math.inf if short else now + self.settings.move_again
                 self._changed = True
                 return self.tick(now)
             wish = None
-        record.needs_nodes = isinstance(error, InsufficientCapacityError)
-        record.retry_at = now + self.settings.retry_after
+        record.needs_nodes = short and not outdated
+        record.retry_at = now if outdated else now + self.settings.retry_after
         if wish is not None and record.active is None:
             # What served before may still fit.
             record.needs_nodes, record.retry_at = False, now
-        elif wish is not None and record.needs_nodes:
+        elif wish is not None and short:
             record.wish = wish
         record.status = str(error) if record.active is None else f"no newer revision: {error}"
         self._changed = True
@@ -402,6 +407,7 @@ class Cluster:
             return
         job = self._next_job()
         record.job, record.job_wish = job, wish
+        self._planned_from = job, inputs
         self._actions.append(_make_plan(job, inputs, requester[0] if requester else None))
 
     def _next_job(self) -> int:

@@ -110,6 +110,9 @@ def test_a_node_that_nothing_can_replace_serves_on_and_says_why(site: Site) -> N
     assert len(site.jobs) == jobs, "the same nodes are not asked twice"
     site.boards["n4"] = Board("n4")
     site.boot("n4")
+    assert [node.node for node in site.jobs[-1].nodes] == ["n1", "n3"], "n4 was heard, and is not ready yet"
+    again = site.jobs[-1].job
+    site.do(site.cluster.on_plan_failed(site.now, again, InsufficientCapacityError("needs 20 MB more")))
     assert [node.node for node in site.jobs[-1].nodes] == ["n1", "n3", "n4"]
     site.bring_up("n1", "n4")
     assert site.assignment("n2").reason == ""
