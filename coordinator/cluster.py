@@ -109,6 +109,9 @@ class Cluster:
     def on_report(self, now: float, document: Report) -> list[Action]:
         """A node's report."""
         self.members.on_report(document)
+        node = self.members.node(document.node)
+        if self.situation.leftovers.reported(node.id, node.current_report):
+            self._nodes_changed()
         return self.tick(now)
 
     def on_heartbeat(self, now: float, beat: Heartbeat) -> list[Action]:
@@ -452,6 +455,12 @@ class Cluster:
             if self._published.get(topic) != document:
                 before = self._published.get(topic)
                 if isinstance(document, Assignment) and (before is None or before.slices != document.slices):
+                    known = self.members.nodes.get(document.node)
+                    report = known.current_report if known is not None else None
+                    told = before.slices if before is not None else ()
+                    self.situation.leftovers.assigned(
+                        self.members.clock, document.node, told, document.slices, report
+                    )
                     # Memory may have become free.
                     for record in self.records.values():
                         record.look_again()

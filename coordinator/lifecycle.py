@@ -167,6 +167,9 @@ def _trouble(revision: Revision, members: Membership) -> str | None:
     for name, url in revision.brokers.items():
         capacity = members.node(name).current_capacity
         if capacity is not None and capacity.broker != url:
+            if not capacity.broker:
+                # One that comes and goes would else be in every second plan.
+                members.shun_broker(name)
             return f"node {name}: its data broker {url} does not answer"
     return None
 

@@ -12,6 +12,7 @@ from typing import Any
 from coordinator.feedback import Feedback, Subject
 from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.known import Cuts, Known, operators_by_slice
+from coordinator.leftovers import Leftovers
 from coordinator.membership import Membership
 from coordinator.planner.tables.sharing import Usage, planned_rates, together, usage_of_plan
 from coordinator.rates import Rates
@@ -63,6 +64,7 @@ class Situation:
     feedback: Feedback = field(default_factory=Feedback)
     rates: Rates = field(default_factory=Rates)
     cuts: Cuts = field(default_factory=Cuts)
+    leftovers: Leftovers = field(default_factory=Leftovers)
     _stripped: dict[str, tuple[Capacity, Capacity]] = field(default_factory=dict)
     _known_facts: dict[tuple[str, str], _Facts] = field(default_factory=dict)
 
@@ -112,6 +114,8 @@ class Situation:
                 taken.setdefault(node_id, []).extend(item.memory for item in items)
             if owner != name and level > 0.0:
                 usages.append(usage_of_plan(blueprint.plan, level))
+        for node, _ in usable:
+            taken.setdefault(node.id, []).extend(self.leftovers.taken(self.members.clock, node.id))
         model = intent.model.sha256
         runtimes = {node.id: _runtime(capacity) for node, capacity in usable}
         held = {node.id: self.cuts.held(model, capacity.artifacts) for node, capacity in usable}
@@ -132,6 +136,7 @@ class Situation:
         """Drop all that is known of a node."""
         self.members.nodes.pop(node, None)
         self.feedback.forget(node)
+        self.leftovers.reported(node, None)
         self._stripped.pop(node, None)
 
     def heard(self, now: float, beat: Heartbeat) -> bool:

@@ -24,6 +24,7 @@ PURE = {
     "coordinator/cluster.py",
     "coordinator/membership.py",
     "coordinator/lifecycle.py",
+    "coordinator/leftovers.py",
     "coordinator/situation.py",
     "coordinator/upkeep.py",
     "coordinator/documents.py",

@@ -11,6 +11,7 @@ import pytest
 
 from coordinator import planning
 from coordinator.intents import Blueprint
+from coordinator.membership import SHUN_SECONDS
 from coordinator.planner.model import PlanOptions
 from coordinator.planner.plan import Plan
 from slicemq.errors import PlanError
@@ -87,6 +88,19 @@ def test_a_broker_that_is_withdrawn_or_moves_loses_the_revision(site: Site, brok
     assert len(site.jobs) == jobs + 1
     assert brokers_of_job(site) == {"n1": "", "n2": broker, "n3": ""}
     assert site.jobs[-1].avoid == frozenset(), "the nodes themselves are well"
+
+
+def test_a_broker_that_comes_and_goes_is_left_out_for_a_while(site: Site) -> None:
+    runs(site)
+    tell(site, "")
+    tell(site, URL)
+    site.bring_up("n1", "n3")
+    site.deploy(intent(model="m2"))
+    assert brokers_of_job(site)["n2"] == ""
+    site.bring_up("n1", "n3")
+    site.wait(SHUN_SECONDS + 1.0)
+    site.deploy(intent(model="m3"))
+    assert brokers_of_job(site)["n2"] == URL
 
 
 def test_a_broker_that_is_withdrawn_ends_what_prepares_for_it(site: Site) -> None:
