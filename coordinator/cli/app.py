@@ -33,6 +33,7 @@ _VERBS = {
     ("model", "slice"): "model_slice",
     ("model", "verify"): "model_verify",
     ("model", "profile"): "model_profile",
+    ("model", "watch"): "model_watch",
     ("plan", "make"): "plan_make",
     ("plan", "explain"): "plan_explain",
     ("plan", "check"): "plan_check",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.cli.rollouts import under_way
-from slicemq.errors import CoordinatorError, RequestRefusedError, RolledBackError, SupersededError
+from slicemq.errors import CoordinatorError, PipelineError, RequestRefusedError, RolledBackError, SupersededError
 from slicemq.messages import PipelineDocument
 from slicemq.operations import RolloutDocument, RolloutEntry
 
@@ -34,7 +34,7 @@ class Course:
         """Whether it runs, by the newest documents.
 
         Raises RolledBackError, SupersededError or RequestRefusedError with the reason when its rollout ended so,
-        CoordinatorError when the pipeline was removed or its slices failed too often.
+        PipelineError when the pipeline was removed, CoordinatorError when its slices failed too often.
         """
         entry = self._entry(rollouts)
         if entry is not None:
@@ -88,7 +88,7 @@ class Course:
         # At first the document may be that of an earlier pipeline of this name.
         self._began = self._began or document.state != "removed"
         if self._began and document.state == "removed":
-            raise CoordinatorError(f"pipeline {self.name} was undeployed meanwhile")
+            raise PipelineError(f"pipeline {self.name} was undeployed meanwhile")
         if document.reason == self._shown:
             return
         self._shown = document.reason

@@ -72,21 +72,9 @@ def prepare(file: Path, name: str, given: Mapping[str, Any], plan: Path | None =
     from coordinator.cli.golden_file import golden_bytes
 
     check_id("pipeline", name)
-    if given["profile"] not in ("measure", "estimate"):
-        raise UsageError(f"--profile: expected measure or estimate, got {given['profile']!r}")
-    pins = _pins(given["pin"])
-    rollout = rollout_wishes.wishes(given)
-    wished = plan_wishes.wishes(**{key: given[key] for key in _PLAN_WISHES})
+    options, rollout = check_options(given)
     shapes = parse_shapes(given["input_shape"])
     graph = read_model(file)
-    options: dict[str, Any] = {
-        **wished,
-        "profile": given["profile"],
-        "pins": pins,
-        "exclude": list(given["exclude"]),
-        "max_slices": given["max_slices"],
-        "shapes": {name: list(shape) for name, shape in shapes.items()},
-    }
     model = Artifact(graph.sha256, graph.size)
     body: dict[str, Any] = {"name": name, "model": to_plain(model), "plan": _read_plan(plan), "options": options}
     extra: list[tuple[str, bytes]] = []
@@ -102,6 +90,21 @@ def prepare(file: Path, name: str, given: Mapping[str, Any], plan: Path | None =
     if rollout:
         body["rollout"] = rollout
     return Deployment(file, name, model, body, plan, tuple(extra))
+
+
+def check_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The request's `options` and `rollout`, from the options of `slicemq deploy`. Raises UsageError."""
+    if given["profile"] not in ("measure", "estimate"):
+        raise UsageError(f"--profile: expected measure or estimate, got {given['profile']!r}")
+    options = {
+        **plan_wishes.wishes(**{key: given[key] for key in _PLAN_WISHES}),
+        "profile": given["profile"],
+        "pins": _pins(given["pin"]),
+        "exclude": list(given["exclude"]),
+        "max_slices": given["max_slices"],
+        "shapes": {name: list(shape) for name, shape in parse_shapes(given["input_shape"]).items()},
+    }
+    return options, rollout_wishes.wishes(given)
 
 
 def carry_out(

@@ -28,7 +28,7 @@ class Drained:
                 return
             self._stamp = document.stamp if document is not None else self._stamp
             self._assigned = _named(document.slices) if document is not None else set()
-            self._why = getattr(document, "reason", "")
+            self._why = document.reason if document is not None else ""
         elif leaf == "report":
             self._report = decode(Report, payload, topic) if payload else None
         elif leaf == "state" and payload:

@@ -67,8 +67,8 @@ class View:
     def draining(self, node: str) -> str | None:
         """Why a node that an operator drains still has slices (empty: none, or they move); None: it is not."""
         assignment = self.assignments.get(node)
-        if assignment is not None and getattr(assignment, "draining", False):
-            return str(getattr(assignment, "reason", ""))
+        if assignment is not None and assignment.draining:
+            return assignment.reason
         return "" if self.state_of(node) == "draining" else None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.cli.course import Course
 from coordinator.cli.drained import Drained
-from slicemq.errors import CoordinatorError, RequestRefusedError, RolledBackError, SupersededError
+from slicemq.errors import CoordinatorError, PipelineError, RequestRefusedError, RolledBackError, SupersededError
 from slicemq.messages import (
     Artifact,
     Assignment,
@@ -111,7 +111,7 @@ def test_a_pipeline_that_was_removed_before_the_request_is_waited_for() -> None:
     course = Course("faces", "3-00000000", NEW)
     assert not course.settled(pipeline(state="removed"), None)
     assert not course.settled(pipeline(state="paused"), None)
-    with pytest.raises(CoordinatorError, match="undeployed"):
+    with pytest.raises(PipelineError, match="undeployed"):
         course.settled(pipeline(state="removed"), None)
 
 
