@@ -96,6 +96,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "recovery",
+        "seconds from six kinds of faults to the first result of the new revision, and where they go (as root)",
+        "40 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
         "scaling",
         "ResNet50 and VGG16 on 1, 4, 6 and 8 equal nodes, lossless and with codecs (can be resumed)",
         "40 min",
