@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
@@ -62,6 +62,11 @@ class Cluster:
         self._answers: OrderedDict[tuple[str, str], Response] = OrderedDict()
         self._actions: list[Action] = []
         self._changed = True
+
+    @property
+    def published(self) -> Set[str]:
+        """The topics of all documents that it keeps, but its own state."""
+        return self._published.keys()
 
     # -- what is heard -------------------------------------------------------------------------------------
 

@@ -271,7 +271,13 @@ def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, s
     elif revision.why:
         # What it moves for still holds, or does not: that decides.
         pass
-    elif lost_node and record.wish is None and (record.active is not None or revision.intent != record.intent):
+    elif (
+        lost_node
+        and record.wish is None
+        # A plan for something newer may be in the making.
+        and record.job_wish is None
+        and (record.active is not None or revision.intent != record.intent)
+    ):
         # It is no fault of what was asked for. In any other case the pipeline goes back to what served before.
         record.wish = Wish(revision.intent, None)
 

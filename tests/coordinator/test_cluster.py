@@ -231,6 +231,20 @@ def test_newer_deploy_takes_the_place_of_one_that_is_planned(site: Site) -> None
     assert site.document().model == intent(model="m2").model.sha256
 
 
+def test_newer_deploy_stays_the_newest_when_the_one_before_it_is_abandoned_meanwhile(site: Site) -> None:
+    """Rule 12: what loses a node while a newer plan is made is not wished for again."""
+    site.run("n1")
+    site.deploy(intent(model="m2"))
+    site.plan("n1", "n2")
+    site.deploy(intent(model="m3"))
+    site.die("n2")
+    newest = site.bring_up("n1", "n3")
+    site.wait(10)
+    assert site.document().model == intent(model="m3").model.sha256
+    assert site.jobs[-1].intent == intent(model="m3")
+    assert site.routes()[newest] == "active"
+
+
 def test_newer_deploy_takes_the_place_of_one_that_prepares(site: Site) -> None:
     site.deploy(intent(model="m1"))
     site.plan("n1", "n2")
