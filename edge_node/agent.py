@@ -8,12 +8,21 @@ no longer assigned and its worker is gone, because only then is its memory free 
     waiting   loading, "waiting    room -> starting; it has room when its memory fits beside what is held, or
               for memory"          when nothing is being stopped that could free some
     starting  loading              WorkerReady -> running; WorkerFailed -> failed; WorkerDied -> fetching
-    running   ready                WorkerDied -> fetching (which checks the file's hash again before the load)
+    running   ready                WorkerDied -> fetching (which checks the file's hash again before the load);
+                                   not wanted any more, and its worker taken over -> gone
     failed    failed, reason       a new revision
     stopping  loading, "stopping"  WorkerDied -> gone; when it is wanted again by then -> fetching
 
-Two deaths of a slice's worker within a minute fail the slice (rule 10). Every event of a worker carries the
-number that StartWorker gave it, so that late words of an earlier one change nothing.
+A slice that is wanted anew and has the file and tensors of a running one that is not wanted any more takes over
+that one's worker, as loaded as it is (RetaskWorker), and is starting. Stateful slices do not: theirs is another state.
+
+A spare is a worker without a slice: it has imported all that it needs, and the next slice to start gets it. It is
+started when all slices have been at rest for a second, where the memory of all that is wanted and held leaves room for
+one more worker, and ended when it does not.
+
+Two deaths of a slice's worker within a minute fail the slice (rule 10). Two by the same frame do not: that frame is
+poisoned, and the slice's next worker answers it with an error. Every event of a worker carries the number that
+StartWorker or RetaskWorker gave it, so that late words of an earlier one change nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +31,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edge_node.crashes import POISONED_AT, Crashes
 from edge_node.events import (
     Action,
     AssignmentReceived,
@@ -32,6 +42,8 @@ from edge_node.events import (
     Fetched,
     FetchFailed,
     PublishReport,
+    RetaskWorker,
+    StartSpare,
     StartWorker,
     StopWorker,
     Tick,
@@ -42,6 +54,7 @@ from edge_node.events import (
 )
 from slicemq.messages import (
     Assignment,
+    FrameName,
     SliceAssignment,
     SliceBeat,
     SliceReport,
@@ -55,6 +68,10 @@ Phase = Literal["fetching", "waiting", "starting", "running", "failed", "stoppin
 CRASH_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 MOST_RETRY_SECONDS = 30.0
+# At rest for so long, the node starts a spare worker; one that died is replaced after so long, and later each time.
+REST_SECONDS = 1.0
+SPARE_AGAIN = 10.0
+MOST_SPARE_AGAIN = 640.0
 _WORDS: dict[Phase, SliceStateWord] = {
     "fetching": "fetching",
     "waiting": "loading",
@@ -72,7 +89,7 @@ class _Held:
     phase: Phase = "fetching"
     reason: str = ""
     worker: int | None = None
-    deaths: list[float] = field(default_factory=list)
+    deaths: list[tuple[float, FrameName | None]] = field(default_factory=list)
     beat: SliceBeat | None = None
 
 
@@ -80,12 +97,18 @@ class Agent:
     """`handle(event, now)` gives the actions that the event causes; `now` is monotonic seconds.
 
     `memory` is what the slices may take in all, `worker_memory` what each worker but the first takes besides
-    (the first is taken off `memory` already).
+    (the first is taken off `memory` already). `spare`: keep a worker ready where there is room.
     """
 
-    def __init__(self, memory: int, worker_memory: int) -> None:
+    def __init__(self, memory: int, worker_memory: int, *, spare: bool = False) -> None:
         self._memory = memory
         self._worker_memory = worker_memory
+        self._keeps_spare = spare
+        self._spare: int | None = None
+        self._spare_due = 0.0
+        self._spare_pause = SPARE_AGAIN
+        self._busy_at = 0.0
+        self._crashes = Crashes()
         self._wanted: dict[Key, SliceAssignment] = {}
         self._held: dict[Key, _Held] = {}
         self._workers: dict[int, Key] = {}
@@ -107,6 +130,11 @@ class Agent:
         return frozenset(s.artifact.sha256 for s in self._wanted.values()) | frozenset(
             held.slice.artifact.sha256 for held in self._held.values()
         )
+
+    @property
+    def spare_memory(self) -> int:
+        """Bytes that a spare worker takes."""
+        return self._worker_memory if self._spare is not None else 0
 
     def beats(self) -> tuple[SliceBeat, ...]:
         """The figures of all running slices."""
@@ -166,6 +194,9 @@ class Agent:
         return [h for h in self._held.values() if h.phase == "fetching" and h.slice.artifact.sha256 == sha256]
 
     def _worker_event(self, event: WorkerReady | WorkerBeat | WorkerFailed | WorkerDied, now: float) -> None:
+        if event.worker == self._spare:
+            self._spare_spoke(event, now)
+            return
         key = self._workers.get(event.worker)
         held = self._held.get(key) if key is not None else None
         if key is None or held is None:
@@ -188,26 +219,61 @@ class Agent:
             del self._held[key]
         elif held.phase in ("starting", "running"):
             doing = "loading" if held.phase == "starting" else "running"
-            held.deaths = [at for at in held.deaths if now - at < CRASH_SECONDS] + [now]
-            if len(held.deaths) >= 2:
+            frame = event.at if isinstance(event.at, FrameName) else None
+            times = self._crashes.note(now, held.slice, event.at, event.how)
+            recent = [death for death in held.deaths if now - death[0] < CRASH_SECONDS] + [(now, frame)]
+            if frame is not None and times >= POISONED_AT:
+                recent = [death for death in recent if death[1] != frame]
+            held.deaths = recent
+            if len(recent) >= 2:
                 held.phase = "failed"
                 held.reason = f"its worker died twice within {CRASH_SECONDS:g} s: {event.how} while {doing}"
             else:
                 held.phase = "fetching"
                 held.reason = f"starting again: its worker died: {event.how} while {doing}"
 
+    def _spare_spoke(self, event: WorkerReady | WorkerBeat | WorkerFailed | WorkerDied, now: float) -> None:
+        if isinstance(event, WorkerDied):
+            self._spare = None
+            self._spare_due = now + self._spare_pause
+            self._spare_pause = min(2 * self._spare_pause, MOST_SPARE_AGAIN)
+
     def _settle(self, now: float, again: bool) -> list[Action]:
         actions: list[Action] = []
+        self._retask(actions)
         self._drop(actions)
         for key, wanted in self._wanted.items():
             self._held.setdefault(key, _Held(wanted))
         self._fetch(actions, now)
         self._start(actions)
-        report = PublishReport(tuple(map(_report, self._held.values())), self._assigned)
+        self._mind_spare(actions, now)
+        crashes = self._crashes.told(now, (key[0] for key in self._held))
+        report = PublishReport(tuple(map(_report, self._held.values())), self._assigned, crashes)
         if again or report != self._reported:
             self._reported = report
             actions.append(report)
         return actions
+
+    def _retask(self, actions: list[Action]) -> None:
+        """Let slices that are not held yet take over the workers of running ones that are not wanted any more."""
+        for key, wanted in self._wanted.items():
+            if key in self._held:
+                continue
+            for old_key, old in self._held.items():
+                gone = old.phase == "running" and self._wanted.get(old_key) != old.slice
+                if gone and old.worker is not None and _same_work(old.slice, wanted):
+                    number = self._assign_worker(key)
+                    del self._workers[old.worker], self._held[old_key]
+                    self._held[key] = _Held(wanted, "starting", worker=number)
+                    poisoned = self._crashes.poisoned(wanted.pipeline)
+                    actions.append(RetaskWorker(old.worker, number, wanted, poisoned))
+                    break
+
+    def _assign_worker(self, key: Key) -> int:
+        number = self._next_worker
+        self._next_worker += 1
+        self._workers[number] = key
+        return number
 
     def _drop(self, actions: list[Action]) -> None:
         """Stop what is not wanted (or wanted otherwise); forget it where no worker holds memory."""
@@ -236,10 +302,39 @@ class Agent:
         for key, held in self._held.items():
             if held.phase != "waiting" or not self._has_room(held.slice):
                 continue
-            held.phase, held.worker = "starting", self._next_worker
-            self._workers[self._next_worker] = key
+            number = self._assign_worker(key)
+            held.phase, held.worker = "starting", number
+            poisoned = self._crashes.poisoned(held.slice.pipeline)
+            if self._spare is None:
+                actions.append(StartWorker(number, held.slice, poisoned))
+            else:
+                actions.append(RetaskWorker(self._spare, number, held.slice, poisoned))
+                self._spare, self._spare_pause = None, SPARE_AGAIN
+
+    def _mind_spare(self, actions: list[Action], now: float) -> None:
+        """Start a spare worker, or end it where its memory is wanted for slices."""
+        room = self._has_room_for_spare()
+        if any(held.phase not in ("running", "failed") for held in self._held.values()):
+            self._busy_at = now
+        if self._spare is not None and not room:
+            actions.append(StopWorker(self._spare))
+            self._spare, self._spare_due = None, now + REST_SECONDS
+        rested = now - self._busy_at >= REST_SECONDS and now >= self._spare_due
+        if self._keeps_spare and self._spare is None and room and rested:
+            self._spare = self._next_worker
             self._next_worker += 1
-            actions.append(StartWorker(held.worker, held.slice))
+            actions.append(StartSpare(self._spare))
+
+    def _has_room_for_spare(self) -> bool:
+        """Whether one more worker fits beside those there are, and beside all that is wanted when it runs."""
+        loaded = [held.slice.memory for held in self._held.values() if held.worker is not None]
+        wanted = [one.memory for one in self._wanted.values()]
+        # A slice that has no worker yet takes the spare.
+        taken = any((held := self._held.get(key)) is None or held.worker is None for key in self._wanted)
+        return all(
+            sum(memories) + count * self._worker_memory <= self._memory
+            for memories, count in ((loaded, len(loaded)), (wanted, len(wanted) - taken))
+        )
 
     def _has_room(self, wanted: SliceAssignment) -> bool:
         if all(held.phase != "stopping" for held in self._held.values()):
@@ -250,6 +345,13 @@ class Agent:
 
 def _key(one: SliceAssignment) -> Key:
     return (one.pipeline, one.revision, one.slice)
+
+
+def _same_work(old: SliceAssignment, new: SliceAssignment) -> bool:
+    """Whether a worker that runs `old` can run `new` with what it has loaded."""
+    if old.stateful or new.stateful or old.pipeline != new.pipeline:
+        return False
+    return (old.artifact, old.takes, old.gives) == (new.artifact, new.takes, new.gives)
 
 
 def _report(held: _Held) -> SliceReport:

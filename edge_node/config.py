@@ -44,6 +44,7 @@ class NodeConfig:
     memory_mb: int | None
     reserve_mb: int
     threads: int | None
+    spare_workers: int
     runtime: str
     heartbeat: float
     labels: Mapping[str, str]
@@ -113,6 +114,9 @@ _OPTIONS: dict[str, _Option] = {
     "memory_mb": _Option("int", "most MB of memory for slices (default: what is free)", least=1),
     "reserve_mb": _Option("int", "MB of memory left free for others", 50, least=0),
     "threads": _Option("int", "threads of an interpreter (default: whole cores)", least=1, most=256),
+    "spare_workers": _Option(
+        "int", "workers started ahead, where memory allows, so that slices start sooner: 0 or 1", 1, least=0, most=1
+    ),
     "runtime": _Option("text", "TFLite runtime", "auto", choices=RUNTIME_CHOICES),
     "heartbeat": _Option("float", "seconds between heartbeats", 0.4, least=0.05, most=10.0),
     "labels": _Option("labels", "label name=value; may be repeated", {}),

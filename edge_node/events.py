@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from slicemq.messages import Artifact, Assignment, SliceAssignment, SliceBeat, SliceReport, Stamp
+from edge_node.record import At
+from slicemq.messages import (
+    Artifact,
+    Assignment,
+    Crash,
+    FrameName,
+    SliceAssignment,
+    SliceBeat,
+    SliceReport,
+    Stamp,
+)
 
 
 @dataclass(frozen=True)
@@ -62,10 +72,11 @@ class WorkerFailed:
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """The worker's process is gone; `how` tells its end (`exit code 0`, `signal 9 ...`)."""
+    """The worker's process is gone; `how` tells its end (`exit code 0`, `signal 9 ...`), `at` what it was at."""
 
     worker: int
     how: str
+    at: At = None
 
 
 @dataclass(frozen=True)
@@ -103,10 +114,34 @@ class CancelFetch:
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker process for the slice; all its events carry the number `worker`."""
+    """Start a worker process for the slice; all its events carry the number `worker`.
+
+    Frames in `poisoned` are answered with an error (rule 10).
+    """
 
     worker: int
     slice: SliceAssignment
+    poisoned: tuple[FrameName, ...] = ()
+
+
+@dataclass(frozen=True)
+class StartSpare:
+    """Start a worker process that has no slice yet; its WorkerDied carries the number `worker`."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class RetaskWorker:
+    """Give the slice to the worker process `worker`; from then on all its events carry the number `number`.
+
+    It is a spare, or runs a slice of the same file and tensors that is not wanted any more.
+    """
+
+    worker: int
+    number: int
+    slice: SliceAssignment
+    poisoned: tuple[FrameName, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +157,7 @@ class PublishReport:
 
     slices: tuple[SliceReport, ...]
     seen: Stamp | None
+    crashes: tuple[Crash, ...] = ()
 
 
-Action = Fetch | CancelFetch | StartWorker | StopWorker | PublishReport
+Action = Fetch | CancelFetch | StartWorker | StartSpare | RetaskWorker | StopWorker | PublishReport

@@ -141,10 +141,11 @@ class Intake:
         self._working.popleft()
 
     def stop(self) -> None:
-        """End `next`; what waits is dropped."""
+        """End `next`; what waits is dropped, and what comes later. Returns when no frame runs on a link's thread."""
         with self._ready:
             self._stopping = True
             self._ready.notify_all()
+            self._ready.wait_for(lambda: not self._here)
 
     def waiting(self, now: float) -> tuple[int, float | None, int]:
         """How many frames wait, since when the oldest that is not done does, how many the bounds have cost."""
@@ -183,6 +184,8 @@ class Intake:
     def _add(self, work: Work, bundle: str | None, nbytes: int) -> None:
         now = time.monotonic()
         with self._ready:
+            if self._stopping:
+                return
             if bundle is not None:
                 parts = self._joiner.add(work.header.key, bundle, work, nbytes, now)
                 if parts is None:
@@ -211,6 +214,6 @@ class Intake:
             failure = error
         with self._ready:
             self._here = False
-            if failure is not None or len(self._backlog):
+            if failure is not None or len(self._backlog) or self._stopping:
                 self._failure = failure
-                self._ready.notify()
+                self._ready.notify_all()

@@ -45,27 +45,33 @@ class Links:
         on_frame: Callable[[str, Any], None],
     ) -> None:
         """Raises ConfigError for a data broker that must not be entered with the credentials of `main`."""
-        self._broker_of = broker_by_topic(topics, assignment)
-        self._options = {MAIN: main} | {
-            name: main.at(assignment.brokers[name]) for name in sorted({*self._broker_of.values()} - {MAIN})
-        }
+        self._node = node
+        self._topics = topics
+        self._main_broker = main
         self._one_at_a_time = threading.Lock()
         self._receiver = 0
         self._on_frame = on_frame
-        receive = on_frame if len(self._options) == 1 else self._receive
-        self._links: dict[str, DataLink] = {
-            name: open_link(
-                options,
-                f"{node}-data-{secrets.token_hex(4)}",
-                on_frame=receive,
-                max_frame=largest_frame(assignment),
-            )
-            for name, options in self._options.items()
-        }
-        self._main = self._links[MAIN]
-        self._carriers = {topic: self._links[name] for topic, name in self._broker_of.items() if name != MAIN}
+        self._broker_of = broker_by_topic(topics, assignment)
+        self._options = self._options_of(assignment)
+        self._largest = largest_frame(assignment)
+        self._links = {name: self._open(name) for name in self._options}
+        self._set_carriers()
+        self._subscribed: tuple[str, ...] = ()
         self._waits_until = 0.0
         self._answered: set[str] = {MAIN}
+
+    def _options_of(self, assignment: SliceAssignment) -> dict[str, BrokerOptions]:
+        main = self._main_broker
+        names = {*broker_by_topic(self._topics, assignment).values()} - {MAIN}
+        return {MAIN: main} | {name: main.at(assignment.brokers[name]) for name in sorted(names)}
+
+    def _open(self, name: str) -> DataLink:
+        client_id = f"{self._node}-data-{secrets.token_hex(4)}"
+        return open_link(self._options[name], client_id, on_frame=self._receive, max_frame=self._largest)
+
+    def _set_carriers(self) -> None:
+        self._main = self._links[MAIN]
+        self._carriers = {topic: self._links[name] for topic, name in self._broker_of.items() if name != MAIN}
 
     @property
     def up(self) -> bool:
@@ -82,7 +88,11 @@ class Links:
         return tuple(self._options[name].describe() for name, link in self._links.items() if not link.up)
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        """Subscribe each topic on the link of its bundle's broker."""
+        """Subscribe each topic on the link of its bundle's broker; where that is up, wait for the SUBACK.
+
+        Raises BrokerRefusedError and BrokerError as `DataLink.subscribe` does.
+        """
+        self._subscribed = tuple(topics)
         for name, link in self._links.items():
             mine = [topic for topic in topics if self._broker_of.get(topic, MAIN) == name]
             if mine:
@@ -92,6 +102,36 @@ class Links:
         """Begin to connect, and come back after every loss."""
         self._waits_until = time.monotonic() + ANSWER_SECONDS
         for link in self._links.values():
+            link.start()
+
+    def leave(self, assignment: SliceAssignment) -> None:
+        """Give up what `assignment` does not need, before whoever sends and receives here turns to it.
+
+        Raises ConfigError as the links of `assignment` would.
+        """
+        options = self._options_of(assignment)
+        kept = {name for name in options if options[name] == self._options.get(name)}
+        if largest_frame(assignment) > self._largest:
+            kept = set()
+        for name, link in self._links.items():
+            if name in kept:
+                link.unsubscribe([one for one in self._subscribed if self._broker_of.get(one, MAIN) == name])
+            else:
+                link.stop()
+        self._links = {name: link for name, link in self._links.items() if name in kept}
+        self._answered &= {MAIN, *kept}
+
+    def follow(self, assignment: SliceAssignment, topics: Sequence[str]) -> None:
+        """After `leave`, with nobody sending: open what `assignment` needs besides, and subscribe `topics`."""
+        self._options = self._options_of(assignment)
+        self._largest = max(self._largest, largest_frame(assignment))
+        self._broker_of = broker_by_topic(self._topics, assignment)
+        opened = {name: self._open(name) for name in self._options if name not in self._links}
+        self._links = self._links | opened
+        self._set_carriers()
+        self.subscribe(topics)
+        self._waits_until = time.monotonic() + ANSWER_SECONDS
+        for link in opened.values():
             link.start()
 
     def wait_up(self, timeout: float) -> None:

@@ -11,7 +11,10 @@ from slicemq.messages import Heartbeat, SliceBeat, Stamp, encode
 
 
 class Pulse:
-    """Publishes a heartbeat every `seconds`; `beats` and `seen` are what it tells next, set by any thread."""
+    """Publishes a heartbeat every `seconds`; what it tells next is set by any thread.
+
+    beats, seen: the slices' figures and the highest stamp; spare: bytes that a spare worker takes.
+    """
 
     def __init__(self, node: str, epoch: str, seconds: float, publish: Callable[[bytes], object]) -> None:
         self._node = node
@@ -22,6 +25,7 @@ class Pulse:
         self.counter = 0
         self.beats: tuple[SliceBeat, ...] = ()
         self.seen: Stamp | None = None
+        self.spare = 0
 
     def start(self) -> None:
         """Start the thread."""
@@ -41,7 +45,7 @@ class Pulse:
                 epoch=self._epoch,
                 counter=self.counter,
                 load=os.getloadavg()[0],
-                memory_used=_resident() + sum(one.memory for one in beats),
+                memory_used=_resident() + self.spare + sum(one.memory for one in beats),
                 slices=beats,
                 seen=self.seen,
             )

@@ -29,6 +29,8 @@ from edge_node.events import (
     Fetched,
     FetchFailed,
     PublishReport,
+    RetaskWorker,
+    StartSpare,
     StartWorker,
     StopWorker,
     Tick,
@@ -44,6 +46,7 @@ from slicemq.messages import (
     Capacity,
     ChunkRequest,
     CoordinatorState,
+    FrameName,
     Heartbeat,
     Link,
     NodeState,
@@ -232,7 +235,7 @@ class NodeService:
             operators=measured.operators,
             broker=self._data_broker_url(answers),
         )
-        self._agent = Agent(memory, measured.worker_memory)
+        self._agent = Agent(memory, measured.worker_memory, spare=config.spare_workers > 0)
         self._session.own(self._topic("state"), encode(self._state("init")))
         self._session.own(self._topic("capacity"), encode(self._capacity))
         self._session.own(self._topic("state"), encode(self._state("ready")))
@@ -328,6 +331,7 @@ class NodeService:
         for action in self._agent.handle(event, time.monotonic()):
             self._act(action)
         self._pulse.beats, self._pulse.seen = self._agent.beats(), self._agent.seen
+        self._pulse.spare = self._agent.spare_memory
         if isinstance(event, Fetched | FetchFailed):
             self._refresh_capacity()
 
@@ -337,7 +341,12 @@ class NodeService:
         elif isinstance(action, CancelFetch):
             self._fetcher.cancel(action.sha256)
         elif isinstance(action, StartWorker):
-            self._workers.start(action.worker, self._task(action.slice))
+            self._workers.start(action.worker, self._task(action.slice, action.poisoned))
+        elif isinstance(action, StartSpare):
+            self._workers.start(action.worker, self._task(None))
+        elif isinstance(action, RetaskWorker):
+            task = self._task(action.slice, action.poisoned)
+            self._workers.retask(action.worker, action.number, task, time.monotonic())
         elif isinstance(action, StopWorker):
             self._workers.stop(action.worker, time.monotonic())
         else:
@@ -349,7 +358,7 @@ class NodeService:
             level = logging.WARNING if one.state == "failed" else logging.INFO
             why = f": {one.reason}" if one.reason else ""
             logger.log(level, "%s %s slice %s: %s%s", one.pipeline, one.revision, one.slice, one.state, why)
-        report = Report(self._config.id, self._epoch, self._reports, action.slices, action.seen)
+        report = Report(self._config.id, self._epoch, self._reports, action.slices, action.seen, action.crashes)
         self._session.own(self._topic("report"), encode(report))
 
     def _refresh_capacity(self) -> None:
@@ -365,12 +374,13 @@ class NodeService:
     def _data_broker_url(self, answers: bool) -> str:
         return self._config.data_broker or "" if answers else ""
 
-    def _task(self, one: SliceAssignment) -> dict[str, Any]:
+    def _task(self, one: SliceAssignment | None, poisoned: tuple[FrameName, ...] = ()) -> dict[str, Any]:
         return {
             "node": self._config.id,
             "cluster": self._config.cluster,
-            "assignment": to_plain(one),
-            "path": str(self._cache.path(one.artifact.sha256)),
+            "assignment": None if one is None else to_plain(one),
+            "path": "" if one is None else str(self._cache.path(one.artifact.sha256)),
+            "poisoned": [to_plain(name) for name in poisoned],
             "broker": self._broker.to_dict(),
             "runtime": self._runtime,
             "threads": self._threads,

@@ -17,7 +17,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,12 +28,13 @@ from edge_node.filling import Filler
 from edge_node.fit import check_fit
 from edge_node.intake import Intake, Work
 from edge_node.packing import Message, Packer
+from edge_node.record import Record
 from edge_node.runtime import Interpreter
 from edge_node.stream import LEASE_SECONDS, Answer, Refusal, StreamKeeper
 from edge_node.tally import Tally
-from slicemq.errors import FrameError, SliceMQError
+from slicemq.errors import POISONED, FrameError, SliceMQError
 from slicemq.frames import FrameHeader
-from slicemq.messages import SliceAssignment, SliceBeat
+from slicemq.messages import FrameName, SliceAssignment, SliceBeat
 from slicemq.topics import Topics
 
 Array = npt.NDArray[Any]
@@ -67,12 +68,17 @@ class Stage:
         send: Send,
         lease_seconds: float = LEASE_SECONDS,
         pending: Callable[[], int] | None = None,
+        record: Record | None = None,
+        poisoned: Iterable[FrameName] = (),
     ) -> None:
         """Raises ModelError when the slice's tensors are not those of the assignment.
 
-        `pending`: the bytes that wait for the link; without it no frame is run on the link's thread.
+        `pending`: the bytes that wait for the link; without it no frame is run on the link's thread. `record` is
+        told each frame before it is run; frames in `poisoned` are answered with an error and not run (rule 10).
         """
         self._assignment = assignment
+        self._record = record or Record()
+        self._poisoned = {(name.client, int(name.stream, 16), name.sequence) for name in poisoned}
         check_fit(assignment, interpreter)
         self._packer = Packer(assignment, topics)
         self._interpreter = interpreter
@@ -169,6 +175,8 @@ class Stage:
 
     def _compute(self, work: Work) -> _Done:
         header, stream = work.header, self._stream
+        if self._poisoned and header.key in self._poisoned:
+            return self._refuse(header, "it ended the slice's worker twice", POISONED)
         if stream is None:
             return self._run(work)
         if work.tensors is None:
@@ -194,6 +202,7 @@ class Stage:
 
     def _run(self, work: Work, *, renew: bool = False) -> _Done:
         """Run the slice on a frame, with `renew` from the model's initial state, and send what need not wait."""
+        self._record.computing(work.header)
         try:
             if renew:
                 self._renew()
@@ -201,6 +210,7 @@ class Stage:
             try:
                 filling = self._filler.fill(work, renew)
             except FrameError as error:
+                self._record.idle()
                 client, number = work.header.client, work.header.sequence
                 self._tally.count(refused=1)
                 self._tally.warn("decode", "frame %s dropped: from client %s: %s", number, client, error)
@@ -208,12 +218,14 @@ class Stage:
             started, used = time.perf_counter(), time.thread_time()
             self._interpreter.invoke()
             invoked, used = time.perf_counter(), time.thread_time() - used
+            self._record.idle()
             done = self._send_views(work.header)
         except FrameError as error:
             self._tally.count(unsent=1)
             self._tally.warn("encode", "a frame cannot be sent: %s", error)
             return _Done()
         except SliceMQError as error:
+            self._record.idle()
             return self._refuse(work.header, str(error), "slice-error")
         self._tally.ran(filling, invoked - started, used, time.perf_counter() - invoked - done.sending)
         return done

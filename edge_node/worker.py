@@ -1,8 +1,10 @@
 """The worker process of one slice: `python -m edge_node.worker`, its task as one JSON line on standard input.
 
-It tells the agent how it is doing by JSON lines on standard output: `loading` before the runtime touches the
-slice (so that a crash can be told from a refusal, protocol rule 10), `ready` (rule 11), `beat` every 0.3 s,
-`failed` with a reason. It ends when standard input closes, which the agent's death does too.
+A task without a slice makes it a spare: it imports the runtime and waits for a line with one. A further line gives a
+worker at work another task, for the same file (edge_node/running.py). It tells the agent how it is doing by JSON
+lines on standard output, each with its task's number: `loading` before the runtime touches the slice, `tasked` when it
+has turned to another task, `ready` (rule 11), `beat` every 0.3 s, `failed` with a reason. What it computes stands in
+its record (rule 10). It ends when standard input closes, which the agent's death does too.
 """
 
 from __future__ import annotations
@@ -12,23 +14,18 @@ import ctypes
 import json
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from edge_node.allocator import keep_for_frames
-from edge_node.fit import spec_bytes
-from edge_node.links import Links
-from edge_node.runtime import load_runtime, open_interpreter
-from edge_node.stage import Stage
+from edge_node.record import Record
+from edge_node.running import Running, Task
+from edge_node.runtime import load_runtime
 from slicemq.errors import BrokerError, BrokerRefusedError, SliceMQError
 from slicemq.log import setup_logging
-from slicemq.messages import SliceAssignment, from_plain, to_plain
-from slicemq.options import BrokerOptions
-from slicemq.topics import Topics
+from slicemq.messages import from_plain, to_plain
 
 logger = logging.getLogger("slicemq.node.worker")
 
@@ -38,22 +35,6 @@ _PR_SET_PDEATHSIG = 1
 _GRACE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the agent gives a worker."""
-
-    node: str
-    cluster: str
-    assignment: SliceAssignment
-    path: str
-    broker: dict[str, Any]
-    runtime: str
-    threads: int
-    log_level: str
-    log_format: str
-    parent: int
-
-
 class _Voice:
     """Lines to the agent. Native code that prints to standard output is sent to standard error instead."""
 
@@ -61,107 +42,121 @@ class _Voice:
         self._file = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
         self._lock = threading.Lock()
+        self.number = 0
 
     def say(self, event: str, **values: Any) -> None:
         # A closed pipe means that the agent has gone; the watch on standard input ends the process.
         with self._lock, contextlib.suppress(BrokenPipeError):
-            self._file.write(json.dumps({"event": event, **values}) + "\n")
+            self._file.write(json.dumps({"event": event, "number": self.number, **values}) + "\n")
             self._file.flush()
 
 
+class _Orders:
+    """The lines that come on standard input, from a thread of their own; `ended` when there are no more."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.ended = False
+
+    def start(self) -> None:
+        """Begin to read."""
+        threading.Thread(target=self._read, name="watch", daemon=True).start()
+
+    def next(self, timeout: float | None = None) -> Task | None:
+        """The next task, waited for up to `timeout` seconds (None: as long as it takes); None: none has come."""
+        try:
+            return self._tasks.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _read(self) -> None:
+        while line := sys.stdin.readline():
+            self._tasks.put(_task(line))
+        self.ended = True
+        self._tasks.put(None)
+        # A slice may sit in native code for long; nothing that it would still do is wanted.
+        threading.Timer(_GRACE_SECONDS, os._exit, (0,)).start()
+
+
 def main() -> int:
-    """Run one slice until standard input closes; 0 after that, 1 when the slice failed."""
+    """Run slices as told until standard input closes; 0 after that, 1 when one failed."""
     voice = _Voice()
-    line = sys.stdin.readline()
     try:
-        task = from_plain(Task, json.loads(line), "task")
+        task = _task(sys.stdin.readline())
     except (ValueError, SliceMQError) as error:
         voice.say("failed", reason=f"task: {error}")
         return 1
+    voice.number = task.number
     _bind_to_parent(task.parent)
     setup_logging(task.log_level, task.log_format)
     threading.excepthook = lambda failed: _end_with(voice, failed)
-    stopping = threading.Event()
-    threading.Thread(target=_watch_input, args=(stopping,), name="watch", daemon=True).start()
+    orders = _Orders()
+    orders.start()
     try:
-        _run(task, voice, stopping)
+        _obey(task, voice, orders)
+    except BrokerRefusedError as error:
+        voice.say("failed", reason=str(error))
+        return 1
+    except BrokerError as error:
+        # The agent starts the slice again, with another connection.
+        logger.warning("the worker of %s ends: %s", _name(task), error)
+        return 1
     except SliceMQError as error:
         voice.say("failed", reason=str(error))
         return 1
     except Exception as error:
-        logger.exception("the worker of slice %s failed", task.assignment.slice)
+        logger.exception("the worker of %s failed", _name(task))
         voice.say("failed", reason=f"{type(error).__name__}: {error}")
         return 1
     return 0
 
 
-def _run(task: Task, voice: _Voice, stopping: threading.Event) -> None:
-    assignment = task.assignment
-    load_runtime(task.runtime)
-    voice.say("loading", memory=resident())
-    interpreter = open_interpreter(Path(task.path), runtime=task.runtime, threads=task.threads)
-    topics = Topics(task.cluster)
-    link = Links(
-        task.node,
-        topics,
-        assignment,
-        BrokerOptions.from_dict(task.broker),
-        on_frame=lambda topic, payload: stage.on_frame(topic, payload),
-    )
-    keep_for_frames(_frame_bytes(assignment))
-    stage = Stage(assignment, topics, interpreter, link.send, pending=lambda: link.pending)
-    interpreter.warm_up()
-    stage.start()
-    link.subscribe(stage.topics)
-    link.start()
+def _task(line: str) -> Task:
+    """Raises ValueError and ProtocolError."""
+    return from_plain(Task, json.loads(line), "task")
+
+
+def _name(task: Task) -> str:
+    return f"slice {task.assignment.slice}" if task.assignment is not None else "no slice"
+
+
+def _obey(first: Task, voice: _Voice, orders: _Orders) -> None:
+    """Carry out task after task."""
+    load_runtime(first.runtime)
+    record = Record(first.record)
+    running: Running | None = None
+    task: Task | None = first
     try:
-        ready = False
-        while not stopping.is_set():
-            if not ready:
-                ready = _is_up(link, stopping)
-                if ready:
-                    voice.say("ready")
-                    logger.info(
-                        "%s %s slice %s: ready on %s %s",
-                        assignment.pipeline,
-                        assignment.revision,
-                        assignment.slice,
-                        interpreter.runtime.name,
-                        interpreter.runtime.version,
-                    )
-            voice.say("beat", slice=to_plain(stage.beat(link.up, resident())))
-            stopping.wait(BEAT_SECONDS)
+        while task is not None:
+            voice.number = task.number
+            if task.assignment is None:
+                task = orders.next()
+                continue
+            if running is None:
+                voice.say("loading", memory=resident())
+                running = Running(task, task.assignment, record)
+            else:
+                running.retask(task, task.assignment)
+                voice.say("tasked")
+            task = _serve(running, voice, orders)
     finally:
-        link.stop()
-        stage.stop()
+        if running is not None:
+            running.stop()
 
 
-def _frame_bytes(assignment: SliceAssignment) -> int:
-    """Bytes of the tensors that one frame brings to the slice and takes away from it."""
-    specs = [spec for bundle in (*assignment.inputs, *assignment.outputs) for spec in bundle.tensors]
-    if assignment.result is not None:
-        specs += assignment.result.tensors
-    return sum(spec_bytes(spec) for spec in specs)
-
-
-def _is_up(link: Any, stopping: threading.Event) -> bool:
-    """Whether every subscription is confirmed; raises BrokerRefusedError when the broker does not let us in."""
-    try:
-        link.wait_up(BEAT_SECONDS)
-    except BrokerRefusedError:
-        raise
-    except BrokerError:
-        return False
-    return not stopping.is_set()
-
-
-def _watch_input(stopping: threading.Event) -> None:
-    """End the process when the agent closes standard input, or has died."""
-    while sys.stdin.readline():
-        pass
-    stopping.set()
-    # A slice may sit in native code for long; nothing that it would still do is wanted.
-    threading.Timer(_GRACE_SECONDS, os._exit, (0,)).start()
+def _serve(running: Running, voice: _Voice, orders: _Orders) -> Task | None:
+    """Say how the slice is doing until another task comes (it is returned) or there is none to come (None)."""
+    ready = False
+    while not orders.ended:
+        if not ready and running.is_up(BEAT_SECONDS) and not orders.ended:
+            ready = True
+            voice.say("ready")
+            logger.info("%s", running.describe())
+        voice.say("beat", slice=to_plain(running.beat(resident())))
+        task = orders.next(BEAT_SECONDS)
+        if task is not None:
+            return task
+    return None
 
 
 def _end_with(voice: _Voice, failed: threading.ExceptHookArgs) -> None:

@@ -40,6 +40,7 @@ from __future__ import annotations
 STREAM_RESET = "stream-reset"
 POISONED = "poisoned"
 STREAM_BUSY = "stream-busy"
+POISONED = "poisoned"
 
 
 class SliceMQError(Exception):
