@@ -14,11 +14,12 @@ no longer assigned and its worker is gone, because only then is its memory free 
     stopping  loading, "stopping"  WorkerDied -> gone; when it is wanted again by then -> fetching
 
 A slice that is wanted anew and has the file and tensors of a running one that is not wanted any more takes over
-that one's worker, as loaded as it is (RetaskWorker), and is starting. Stateful slices do not: theirs is another state.
+that one's worker, as loaded as it is (RetaskWorker), and is starting. Stateful slices do not: their state is
+another one.
 
 A spare is a worker without a slice: it has imported all that it needs, and the next slice to start gets it. It is
-started when all slices have been at rest for a second, where the memory of all that is wanted and held leaves room for
-one more worker, and ended when it does not.
+started when all slices have been at rest for a second, where the memory of all that is wanted and held leaves
+room for one more worker, and ended when it does not.
 
 Two deaths of a slice's worker within a minute fail the slice (rule 10). Two by the same frame do not: that frame is
 poisoned, and the slice's next worker answers it with an error. Every event of a worker carries the number that

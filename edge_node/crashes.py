@@ -48,7 +48,7 @@ class Crashes:
         )
 
     def told(self, now: float, pipelines: Iterable[str]) -> tuple[Crash, ...]:
-        """What the report tells, oldest first. Old crashes are forgotten, but poisoned frames of `pipelines` not."""
+        """What the report tells, oldest first. Old ones are forgotten, poisoned frames of `pipelines` are not."""
         kept = set(pipelines)
         for key, (when, crash) in list(self._found.items()):
             old = now - when > KEEP_SECONDS

@@ -141,7 +141,7 @@ class Intake:
         self._working.popleft()
 
     def stop(self) -> None:
-        """End `next`; what waits is dropped, and what comes later. Returns when no frame runs on a link's thread."""
+        """End `next`; what waits or comes later is dropped. Returns when no frame runs on a link's thread."""
         with self._ready:
             self._stopping = True
             self._ready.notify_all()

@@ -1,7 +1,7 @@
 """What a worker is at, kept outside of it, so that its agent knows it after a crash (protocol rule 10).
 
-The agent makes an anonymous file of a few hundred bytes for each worker, and hands its descriptor down. The worker maps
-it and writes there before it loads the slice or runs a frame: no system call, about a microsecond a frame.
+The agent makes an anonymous file of a few hundred bytes for each worker, and hands its descriptor down. The worker
+maps it and writes there before it loads the slice or runs a frame: no system call, about a microsecond a frame.
 No numpy here: the agent reads with the same module.
 """
 

@@ -29,8 +29,8 @@ logger = logging.getLogger("slicemq.node.worker")
 class Task:
     """What the agent gives a worker, as one line of JSON; without an assignment it waits for the next line.
 
-    number: what the worker's words about this task carry; record: the descriptor of its record (edge_node/record.py;
-    -1: none); poisoned: frames that are answered with an error and not run (rule 10).
+    number: what the worker's words about this task carry; record: the descriptor of its record (-1: none, see
+    edge_node/record.py); poisoned: frames that are answered with an error and not run (rule 10).
     """
 
     node: str

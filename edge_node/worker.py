@@ -1,10 +1,10 @@
 """The worker process of one slice: `python -m edge_node.worker`, its task as one JSON line on standard input.
 
-A task without a slice makes it a spare: it imports the runtime and waits for a line with one. A further line gives a
-worker at work another task, for the same file (edge_node/running.py). It tells the agent how it is doing by JSON
-lines on standard output, each with its task's number: `loading` before the runtime touches the slice, `tasked` when it
-has turned to another task, `ready` (rule 11), `beat` every 0.3 s, `failed` with a reason. What it computes stands in
-its record (rule 10). It ends when standard input closes, which the agent's death does too.
+A task without a slice makes it a spare: it imports the runtime and waits for a line with one. A further line gives
+a worker at work another task, for the same file (edge_node/running.py). It tells the agent how it is doing by JSON
+lines on standard output, each with its task's number: `loading` before the runtime touches the slice, `tasked` when
+it has turned to another task, `ready` (rule 11), `beat` every 0.3 s, `failed` with a reason. What it computes
+stands in its record (rule 10). It ends when standard input closes, which the agent's death does too.
 """
 
 from __future__ import annotations

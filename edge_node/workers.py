@@ -29,7 +29,7 @@ _ENDING = "does not end"
 
 @dataclass
 class _Worker:
-    """A worker's process; `number` is what its agent calls it, `kill_at` when its patience ends, on time.monotonic."""
+    """A worker's process; `number` is what its agent calls it, `kill_at` when the agent's patience with it ends."""
 
     number: int
     process: subprocess.Popen[str]

@@ -20,6 +20,8 @@ from edge_node.events import (
     Fetched,
     FetchFailed,
     PublishReport,
+    RetaskWorker,
+    StartSpare,
     StartWorker,
     StopWorker,
     Tick,
@@ -28,7 +30,7 @@ from edge_node.events import (
     WorkerFailed,
     WorkerReady,
 )
-from slicemq.messages import Artifact, Assignment, SliceAssignment, SliceBeat, Stamp
+from slicemq.messages import Artifact, Assignment, Crash, FrameName, SliceAssignment, SliceBeat, Stamp
 from tests.edge_node.cluster import slice_assignment
 
 MB = 1_000_000
@@ -45,13 +47,14 @@ def one(
 class Driver:
     """An agent, and what it said last."""
 
-    def __init__(self, memory: int = 100 * MB) -> None:
-        self.agent = Agent(memory, worker_memory=10 * MB)
+    def __init__(self, memory: int = 100 * MB, *, spare: bool = False) -> None:
+        self.agent = Agent(memory, worker_memory=10 * MB, spare=spare)
         self.now = 0.0
         self.counter = 0
         self.workers: list[int] = []
         self.seen: Stamp | None = None
         self.report: dict[tuple[str, str], tuple[str, str]] = {}
+        self.crashes: tuple[Crash, ...] = ()
 
     def do(self, event: Event, passed: float = 0.1) -> list[Action]:
         self.now += passed
@@ -59,7 +62,10 @@ class Driver:
         for action in actions:
             if isinstance(action, StartWorker):
                 self.workers.append(action.worker)
+            if isinstance(action, RetaskWorker):
+                self.workers.append(action.number)
             if isinstance(action, PublishReport):
+                self.crashes = action.crashes
                 self.report = {(s.revision, s.slice): (s.state, s.reason) for s in action.slices}
                 self.seen = action.seen
         return actions
@@ -312,15 +318,216 @@ def test_the_same_assignment_again_is_answered_by_the_report_again_rule_7() -> N
     assert kinds(driver.assign(one(), stamp=Stamp(1, "aa", 1))) == [PublishReport]
 
 
+OLD = ("1-00000001", "s0")
+NEW = ("2-00000002", "s3")
+X, Y = FrameName("cam", "00000000000000aa", 7), FrameName("cam", "00000000000000aa", 8)
+
+
+def test_a_slice_of_the_same_file_takes_over_the_worker_of_one_that_is_not_wanted_any_more_rule_11() -> None:
+    driver = Driver()
+    old = driver.run(one())[0]
+    new = one("s3", "2-00000002")
+    actions = driver.assign(new)
+    assert kinds(actions) == [RetaskWorker, PublishReport], "nothing is fetched, started or stopped"
+    assert actions[0] == RetaskWorker(old, driver.workers[-1], new)
+    assert driver.report == {NEW: ("loading", "")}, "ready only when its inputs are subscribed"
+    assert driver.do(WorkerReady(old)) == [], "a word about the earlier task"
+    assert driver.agent.beats() == ()
+    driver.do(WorkerReady(driver.workers[-1]))
+    assert driver.report == {NEW: ("ready", "")}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"artifact": B},
+        {"stateful": True},
+        {"pipeline": "birds"},
+        {"takes": (3,)},
+        {"gives": (3,)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_only_the_same_work_is_taken_over(change: dict[str, Any]) -> None:
+    driver = Driver()
+    old = driver.run(one())[0]
+    values: dict[str, Any] = {"slice": "s3", "revision": "2-00000002", "artifact": A, "memory": 60 * MB}
+    actions = driver.assign(slice_assignment(**(values | change)))
+    assert kinds(actions) == [StopWorker, Fetch, PublishReport]
+    assert actions[0] == StopWorker(old)
+
+
+def test_a_stateful_slice_is_loaded_anew_rule_6() -> None:
+    driver = Driver()
+    values: dict[str, Any] = {"artifact": A, "memory": 60 * MB, "stateful": True}
+    old = driver.run(slice_assignment(**values))[0]
+    assert StopWorker(old) in driver.assign(slice_assignment(**values, slice="s3", revision="2-00000002"))
+
+
+def test_while_the_old_revision_is_wanted_its_worker_is_not_taken() -> None:
+    driver = Driver(memory=200 * MB)
+    driver.run(one())
+    assert kinds(driver.assign(one(), one("s3", "2-00000002"))) == [Fetch, PublishReport]
+
+
+def test_a_slice_that_is_still_loading_is_not_taken_over() -> None:
+    driver = Driver()
+    driver.assign(one())
+    driver.do(Fetched(A.sha256))
+    assert kinds(driver.assign(one("s3", "2-00000002"))) == [StopWorker, Fetch, PublishReport]
+
+
+def test_a_worker_that_dies_after_it_was_given_another_task_is_started_again() -> None:
+    driver = Driver()
+    old = driver.run(one())[0]
+    driver.assign(one("s3", "2-00000002"))
+    assert driver.do(WorkerDied(old, "late")) == []
+    assert kinds(driver.do(WorkerDied(driver.workers[-1], "signal SIGKILL"))) == [Fetch, PublishReport]
+    assert driver.report[NEW][0] == "fetching"
+
+
+def test_a_spare_is_started_when_all_is_at_rest_and_the_next_slice_gets_it() -> None:
+    driver = Driver(memory=200 * MB, spare=True)
+    driver.run(one())
+    assert driver.do(Tick()) == []
+    actions = driver.do(Tick(), 1.0)
+    assert kinds(actions) == [StartSpare]
+    assert isinstance(actions[0], StartSpare)
+    spare = actions[0].worker
+    assert driver.agent.spare_memory == 10 * MB
+    driver.assign(one(), one("s1", artifact=B))
+    assert driver.do(Fetched(B.sha256))[0] == RetaskWorker(spare, driver.workers[-1], one("s1", artifact=B))
+    assert driver.agent.spare_memory == 0
+    assert driver.do(Tick(), 5.0) == [], "another one waits until this slice runs"
+    driver.do(WorkerReady(driver.workers[-1]))
+    assert kinds(driver.do(Tick(), 1.0)) == [StartSpare]
+
+
+def test_without_the_setting_there_is_no_spare() -> None:
+    driver = Driver(memory=200 * MB)
+    driver.run(one())
+    assert driver.do(Tick(), 100.0) == []
+
+
+@pytest.mark.parametrize(("memory", "spare"), [(69, False), (70, True)])
+def test_a_spare_counts_as_a_worker(memory: int, spare: bool) -> None:
+    """One idle worker is taken off `memory` already: with a slice of 60 MB a second one of 10 has to fit."""
+    driver = Driver(memory=memory * MB, spare=True)
+    driver.run(one(memory=60 * MB))
+    assert (StartSpare in kinds(driver.do(Tick(), 2.0))) == spare
+
+
+def test_a_spare_ends_when_its_memory_is_wanted() -> None:
+    driver = Driver(memory=140 * MB, spare=True)
+    worker = driver.run(one(memory=60 * MB))[0]
+    (start,) = driver.do(Tick(), 2.0)
+    assert isinstance(start, StartSpare)
+    larger = one("s3", "2-00000002", memory=140 * MB)
+    actions = driver.assign(larger)
+    assert isinstance(actions[0], RetaskWorker)
+    assert actions[0].worker == worker
+    assert StopWorker(start.worker) in actions
+    assert driver.do(WorkerDied(start.worker, "exit code 0")) == []
+    assert driver.do(Tick(), 100.0) == []
+
+
+def test_a_spare_whose_memory_a_coming_slice_fills_waits_for_it() -> None:
+    driver = Driver(memory=100 * MB, spare=True)
+    start = driver.do(Tick(), 2.0)[0]
+    assert isinstance(start, StartSpare)
+    driver.assign(one(memory=100 * MB))
+    assert driver.do(Fetched(A.sha256))[0] == RetaskWorker(start.worker, driver.workers[-1], one(memory=100 * MB))
+    driver.do(WorkerReady(driver.workers[-1]))
+    assert driver.do(Tick(), 100.0) == []
+
+
+def test_a_spare_that_dies_is_replaced_later_each_time() -> None:
+    driver = Driver(spare=True)
+    pauses = []
+    driver.do(Tick(), 2.0)
+    (spare,) = [driver.agent._spare]
+    for _ in range(3):
+        assert spare is not None
+        driver.do(WorkerDied(spare, "signal SIGKILL"))
+        died = driver.now
+        while StartSpare not in kinds(driver.do(Tick())):
+            assert driver.now - died < 100
+        pauses.append(round(driver.now - died))
+        spare = driver.agent._spare
+    assert pauses == [10, 20, 40]
+
+
+def crash(driver: Driver, at: Any, passed: float = 0.1) -> list[Action]:
+    """The latest worker dies, and its slice runs again if it may; what the death caused."""
+    actions = driver.do(WorkerDied(driver.workers[-1], "signal SIGSEGV", at), passed)
+    driver.do(Fetched(A.sha256))
+    driver.do(WorkerReady(driver.workers[-1]))
+    return actions
+
+
+def test_two_deaths_by_one_frame_poison_it_and_do_not_fail_the_slice_rule_10() -> None:
+    driver = Driver()
+    driver.run(one())
+    crash(driver, X)
+    assert driver.crashes == (Crash("faces", "1-00000001", "s0", X, 1, "signal SIGSEGV"),)
+    driver.do(WorkerDied(driver.workers[-1], "signal SIGSEGV", X))
+    start = driver.do(Fetched(A.sha256))[0]
+    assert isinstance(start, StartWorker)
+    assert start.poisoned == (X,)
+    driver.do(WorkerReady(start.worker))
+    assert driver.report == {OLD: ("ready", "")}
+    assert [one.count for one in driver.crashes] == [2]
+    crash(driver, Y)
+    assert driver.report == {OLD: ("ready", "")}, "the deaths by the poisoned frame do not count"
+
+
+def test_a_frame_is_poisoned_across_revisions_and_slices_of_its_pipeline_rule_10() -> None:
+    driver = Driver()
+    driver.run(one())
+    crash(driver, X)
+    driver.assign()
+    driver.do(WorkerDied(driver.workers[-1], "exit code 0"))
+    driver.run(one("s3", "2-00000002"))
+    driver.do(WorkerDied(driver.workers[-1], "signal SIGSEGV", X))
+    start = driver.do(Fetched(A.sha256))[0]
+    assert isinstance(start, StartWorker)
+    assert start.poisoned == (X,)
+    assert driver.crashes == (Crash("faces", "2-00000002", "s3", X, 2, "signal SIGSEGV"),)
+
+
+@pytest.mark.parametrize(("first", "second"), [(X, Y), ("loading", "loading"), (X, "loading"), (None, X)])
+def test_two_deaths_by_different_frames_or_loads_fail_the_slice_rule_10(first: Any, second: Any) -> None:
+    driver = Driver()
+    driver.run(one())
+    crash(driver, first)
+    driver.do(WorkerDied(driver.workers[-1], "signal SIGSEGV", second))
+    assert driver.report[OLD][0] == "failed"
+
+
+def test_crashes_are_told_for_a_quarter_of_an_hour_and_bounded() -> None:
+    driver = Driver()
+    driver.run(one())
+    for number in range(40):
+        crash(driver, FrameName("cam", "00000000000000aa", number), 61.0 if number < 5 else 0.0)
+        driver.assign()
+        driver.do(WorkerDied(driver.workers[-1], "exit code 0"))
+        driver.run(one())
+    assert len(driver.crashes) == 32
+    assert driver.crashes[-1].frame == FrameName("cam", "00000000000000aa", 39)
+    driver.do(Tick(), 901.0)
+    assert driver.crashes == ()
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Assignments, workers and downloads in any order: what is held is always told, and never twice."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.agent = Agent(150 * MB, 10 * MB)
+        self.agent = Agent(150 * MB, 10 * MB, spare=True)
         self.now = 0.0
         self.counter = 0
         self.alive: dict[int, SliceAssignment] = {}
+        self.spares: set[int] = set()
         self.stopped: set[int] = set()
         self.fetching: set[str] = set()
         self.wanted: tuple[SliceAssignment, ...] = ()
@@ -332,8 +539,26 @@ class AnyOrder(RuleBasedStateMachine):
             if isinstance(action, StartWorker):
                 assert action.worker not in self.alive
                 self.alive[action.worker] = action.slice
+            elif isinstance(action, StartSpare):
+                assert not self.spares - self.stopped
+                self.spares.add(action.worker)
+            elif isinstance(action, RetaskWorker):
+                assert action.worker not in self.stopped
+                assert action.number not in self.alive
+                if action.worker in self.spares:
+                    self.spares.remove(action.worker)
+                else:
+                    old = self.alive.pop(action.worker)
+                    assert old not in self.wanted
+                    assert (old.artifact, old.takes, old.gives) == (
+                        action.slice.artifact,
+                        action.slice.takes,
+                        action.slice.gives,
+                    )
+                assert action.slice in self.wanted
+                self.alive[action.number] = action.slice
             elif isinstance(action, StopWorker):
-                assert action.worker in self.alive
+                assert action.worker in self.alive or action.worker in self.spares
                 assert action.worker not in self.stopped
                 self.stopped.add(action.worker)
             elif isinstance(action, Fetch):
@@ -369,6 +594,13 @@ class AnyOrder(RuleBasedStateMachine):
             self._do(WorkerDied(worker, "signal"))
         else:
             self._do(WorkerReady(worker) if how == "ready" else WorkerFailed(worker, "why"))
+
+    @precondition(lambda self: self.spares)
+    @rule(data=st.data())
+    def a_spare_dies(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.spares)))
+        self.spares.remove(worker)
+        self._do(WorkerDied(worker, "exit code 0"))
 
     @rule()
     def time_passes(self) -> None:
