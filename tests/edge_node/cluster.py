@@ -110,9 +110,18 @@ class Coordinator:
         document = CoordinatorState("ready", stamp, 0.0, "test")
         assert self.session.publish(self.topics.coordinator, encode(document), retain=True)
 
-    def send(self, sequence: int, array: np.ndarray[Any, Any], revision: str = REVISION, **header: Any) -> None:
+    def send(
+        self,
+        sequence: int,
+        array: np.ndarray[Any, Any],
+        revision: str = REVISION,
+        *,
+        at: str = REVISION,
+        **header: Any,
+    ) -> None:
+        """Send a frame that names `revision`, on the topic of the revision `at`."""
         head = FrameHeader("tester", 7, sequence, 0.0, revision, **header)
-        topic = self.topics.data("faces", REVISION, "b0")
+        topic = self.topics.data("faces", at, "b0")
         assert self.link.send(topic, encode_frame(head, [(SPEC_IN, array)]))
 
     def answered(self, sequence: int, array: np.ndarray[Any, Any]) -> bool:

@@ -12,8 +12,6 @@ from emulator.brokers import Mosquitto
 from slicemq.messages import Assignment, Stamp, encode
 from tests.edge_node.cluster import Coordinator, random_frames, running_node, slice_assignment
 from tests.edge_node.test_service import JOIN, READY
-from tests.edge_node.test_service import measured as measured
-from tests.edge_node.test_service import state as state
 from tests.waiting import eventually
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_node.capacity import measure_speeds, read_board
 from edge_node.runtime import open_interpreter
 from emulator.brokers import Broker, Mosquitto
 from slicemq.messages import Heartbeat, NodeState, Stamp, encode
@@ -39,30 +38,9 @@ READY = [(REVISION, "ready")]
 JOIN = 40.0
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The speeds of this machine, so that not each node of the tests measures them."""
-    file = tmp_path_factory.mktemp("speeds") / "speeds.json"
-    measure_speeds(read_board(), "auto", file)
-    return file.read_bytes()
-
-
-@pytest.fixture
-def state(tmp_path: Path, measured: bytes) -> Path:
-    """A node's state folder with speeds and an empty cache."""
-    (tmp_path / "speeds.json").write_bytes(measured)
-    return tmp_path
-
-
-@pytest.fixture
-def coordinator(broker: Broker, cluster: str) -> Iterator[Coordinator]:
-    with Coordinator(broker.options, cluster) as running:
-        yield running
-
-
 @pytest.fixture
 def node(broker: Broker, cluster: str, coordinator: Coordinator, state: Path) -> Iterator[NodeProcess]:
-    with running_node(broker.options, cluster, state) as running:
+    with running_node(broker.options, cluster, state, "--spare-workers", "0") as running:
         eventually(lambda: coordinator.state == "ready" and coordinator.report and coordinator.beats, JOIN)
         yield running
 
@@ -255,7 +233,7 @@ def test_an_established_node_only_logs_a_foreign_heartbeat(node: NodeProcess, co
 def test_the_node_outlives_its_broker_and_says_everything_again(
     own_broker: Broker, cluster: str, state: Path
 ) -> None:
-    with running_node(own_broker.options, cluster, state) as node:
+    with running_node(own_broker.options, cluster, state, "--spare-workers", "0") as node:
         with Coordinator(own_broker.options, cluster) as coordinator:
             eventually(lambda: coordinator.state == "ready", JOIN)
             coordinator.assign(slice_assignment())

@@ -1,0 +1,220 @@
+"""Workers as real processes: another task for a loaded one, a spare one, a frame that ends them (rules 10-12)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_node.record import Record, Recorder
+from emulator.brokers import Broker
+from slicemq.frames import Frame, FrameHeader
+from slicemq.messages import FrameName, SliceAssignment
+from tests.edge_node.cluster import (
+    REVISION,
+    SPEC_IN,
+    SPEC_OUT,
+    Coordinator,
+    NodeProcess,
+    random_frames,
+    running_node,
+    slice_assignment,
+)
+from tests.waiting import eventually
+
+JOIN = 40.0
+NEXT = "2-0123abcd"
+one_broker = pytest.mark.parametrize("broker", ["mosquitto"], indirect=True)
+
+
+@pytest.fixture
+def node(broker: Broker, cluster: str, coordinator: Coordinator, state: Path) -> Iterator[NodeProcess]:
+    """A node that keeps a spare worker."""
+    with running_node(broker.options, cluster, state) as running:
+        eventually(lambda: coordinator.state == "ready" and coordinator.report and coordinator.beats, JOIN)
+        yield running
+
+
+def runs(coordinator: Coordinator, *revisions: str) -> bool:
+    return coordinator.words() == [(revision, "ready") for revision in revisions]
+
+
+def of_revision(revision: str) -> SliceAssignment:
+    return slice_assignment(revision=revision)
+
+
+def ending(coordinator: Coordinator, sequence: int) -> Frame:
+    """How a frame ended."""
+    return eventually(lambda: [one for one in coordinator.results if one.header.sequence == sequence], JOIN)[0]
+
+
+def answer(coordinator: Coordinator, sequence: int, array: np.ndarray, revision: str) -> bytes:  # type: ignore[type-arg]
+    """What the slice gives for a frame."""
+    coordinator.send(sequence, array, revision, at=revision)
+    frame = ending(coordinator, sequence)
+    assert frame.header.error == ""
+    assert frame.header.revision == revision
+    return bytes(frame.arrays()[SPEC_OUT.index].tobytes())
+
+
+def test_a_worker_takes_over_another_revision_without_loading_rule_11(
+    node: NodeProcess, coordinator: Coordinator
+) -> None:
+    coordinator.assign(of_revision(REVISION))
+    eventually(lambda: runs(coordinator, REVISION), JOIN)
+    frame = random_frames(1)[0]
+    first = answer(coordinator, 1, frame, REVISION)
+    worker = node.children()[0]
+    # Without its file it could not be loaded again, and a download would be asked for.
+    asked = len(coordinator.asked)
+    coordinator.assign(of_revision(NEXT))
+    eventually(lambda: runs(coordinator, NEXT), JOIN)
+    assert answer(coordinator, 2, frame, NEXT) == first
+    assert node.children()[0] == worker
+    assert len(coordinator.asked) == asked
+    # The frames of the revision before are not subscribed any more.
+    coordinator.send(3, frame, REVISION)
+    answer(coordinator, 4, frame, NEXT)
+    assert all(one.header.sequence != 3 for one in coordinator.results)
+    eventually(lambda: coordinator.beats[-1].slices and coordinator.beats[-1].slices[0].revision == NEXT)
+    assert coordinator.beats[-1].slices[0].dropped == 0
+
+
+@one_broker
+def test_the_next_slice_gets_the_spare_worker_and_another_one_is_started(
+    node: NodeProcess, coordinator: Coordinator
+) -> None:
+    (spare,) = eventually(node.children, JOIN)
+    coordinator.assign(of_revision(REVISION))
+    eventually(lambda: runs(coordinator, REVISION), JOIN)
+    answer(coordinator, 1, random_frames(1)[0], REVISION)
+    assert node.children()[0] == spare
+    eventually(lambda: len(node.children()) == 2, JOIN)
+    another = node.children()[1]
+    # Killed while it waits it takes nothing along, and the slice that starts next has a worker all the same.
+    os.kill(another, signal.SIGKILL)
+    coordinator.assign(of_revision(REVISION), slice_assignment(slice="s1", inputs=of_revision(REVISION).inputs))
+    eventually(lambda: runs(coordinator, REVISION, REVISION), JOIN)
+    assert coordinator.report is not None
+    assert coordinator.report.crashes == ()
+
+
+@one_broker
+def test_a_worker_that_does_not_turn_to_another_task_is_killed_and_the_slice_loaded(
+    node: NodeProcess, coordinator: Coordinator
+) -> None:
+    coordinator.assign(of_revision(REVISION))
+    eventually(lambda: runs(coordinator, REVISION), JOIN)
+    os.kill(node.children()[0], signal.SIGSTOP)
+    coordinator.assign(of_revision(NEXT))
+    eventually(lambda: runs(coordinator, NEXT), JOIN)
+    assert "does not turn to another task: killed" in node.log
+    answer(coordinator, 1, random_frames(1)[0], NEXT)
+
+
+@pytest.fixture
+def fragile(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the nodes of this test a runtime that crashes on inputs above 1e20."""
+    found = importlib.util.find_spec("ai_edge_litert")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("ai_edge_litert is not installed")
+    real = Path(next(iter(found.submodule_search_locations)))
+    folder = tmp_path_factory.mktemp("fragile")
+    package = folder / "ai_edge_litert"
+    package.mkdir()
+    (package / "__init__.py").write_text(f"__path__ = [*__path__, {str(real)!r}]\n")
+    (package / "interpreter.py").write_text(
+        textwrap.dedent(f"""
+            import importlib.util, os, signal
+
+            spec = importlib.util.spec_from_file_location("ai_edge_litert.sound", {str(real / "interpreter.py")!r})
+            sound = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sound)
+
+            class Interpreter(sound.Interpreter):
+                def invoke(self):
+                    if any((self.get_tensor(one["index"]) > 1e20).any() for one in self.get_input_details()):
+                        os.kill(os.getpid(), signal.SIGSEGV)
+                    super().invoke()
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@one_broker
+@pytest.mark.usefixtures("fragile")
+def test_a_frame_that_ends_two_workers_is_poisoned_and_the_slice_goes_on_rule_10(
+    broker: Broker, cluster: str, coordinator: Coordinator, state: Path
+) -> None:
+    poison = np.full(SPEC_IN.shape, 1e30, np.float32)
+    frame = random_frames(1)[0]
+    name = FrameName("tester", f"{7:016x}", 5)
+    with running_node(broker.options, cluster, state, "--runtime", "ai_edge_litert") as node:
+        eventually(lambda: coordinator.state == "ready" and coordinator.report and coordinator.beats, JOIN)
+        coordinator.assign(of_revision(REVISION))
+        for deaths in (1, 2):
+            eventually(lambda: runs(coordinator, REVISION), JOIN)
+            answer(coordinator, 10 + deaths, frame, REVISION)
+            coordinator.send(5, poison)
+
+            def told(deaths: int = deaths) -> bool:
+                crashes = coordinator.report.crashes if coordinator.report else ()
+                return [(one.frame, one.count) for one in crashes] == [(name, deaths)]
+
+            eventually(told, JOIN)
+        eventually(lambda: runs(coordinator, REVISION), JOIN)
+        coordinator.send(5, poison)
+        assert ending(coordinator, 5).header.error == "poisoned"
+        answer(coordinator, 20, frame, REVISION)
+        assert coordinator.report is not None
+        (crash,) = coordinator.report.crashes
+        assert crash.how.startswith("signal SIGSEGV")
+        assert node.process.poll() is None
+
+
+@one_broker
+def test_a_worker_that_dies_between_frames_blames_none_rule_10(node: NodeProcess, coordinator: Coordinator) -> None:
+    coordinator.assign(of_revision(REVISION))
+    eventually(lambda: runs(coordinator, REVISION), JOIN)
+    answer(coordinator, 1, random_frames(1)[0], REVISION)
+    before = coordinator.reports
+    os.kill(node.children()[0], signal.SIGKILL)
+    eventually(lambda: coordinator.reports > before and runs(coordinator, REVISION), JOIN)
+    assert coordinator.report is not None
+    assert coordinator.report.crashes == ()
+
+
+def test_a_record_tells_what_was_written_last_rule_10() -> None:
+    recorder = Recorder()
+    try:
+        record = Record(os.dup(recorder.descriptor))
+        assert recorder.read() is None
+        record.loading()
+        assert recorder.read() == "loading"
+        header = FrameHeader("cam-1", (1 << 64) - 1, 1 << 63, 0.0, REVISION)
+        record.computing(header)
+        assert recorder.read() == FrameName("cam-1", "f" * 16, 1 << 63)
+        record.idle()
+        assert recorder.read() is None
+        record.computing(replace(header, client="c" * 64, sequence=0))
+        assert recorder.read() == FrameName("c" * 64, "f" * 16, 0)
+    finally:
+        recorder.close()
+
+
+def test_a_record_that_names_no_frame_counts_as_none() -> None:
+    recorder = Recorder()
+    try:
+        os.pwrite(recorder.descriptor, b"\x02" + b"\xff" * 200, 0)
+        assert recorder.read() is None
+        os.ftruncate(recorder.descriptor, 4)
+        assert recorder.read() is None
+    finally:
+        recorder.close()
