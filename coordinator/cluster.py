@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Set
 from typing import Any
 
+from coordinator import makeroom
 from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
 from coordinator.contingency import Contingencies, Unmade
 from coordinator.documents import all_documents
@@ -258,6 +259,7 @@ class Cluster:
         assert intent is not None
         if coming := record.coming:
             # A wish superseded what was preparing.
+            record.room = None
             if coming.phase == "probing":
                 self._actions.append(StopProbe(record.name, coming.id))
             del record.revisions[coming.id]
@@ -273,6 +275,8 @@ class Cluster:
             self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
             return [*actions, *self._take()]
         self._prepare(record, wish, intent, blueprint, now)
+        if wish is not None and wish.room and record.coming is not None:
+            makeroom.begin(record, record.coming, wish, self.settings, now)
         return self.tick(now)
 
     def on_foreseen(self, now: float, job: int, blueprint: Blueprint) -> list[Action]:
@@ -291,33 +295,44 @@ class Cluster:
         if record is None:
             return []
         wish, record.job, record.job_wish = record.job_wish, None, None
+        if wish is not None and (room := self._other_way(record, wish, job, error)) is not None:
+            self._ask(record, dataclasses.replace(wish, room=room), wish.intent)
+            return self.tick(now)
         if wish is not None and wish.requester is not None:
             self._answer(wish, error=str(error), exit_code=error.exit_code)
             if record.intent is None:
                 self._forget(record, now)
             return self.tick(now)
-        intent = wish.intent if wish is not None else record.intent
-        assert intent is not None
-        # Nodes that came while it was planned are asked at once.
-        outdated = self._planned_from != (job, self.situation.inputs(record.name, intent))
         short = isinstance(error, InsufficientCapacityError)
         if wish is not None and wish.why:
             if record.active is not None:
                 record.stays = f"{wish.why}, and no plan does without it: {error}"
-                record.moves_at = now if outdated else math.inf if short else now + self.settings.move_again
+                record.moves_at = math.inf if short else now + self.settings.move_again
                 self._changed = True
                 return self.tick(now)
             wish = None
+        assert record.intent is not None
+        outdated = wish is None and self._planned_from != (job, self.situation.inputs(record.name, record.intent))
         record.needs_nodes = short and not outdated
         record.retry_at = now if outdated else now + self.settings.retry_after
         if wish is not None and record.active is None:
             # What served before may still fit.
             record.needs_nodes, record.retry_at = False, now
         elif wish is not None and short:
-            record.wish = wish
+            record.wish = dataclasses.replace(wish, room="")
         record.status = str(error) if record.active is None else f"no newer revision: {error}"
         self._changed = True
         return self.tick(now)
+
+    def _other_way(self, record: PipelineRecord, wish: Wish, job: int, error: SliceMQError) -> str | None:
+        """How a wish that failed shall be planned at once again (`Wish.room`); None: it shall not."""
+        if not isinstance(error, InsufficientCapacityError):
+            return None
+        inputs = self.situation.inputs(record.name, wish.intent, instead=wish.room != "")
+        if self._planned_from != (job, inputs):
+            # Nodes came, or memory became free, while it was planned.
+            return ""
+        return str(error) if makeroom.may_help(record, wish) else None
 
     def on_probed(self, now: float, pipeline: str, revision_id: str) -> list[Action]:
         """A probe frame has left every output of a revision (rule 11): flip."""
@@ -369,6 +384,14 @@ class Cluster:
             record.stays = ""
             self._changed = True
         change = advance(record, self.members, self.settings, now)
+        moved = makeroom.advance(record, self.members, self.settings, now)
+        if moved.changed:
+            self._changed = True
+            self._actions.append(Persist())
+        if moved.back is not None:
+            why = record.status
+            self._prepare(record, None, moved.back.intent, moved.back.blueprint, now)
+            record.status = f"{why}; what served before returns"
         self._changed |= change.changed or bool(gone)
         if change.persist:
             self._actions.append(Persist())
@@ -406,16 +429,21 @@ class Cluster:
         wish = take_wish(record, now, self.situation.drained)
         intent = wish.intent if wish is not None else record.intent
         assert intent is not None
-        requester = wish.requester if wish is not None else None
         inputs = self.situation.inputs(record.name, intent)
         ready = self.contingencies.take(record.name, inputs) if wish is None else None
         if ready is not None:
             lost, blueprint = ready
             self._prepare(record, None, intent, blueprint, now, prepared_for=lost)
             return
+        self._ask(record, wish, intent)
+
+    def _ask(self, record: PipelineRecord, wish: Wish | None, intent: Intent) -> None:
+        """Begin the planning of `intent`."""
+        inputs = self.situation.inputs(record.name, intent, instead=wish is not None and wish.room != "")
         job = self._next_job()
         record.job, record.job_wish = job, wish
         self._planned_from = job, inputs
+        requester = wish.requester if wish is not None else None
         self._actions.append(_make_plan(job, inputs, requester[0] if requester else None))
 
     def _next_job(self) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from coordinator.intents import PipelineRecord
-from slicemq.messages import Assignment, PipelineDocument, PlanDocument, Route, Stamp
+from coordinator.makeroom import files_for
+from slicemq.messages import MOST_FILES, Assignment, PipelineDocument, PlanDocument, Route, Stamp
 from slicemq.topics import Topics
 
 UNSTAMPED = Stamp(0, "", 0)
@@ -61,17 +62,21 @@ def plan_document(record: PipelineRecord, corrections: dict[str, dict[str, float
     )
 
 
-def assignment(node: str, records: Iterable[PipelineRecord], stays: str | None = None) -> Assignment:
-    """All that `node` shall run; lost revisions are left out. `stays`: why a drained node still has slices."""
+def assignment(node: str, records: Collection[PipelineRecord], stays: str | None = None) -> Assignment:
+    """All that `node` shall run; revisions that are lost or wait for room are left out.
+
+    `stays`: why a drained node still has slices (None: it is not drained).
+    """
     slices = tuple(
         item
         for record in records
         if record.removed_at is None
         for revision in record.revisions.values()
-        if revision.phase != "lost"
+        if revision.phase not in ("lost", "waiting")
         for item in revision.assignments(node)
     )
-    return Assignment(node, UNSTAMPED, slices, draining=stays is not None, reason=stays or "")
+    ahead = files_for(node, records)[:MOST_FILES]
+    return Assignment(node, UNSTAMPED, slices, ahead, draining=stays is not None, reason=stays or "")
 
 
 def all_documents(

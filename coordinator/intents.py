@@ -10,7 +10,7 @@ from typing import Any, Literal
 from coordinator.membership import SliceKey
 from slicemq.messages import Artifact, Route, SliceAssignment, TensorSpec
 
-Phase = Literal["preparing", "probing", "active", "draining", "lost"]
+Phase = Literal["waiting", "preparing", "probing", "active", "draining", "lost"]
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,27 @@ class Wish:
     """A request (`requester`: its client and transaction), or one accepted before, that waits for its plan.
 
     `why` is what a pipeline that is served moves for by itself; that stands in the store, so such a wish does not.
+    `room`: it is planned into the memory of what serves, because both do not fit (why not; empty: beside it).
     """
 
     intent: Intent
     requester: tuple[str, str] | None
     why: str = ""
+    room: str = ""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How far the making of room for a revision is (the table of steps is at the head of makeroom.py).
+
+    `blueprint` and `intent` are of what served, `why` is why both do not fit, `deadline` the end of the step.
+    """
+
+    step: Literal["fetching", "emptying", "unloading"]
+    blueprint: Blueprint
+    intent: Intent
+    why: str
+    deadline: float
 
 
 @dataclass
@@ -135,6 +151,7 @@ class PipelineRecord:
     one before that; `job` is the planning under way; `foreseen` is for how many losses of a node a plan is ready,
     and for how many there shall be one. `stays` is why slices cannot leave nodes that are
     drained, `moves_at` when to look for a way again (infinity: when there are other nodes or more memory).
+    `room`: what is emptied for the revision that waits.
     """
 
     name: str
@@ -156,6 +173,7 @@ class PipelineRecord:
     foreseen: tuple[int, int] = (0, 0)
     stays: str = ""
     moves_at: float = -math.inf
+    room: Room | None = None
 
     def in_phase(self, *phases: Phase) -> list[Revision]:
         """The revisions in any of `phases`, oldest first."""
@@ -169,8 +187,8 @@ class PipelineRecord:
 
     @property
     def coming(self) -> Revision | None:
-        """The revision that prepares (rule 12: one at a time)."""
-        found = self.in_phase("preparing", "probing")
+        """The revision that prepares, or waits for room (rule 12: one at a time)."""
+        found = self.in_phase("waiting", "preparing", "probing")
         return found[-1] if found else None
 
     def look_again(self) -> None:

@@ -2,6 +2,7 @@
 
 | phase     | leaves it when                                             | to                    |
 | --------- | ---------------------------------------------------------- | --------------------- |
+| waiting   | there is room for it (makeroom.py)                         | preparing             |
 | preparing | every slice reports ready in its node's current life       | probing               |
 |           | a node is lost, a slice fails, the deadline passes         | (dropped), plan again |
 | probing   | of each turn a probe frame has left every output (rule 11) | active                |
@@ -45,6 +46,9 @@ class Settings:
     client_expires: float = 30.0
     resend_assignment: float = 1.0
     move_again: float = 30.0
+    room_fetch: float = 60.0
+    room_quiet: float = 1.0
+    unload_most: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
     for revision in list(record.revisions.values()):
         phase = revision.phase
         if phase in ("preparing", "probing"):
-            trouble = _trouble(revision, members)
+            trouble = trouble_of(revision, members)
             if trouble is None and now > revision.deadline:
                 waiting = sorted(_unready(revision, members))
                 trouble = (
@@ -74,7 +78,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 for node, slices in _unready(revision, members).items():
                     _blame(revision, members, node, slices)
             if trouble is not None:
-                _abandon(record, revision, trouble, now, settings)
+                abandon(record, revision, trouble, now, settings)
                 if phase == "probing":
                     unprobe.append(revision)
             elif phase == "preparing":
@@ -84,11 +88,11 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 record.status = status
                 if not missing:
                     rounds = math.ceil(revision.blueprint.route.turns / PROBES_AT_ONCE)
-                    _enter(revision, "probing", now, rounds * settings.probe_most)
+                    enter(revision, "probing", now, rounds * settings.probe_most)
                     probe.append(revision)
                     record.status = f"{revision.id}: waiting for the probe frame"
         elif phase == "active":
-            trouble = _trouble(revision, members) or _hanging(revision, members)
+            trouble = trouble_of(revision, members) or _hanging(revision, members)
             resend = record.resend
             trouble = trouble or _unready_for(record, revision, members, settings, now)
             changed |= record.resend != resend
@@ -96,10 +100,13 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 _lose(record, revision, trouble, now)
         elif phase == "draining":
             if any(not members.node(name).alive for name in revision.nodes):
-                _enter(revision, "lost", now)
-            elif _has_drained(revision, members, settings, now):
+                enter(revision, "lost", now)
+            elif record.room is not None and record.room.step != "fetching":
+                # It is emptied by makeroom.py.
+                continue
+            elif has_drained(revision, members, settings, now):
                 del record.revisions[revision.id]
-        elif record.active is not None and now - revision.since > settings.lost_shown:
+        elif phase == "lost" and record.active is not None and now - revision.since > settings.lost_shown:
             del record.revisions[revision.id]
         changed |= revision.id not in record.revisions or revision.phase != phase
     return Change(changed, tuple(probe), tuple(unprobe), persist=changed)
@@ -108,10 +115,10 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
 def flip(record: PipelineRecord, revision: Revision, settings: Settings, now: float) -> None:
     """Make `revision` the active one; the one before it drains."""
     for old in record.in_phase("active"):
-        _enter(old, "draining", now, settings.drain_most)
+        enter(old, "draining", now, settings.drain_most)
     for lost in record.in_phase("lost"):
         lost.since = now
-    _enter(revision, "active", now)
+    enter(revision, "active", now)
     record.intent = revision.intent
     record.face = revision.blueprint
     record.failures = 0
@@ -153,7 +160,8 @@ def must_move(record: PipelineRecord, drained: Collection[str]) -> bool:
     return active is not None and record.coming is None and not active.nodes.isdisjoint(drained)
 
 
-def _trouble(revision: Revision, members: Membership) -> str | None:
+def trouble_of(revision: Revision, members: Membership) -> str | None:
+    """Why a revision cannot go on: a node, a slice or a data broker of it is not there."""
     for name in revision.nodes:
         node = members.node(name)
         if not node.alive:
@@ -241,7 +249,8 @@ def _listed(missing: dict[str, list[str]]) -> str:
     return ", ".join(f"{'+'.join(slices)} on {name}" for name, slices in sorted(missing.items()))
 
 
-def _has_drained(revision: Revision, members: Membership, settings: Settings, now: float) -> bool:
+def has_drained(revision: Revision, members: Membership, settings: Settings, now: float) -> bool:
+    """Whether no frame moves through a revision any more, or it had its time (rule 14)."""
     frames, busy = 0, False
     for name in revision.nodes:
         beat = members.node(name).beat
@@ -255,7 +264,8 @@ def _has_drained(revision: Revision, members: Membership, settings: Settings, no
     return now - revision.quiet >= settings.drain_quiet or now >= revision.deadline
 
 
-def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, settings: Settings) -> None:
+def abandon(record: PipelineRecord, revision: Revision, why: str, now: float, settings: Settings) -> None:
+    """Drop a revision that was not active yet."""
     del record.revisions[revision.id]
     record.status = f"{revision.id} was abandoned: {why}"
     lost_node = why.startswith("node ")
@@ -276,6 +286,7 @@ def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, s
         and record.wish is None
         # A plan for something newer may be in the making.
         and record.job_wish is None
+        and record.room is None
         and (record.active is not None or revision.intent != record.intent)
     ):
         # It is no fault of what was asked for. In any other case the pipeline goes back to what served before.
@@ -283,12 +294,13 @@ def _abandon(record: PipelineRecord, revision: Revision, why: str, now: float, s
 
 
 def _lose(record: PipelineRecord, revision: Revision, why: str, now: float) -> None:
-    _enter(revision, "lost", now)
+    enter(revision, "lost", now)
     record.status = f"{revision.id} was lost: {why}"
     record.retry_at = now
 
 
-def _enter(revision: Revision, phase: str, now: float, within: float = math.inf) -> None:
+def enter(revision: Revision, phase: str, now: float, within: float = math.inf) -> None:
+    """Begin a phase, of at most `within` seconds."""
     revision.phase = phase  # type: ignore[assignment]
     revision.since = now
     revision.deadline = now + within

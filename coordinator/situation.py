@@ -93,11 +93,12 @@ class Situation:
         *,
         lost: str | None = None,
         placed: Mapping[str, Blueprint] = _NO_BLUEPRINTS,
+        instead: bool = False,
     ) -> Inputs:
         """What a plan of `intent` for the pipeline `name` is made from.
 
         With `lost`: as it would be without this node, whose revisions would be lost with it, when the pipelines
-        of `placed` had new plans already.
+        of `placed` had new plans already. With `instead`: as it would be without the pipeline's own revisions.
         """
         usable = [
             (node, capacity)
@@ -110,6 +111,8 @@ class Situation:
         taken: dict[str, list[int]] = {}
         usages: list[dict[str, Usage]] = []
         for owner, blueprint, level in self._placements(lost, placed):
+            if instead and owner == name:
+                continue
             for node_id, items in blueprint.slices.items():
                 taken.setdefault(node_id, []).extend(item.memory for item in items)
             if owner != name and level > 0.0:

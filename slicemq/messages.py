@@ -137,6 +137,11 @@ class Capacity:
         """Whether the node serves slices with bundles on data brokers: it speaks 1.3 or later."""
         return int(self.protocol.partition(".")[2]) >= 3
 
+    @property
+    def knows_prefetch(self) -> bool:
+        """Whether the node fetches files ahead: it speaks 1.4 or later."""
+        return int(self.protocol.partition(".")[2]) >= 4
+
     def __post_init__(self) -> None:
         _expect(is_id(self.node), f"node: {self.node!r} is not an id")
         _expect(self.memory >= 0, "memory: must not be negative")

@@ -26,6 +26,7 @@ PURE = {
     "coordinator/membership.py",
     "coordinator/lifecycle.py",
     "coordinator/leftovers.py",
+    "coordinator/makeroom.py",
     "coordinator/situation.py",
     "coordinator/upkeep.py",
     "coordinator/documents.py",

@@ -15,6 +15,7 @@ from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.lifecycle import Settings
 from coordinator.membership import Membership
 from coordinator.store import _matters, _plain, _record
+from slicemq.errors import InsufficientCapacityError
 from slicemq.messages import (
     Artifact,
     Assignment,
@@ -258,6 +259,15 @@ class Site:
         job = self.jobs[-1]
         self.do(self.cluster.on_planned(self.now, job.job, blueprint(job.intent, nodes, **options)))
 
+    def short(self, text: str = "needs more") -> None:
+        """No plan fits: not beside what serves, and not in its place."""
+        first = self.jobs[-1].job
+        self.do(self.cluster.on_plan_failed(self.now, first, InsufficientCapacityError(text)))
+        instead = self.jobs[-1]
+        waiting = [record.job_wish for record in self.cluster.records.values() if record.job == instead.job]
+        if instead.job != first and waiting[0] is not None and waiting[0].room:
+            self.do(self.cluster.on_plan_failed(self.now, instead.job, InsufficientCapacityError(text)))
+
     def plan_ahead(self, *nodes: str) -> PlanAhead:
         """Answer the latest plan ahead with a chain on `nodes` (none: there is no plan)."""
         action = self.ahead[-1]
@@ -399,7 +409,7 @@ class Site:
         """What must hold after every event."""
         for record in self.cluster.records.values():
             assert len(record.in_phase("active")) <= 1
-            assert len(record.in_phase("preparing", "probing")) <= 1, "rule 12"
+            assert len(record.in_phase("waiting", "preparing", "probing")) <= 1, "rule 12"
             for revision in record.revisions.values():
                 if (record.name, revision.id) not in self.ever:
                     number = int(revision.id.partition("-")[0])
@@ -424,7 +434,7 @@ class Site:
                 assert sum(route.state == "active" for route in document.routes) <= 1
                 assert (document.state == "running") == any(r.state == "active" for r in document.routes)
             for revision in record.revisions.values():
-                if record.removed_at is None and revision.phase != "lost":
+                if record.removed_at is None and revision.phase not in ("lost", "waiting"):
                     for node, items in revision.blueprint.slices.items():
                         wanted.setdefault(node, set()).update(
                             f"{revision.id}/{i.pipeline}/{i.slice}" for i in items

@@ -11,7 +11,7 @@ from coordinator.actions import Clear, Persist, Publish, Respond
 from coordinator.intents import files_in_use
 from coordinator.lifecycle import Settings
 from coordinator.membership import LINK_GRACE, RECONNECT_GRACE
-from slicemq.errors import InsufficientCapacityError, ModelError
+from slicemq.errors import ModelError
 from slicemq.messages import Artifact, Heartbeat, Stamp
 from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent, sha
 
@@ -275,7 +275,7 @@ def test_repeats_of_a_transaction_are_harmless(site: Site) -> None:
 
 def test_deploy_that_cannot_be_planned_leaves_nothing(site: Site) -> None:
     site.deploy(intent())
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("need 9 MB")))
+    site.short("need 9 MB")
     assert (site.answers[-1].error, site.answers[-1].exit_code) == ("need 9 MB", 21)
     assert "faces" not in site.cluster.records
     assert TOPICS.pipeline("faces") not in site.retained
@@ -404,7 +404,7 @@ def test_death_during_a_rollout_keeps_the_wish(site: Site) -> None:
     site.die("n3")
     assert site.routes() == {old: "active"}
     assert site.jobs[-1].intent == intent(model="m2")
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("need more")))
+    site.short("need more")
     assert site.routes() == {old: "active"}
     jobs = len(site.jobs)
     site.wait(10)
@@ -434,7 +434,7 @@ def test_rollout_that_fails_while_nothing_serves_goes_back_to_what_served(site: 
 def test_paused_for_want_of_memory_until_a_node_returns(site: Site) -> None:
     site.run("n1", "n2")
     site.die("n2")
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("need 40, have 20")))
+    site.short("need 40, have 20")
     assert site.document().state == "paused"
     assert site.document().reason == "need 40, have 20"
     jobs = len(site.jobs)
@@ -451,7 +451,7 @@ def test_paused_for_want_of_memory_until_another_pipeline_goes(site: Site) -> No
     site.run("n1", name="birds")
     site.run("n1", "n2")
     site.die("n2")
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("need 40, have 20")))
+    site.short("need 40, have 20")
     site.wait(20)
     jobs = len(site.jobs)
     site.undeploy("birds")

@@ -109,6 +109,19 @@ class ClusterLife(RuleBasedStateMachine):
     def undeploy(self, name: str) -> None:
         self.site.undeploy(name)
 
+    @precondition(lambda self: self.site.cluster.started)
+    @rule(name=node_names, verb=st.sampled_from(("drain", "undrain", "forget")))
+    def a_nodes_upkeep(self, name: str, verb: str) -> None:
+        self.site.transactions += 1
+        self.site.do(self.site.cluster.on_upkeep(self.site.now, "cli", f"u{self.site.transactions}", verb, name))
+
+    @precondition(lambda self: self.site.cluster.started)
+    @rule(name=pipelines, slice_id=st.sampled_from(("s0", "0-3", "x")), node=st.sampled_from((*NODES, "")))
+    def a_slice_is_pinned(self, name: str, slice_id: str, node: str) -> None:
+        self.site.transactions += 1
+        transaction = f"p{self.site.transactions}"
+        self.site.do(self.site.cluster.on_pin(self.site.now, "cli", transaction, name, slice_id, node))
+
     @rule(name=pipelines, client=st.sampled_from(("c1", "c2")), attached=st.booleans())
     def a_client_attaches(self, name: str, client: str, attached: bool) -> None:
         self.site.do(self.site.cluster.on_attach(self.site.now, client, name, attached))
@@ -156,6 +169,8 @@ class ClusterLife(RuleBasedStateMachine):
             if not board.running:
                 site.boot(name)
             board.beats.clear()
+        for name in NODES:
+            site.do(site.cluster.on_upkeep(site.now, "cli", f"end-{name}", "undrain", name))
         for _ in range(12):
             site.wait(2.0)
             for name, board in site.boards.items():

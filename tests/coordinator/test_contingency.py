@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from coordinator.actions import MakePlan, PlanAhead
 from coordinator.contingency import AGAIN_AT_MOST, AGAIN_SECONDS, LOOK_SECONDS, MOST, Unmade
-from slicemq.errors import InsufficientCapacityError
 from slicemq.messages import PlanDocument
 from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent
 
@@ -187,7 +186,7 @@ def test_where_no_plan_exists_the_loss_is_planned_for_its_reason(site: Site) -> 
     site.wait(3 * LOOK_SECONDS)
     assert len(site.ahead) == 2, "it is not tried again while nothing changes"
     site.die("n1")
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("need more")))
+    site.short("need more")
     assert "need more" in site.document().reason
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.actions import Clear
 from coordinator.feedback import Subject
-from slicemq.errors import InsufficientCapacityError, ModelError, PipelineError, PlanError, RequestRefusedError
+from slicemq.errors import ModelError, PipelineError, PlanError, RequestRefusedError
 from slicemq.messages import Response
 from tests.coordinator.site import TOPICS, Board, Site, intent
 
@@ -97,8 +97,7 @@ def test_draining_outlasts_the_coordinator_and_the_node(site: Site) -> None:
 def test_a_node_that_nothing_can_replace_serves_on_and_says_why(site: Site) -> None:
     old = site.run("n1", "n2")
     ask(site, "drain", "n2")
-    job = site.jobs[-1].job
-    site.do(site.cluster.on_plan_failed(site.now, job, InsufficientCapacityError("needs 20 MB more")))
+    site.short("needs 20 MB more")
     assert site.routes() == {old: "active"}
     assert site.assignment("n2").draining
     assert site.assignment("n2").reason == (
@@ -111,8 +110,7 @@ def test_a_node_that_nothing_can_replace_serves_on_and_says_why(site: Site) -> N
     site.boards["n4"] = Board("n4")
     site.boot("n4")
     assert [node.node for node in site.jobs[-1].nodes] == ["n1", "n3"], "n4 was heard, and is not ready yet"
-    again = site.jobs[-1].job
-    site.do(site.cluster.on_plan_failed(site.now, again, InsufficientCapacityError("needs 20 MB more")))
+    site.short("needs 20 MB more")
     assert [node.node for node in site.jobs[-1].nodes] == ["n1", "n3", "n4"]
     site.bring_up("n1", "n4")
     assert site.assignment("n2").reason == ""
@@ -122,7 +120,7 @@ def test_a_node_that_nothing_can_replace_serves_on_and_says_why(site: Site) -> N
 def test_undraining_takes_the_reason_away(site: Site) -> None:
     old = site.run("n1", "n2")
     ask(site, "drain", "n2")
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("needs more")))
+    site.short("needs more")
     ask(site, "undrain", "n2")
     assert site.document().reason == ""
     assert not site.assignment("n2").draining
@@ -158,10 +156,10 @@ def test_a_pipeline_whose_wish_waits_for_nodes_still_leaves_a_drained_one(site: 
     site.deploy(intent(model="m2"))
     site.plan("n2", "n3")
     site.die("n3")
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("needs more")))
+    site.short("needs more")
     assert site.record().wish is not None
     ask(site, "drain", "n2")
-    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, InsufficientCapacityError("needs more")))
+    site.short("needs more")
     job = site.jobs[-1]
     assert job.intent == intent()
     assert [node.node for node in job.nodes] == ["n1"]
