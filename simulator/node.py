@@ -12,12 +12,14 @@ from typing import Any, Protocol
 from edge_node.agent import Agent
 from edge_node.events import (
     AssignmentReceived,
+    CancelFetch,
     CoordinatorSeen,
     Event,
     Fetch,
     Fetched,
     FetchFailed,
     PublishReport,
+    RetaskWorker,
     StartWorker,
     StopWorker,
     Tick,
@@ -246,7 +248,9 @@ class Node:
                 self._watch.reported(self, action.seen)
                 report = Report(self.board.name, self.epoch, self._reports, action.slices, action.seen)
                 self.session.own(self._topic("report"), self._wire.pack(report))
-            else:
+            elif isinstance(action, RetaskWorker):
+                self._retask(action)
+            elif isinstance(action, CancelFetch):
                 self._fetching.pop(action.sha256, None)
         self._retries |= isinstance(event, FetchFailed)
 
@@ -300,6 +304,18 @@ class Node:
         if worker.link.connection is not None:
             worker.link.connection.abort()
         self.process.after(0.01, self._buried, number, how)
+
+    def _retask(self, action: RetaskWorker) -> None:
+        """The worker's process goes on with another slice, under another number."""
+        worker = self.workers.pop(action.worker, None)
+        if worker is None:
+            # It has died, which the agent hears in a moment: so has the one that it becomes.
+            self.process.after(0.01, self._handle, WorkerDied(action.number, "exit code 1"))
+            return
+        self._beats.pop(action.worker, None)
+        worker.link.stop()
+        worker.process.die()
+        self._start(StartWorker(action.number, action.slice, action.poisoned))
 
     def _stop_worker(self, number: int) -> None:
         self.stopping[number] = None
