@@ -108,6 +108,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "light_nodes",
+        "the coordinator with 10, 100 and 1,000 nodes: seconds to join, plan and recover; memory, processor time",
+        "8 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
         "many_nodes",
         "ResNet50 on 1 to 20 equal nodes: rate, processor time, bytes and energy (can be resumed)",
         "12 min",

@@ -13,6 +13,7 @@ from slicemq.messages import Assignment, PipelineDocument, PlanDocument, SliceAs
 from slicemq.topics import Topics
 
 logger = logging.getLogger("slicemq.coordinator.adoption")
+_DRAIN_SECONDS = 30.0
 
 
 def adopt_running(topics: Topics, retained: Mapping[str, bytes], now: float) -> list[PipelineRecord]:
@@ -41,6 +42,52 @@ def adopt_running(topics: Topics, retained: Mapping[str, bytes], now: float) -> 
         if record is not None:
             records.append(record)
     return records
+
+
+def numbers_seen(topics: Topics, retained: Mapping[str, bytes]) -> dict[str, int]:
+    """Pipeline -> the highest revision number in its document and in assignments; what cannot be read has none."""
+    found: dict[str, int] = {}
+    for items in _assignments(topics, retained).values():
+        for item in items:
+            found[item.pipeline] = max(found.get(item.pipeline, 0), _number(item.revision))
+    for topic, payload in retained.items():
+        parts = _parts(topics, topic)
+        if len(parts) == 2 and parts[0] == "pipelines":
+            try:
+                routes = decode(PipelineDocument, payload, topic).routes
+            except ProtocolError:
+                continue
+            found[parts[1]] = max([found.get(parts[1], 0), *(_number(route.revision) for route in routes)])
+    return found
+
+
+def catch_up(stored: PipelineRecord, seen: PipelineRecord) -> bool:
+    """Bring a record of a store that is older than the retained documents up to them; whether it was older.
+
+    A standby's store may lack the last moments of the coordinator before it. `seen` is what `adopt_running` found:
+    what clients send to stays active.
+    """
+    active = seen.active
+    if active is None or active.id in stored.revisions or seen.highest <= stored.highest:
+        return False
+    stored.resend = max(stored.resend, seen.resend)
+    stored.removed_at = None
+    for old in stored.in_phase("active"):
+        old.phase, old.since, old.deadline = "draining", active.since, active.since + _DRAIN_SECONDS
+    known = [
+        intent for intent in (stored.wish.intent if stored.wish else None, stored.intent) if intent is not None
+    ]
+    intent = next((one for one in known if one.model == active.intent.model), active.intent)
+    if stored.wish is not None and stored.wish.intent is intent:
+        stored.wish = None
+    active.intent = stored.intent = intent
+    stored.revisions[active.id] = active
+    stored.face, stored.status = seen.face, ""
+    return True
+
+
+def _number(revision: str) -> int:
+    return int(revision.partition("-")[0])
 
 
 def _assignments(topics: Topics, retained: Mapping[str, bytes]) -> dict[str, tuple[SliceAssignment, ...]]:
@@ -135,7 +182,7 @@ def _record(
     revision = Revision(active.revision, intent, made, "active", since=now, deadline=math.inf)
     seen = [route.revision for route in document.routes]
     seen += [i.revision for items in assignments.values() for i in items if i.pipeline == document.name]
-    highest = max(int(name.partition("-")[0]) for name in seen)
+    highest = max(map(_number, seen))
     record = PipelineRecord(document.name, intent, highest, {revision.id: revision}, face=made)
     record.resend = document.resend
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -105,6 +106,28 @@ class ArtifactStore:
         except OSError as error:
             raise StoreError(f"{part}: {error.strerror}") from error
         return path
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether the artifact is here with its very bytes; a damaged one is deleted. Reads the whole file."""
+        path = self.path(artifact.sha256)
+        if self.size(artifact.sha256) is None:
+            return False
+        digest = hashlib.sha256()
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+            if digest.hexdigest() == artifact.sha256:
+                return True
+            path.unlink()
+        except OSError:
+            return False
+        return False
+
+    def drop(self, sha256: str) -> None:
+        """Delete an artifact that nobody needs any more."""
+        with contextlib.suppress(OSError):
+            self.path(sha256).unlink()
 
     def prune(self, keep: Collection[str], older_than: float = 3600.0) -> list[str]:
         """Delete what is not in `keep` and was not used for `older_than` seconds; returns the names deleted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from coordinator.intents import Intent
 from coordinator.upkeep import VERBS as UPKEEP
 from slicemq.errors import CoordinatorError, ProtocolError, SliceMQError
 from slicemq.messages import (
+    MAX_DOCUMENT_BYTES,
     Artifact,
     Beat,
     Capacity,
@@ -30,6 +32,10 @@ _MAX_RETAINED = 20_000
 Decode = Callable[[type[Any], Any, str], Any]
 _LONGEST_PIN = 64
 _VERBS = ("deploy", "undeploy", "attach", "detach", "pin", *UPKEEP)
+
+
+class OutrankedError(CoordinatorError):
+    """Another coordinator has this one's place: this one stops writing (protocol rule 22)."""
 
 
 class Inbox:
@@ -55,6 +61,7 @@ class Inbox:
             topics.request("+", "+"),
             topics.coordinator,
             topics.coordinator_marker,
+            topics.mirror,
         )
 
     def is_own_beat(self, topic: str, payload: bytes) -> bool:
@@ -69,7 +76,7 @@ class Inbox:
         self.retained.clear()
 
     def read(self, now: float, topic: str, payload: bytes, retained: bool) -> Iterable[Action]:
-        """Hand one message to the core. Raises CoordinatorError when another coordinator shows itself."""
+        """Hand one message to the core. Raises OutrankedError when another coordinator has this one's place."""
         parts = self._topics.parts(topic)
         if not payload:
             return []
@@ -86,36 +93,49 @@ class Inbox:
     def _coordinator(
         self, now: float, parts: tuple[str, ...], topic: str, payload: bytes, retained: bool
     ) -> Iterable[Action]:
-        if len(parts) == 2:
-            beat = self._decode(Beat, payload, topic)
-            if beat.instance == self._instance:
-                return self._cluster.on_own_beat(now)
-            if not self._cluster.started:
-                raise CoordinatorError(
-                    f"another coordinator ({beat.instance[:8]}) is active in cluster {self._topics.cluster}"
-                )
+        if len(parts) == 2 and parts[1] == "marker":
+            self._beat(self._decode(Beat, payload, topic))
+            return self._cluster.on_own_beat(now) if self.is_own_beat(topic, payload) else []
+        if len(parts) == 2 and parts[1] == "mirror":
+            self._stamped(payload)
+            return []
+        if len(parts) != 1:
             return []
         state = self._decode(CoordinatorState, payload, topic)
         self._cluster.saw_term(state.stamp.term)
-        if (
-            state.stamp.instance != self._instance
-            and not retained
-            and state.state == "ready"
-            and self._outranked(state)
-        ):
-            raise CoordinatorError(
-                f"coordinator {state.stamp.instance[:8]} has taken over cluster {self._topics.cluster} "
-                f"with term {state.stamp.term}"
-            )
+        if not retained and state.state == "ready":
+            self._yield_to(state.stamp.term, state.stamp.instance)
         return []
 
-    def _outranked(self, state: CoordinatorState) -> bool:
-        mine = (self._cluster.term, self._instance)
-        return (
-            self._cluster.started
-            and state.stamp.instance != self._instance
-            and (state.stamp.term, state.stamp.instance) > mine
-        )
+    def _beat(self, beat: Beat) -> None:
+        """Of two that start the higher instance gives way; else who coordinates with the higher term stays."""
+        if beat.instance == self._instance:
+            return
+        who, cluster = beat.instance[:8], self._topics.cluster
+        if self._cluster.started:
+            if beat.term > 0:
+                self._yield_to(beat.term, beat.instance)
+            return
+        hint = "start this one with --standby to have it take over when that one is lost"
+        if beat.term > 0:
+            raise OutrankedError(f"another coordinator ({who}) is active in cluster {cluster}: {hint}")
+        if beat.instance < self._instance:
+            raise OutrankedError(f"another coordinator ({who}) is starting in cluster {cluster}: {hint}")
+
+    def _yield_to(self, term: int, instance: str) -> None:
+        if self._cluster.started and (term, instance) > (self._cluster.term, self._instance):
+            raise OutrankedError(
+                f"coordinator {instance[:8]} has taken over cluster {self._topics.cluster} with term {term}"
+            )
+
+    def _stamped(self, payload: bytes) -> None:
+        """A coordinators' document: its stamp says whether another one took over (rules 21 and 22)."""
+        # Most that comes is the echo of what this one wrote.
+        own = isinstance(payload, bytes) and self._instance.encode() in payload
+        found = stamp_of(payload) if isinstance(payload, bytes) and not own else None
+        if found is not None:
+            self._cluster.saw_term(found[0])
+            self._yield_to(*found)
 
     def _node(
         self, now: float, parts: tuple[str, ...], topic: str, payload: bytes, retained: bool
@@ -146,6 +166,7 @@ class Inbox:
 
     def _own_kind(self, now: float, topic: str, payload: bytes, retained: bool) -> Iterable[Action]:
         """A document that only coordinators write: kept for the start, or cleared when it is not known."""
+        self._stamped(payload)
         if self._cluster.started:
             return self._cluster.on_foreign(now, topic) if retained else []
         if retained and len(self.retained) < _MAX_RETAINED:
@@ -183,6 +204,19 @@ class Inbox:
             node = "" if body.get("node", "") == "" else _name(body, "node", topic, "a node's id, or nothing")
             return self._cluster.on_pin(now, client, transaction, name, slice_id, node)
         raise ProtocolError(f"{topic}: verb {verb[:80]!r}: expected one of {', '.join(_VERBS)}")
+
+
+def stamp_of(payload: bytes) -> tuple[int, str] | None:
+    """(term, instance) of a coordinator's document; None where there is no stamp that can be read."""
+    if len(payload) > MAX_DOCUMENT_BYTES:
+        return None
+    try:
+        stamp = json.loads(payload)["stamp"]
+        term, instance = stamp["term"], stamp["instance"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    sound = type(term) is int and 0 <= term < 1 << 63 and isinstance(instance, str)
+    return (term, instance) if sound else None
 
 
 def _intent(body: dict[str, Any], topic: str) -> Intent:

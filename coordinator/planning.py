@@ -102,7 +102,7 @@ def run(job: PlanningJob) -> Blueprint:
     """Plan, cut, store. Raises ModelError, PlanError (InsufficientCapacityError) or StoreError."""
     store = ArtifactStore(job.folder / "artifacts")
     path = store.path(job.intent.model.sha256)
-    graph = model_graph(str(path), job.tools, _shapes(job))
+    graph = model_graph(str(path), job.tools, shapes_of(job.intent))
     if graph.sha256 != job.intent.model.sha256:
         raise ModelError(f"{path}: its SHA-256 is {graph.sha256}")
     calibration = _calibration(job, store, graph)
@@ -150,14 +150,14 @@ def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) ->
                 plan = _with_present_brokers(plan, job.nodes)
             _check_brokers(plan, job.nodes)
             _check_memory(plan, job.nodes)
-            _check_operators(plan, graph, model_needs(path, job.tools, _shapes(job)), job.nodes)
+            _check_operators(plan, graph, model_needs(path, job.tools, shapes_of(job.intent)), job.nodes)
             return plan, {}
         missing = sorted({node for item in plan.slices for node in item.nodes} - present)
         logger.warning("the operator's plan names nodes that are not here (%s): making another", ", ".join(missing))
     if not job.nodes:
         raise InsufficientCapacityError("no node is ready")
     source = str(job.intent.options.get("profile", "measure"))
-    profile = model_profile(path, source, str(job.folder / "profiles"), job.tools, _shapes(job))
+    profile = model_profile(path, source, str(job.folder / "profiles"), job.tools, shapes_of(job.intent))
     reference = reference_speeds(job.tools, job.folder)
 
     # What an operator asks for is placed as well as possible; what replaces a lost plan moves little.
@@ -166,7 +166,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) ->
     measures = None
     if options.codecs != ("raw",):
         kept = str(job.folder / "profiles")
-        measures = model_measures(path, options.codecs, kept, job.tools, _shapes(job), calibration)
+        measures = model_measures(path, options.codecs, kept, job.tools, shapes_of(job.intent), calibration)
 
     def attempt(nodes: list[Capacity]) -> tuple[Plan, Computing]:
         fleet = informed(fleet_from_capacities(nodes, reference, options.broker_rate), known)
@@ -178,7 +178,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) ->
                 fleet,
                 memory=slice_memory,
                 options=wanted,
-                needs=model_needs(path, job.tools, _shapes(job)),
+                needs=model_needs(path, job.tools, shapes_of(job.intent)),
                 measures=measures,
             )
 
@@ -251,9 +251,9 @@ def _with_brokers_known(options: PlanOptions, nodes: list[Capacity]) -> PlanOpti
     return replace(options, data_brokers="never")
 
 
-def _shapes(job: PlanningJob) -> Shapes:
+def shapes_of(intent: Intent) -> Shapes:
     """The sizes that the operator chose for inputs, in a form that serves as a key. Raises PlanError."""
-    body = job.intent.options.get("shapes", {})
+    body = intent.options.get("shapes", {})
     if not isinstance(body, dict):
         raise PlanError("field shapes: expected an object, input -> list of sizes")
     for name, sizes in body.items():

@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
-from coordinator.adoption import adopt_running
+from coordinator.adoption import adopt_running, catch_up, numbers_seen
 from coordinator.artifacts import ArtifactStore
 from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
-from coordinator.inbox import Inbox
+from coordinator.fence import Fence
+from coordinator.inbox import Inbox, OutrankedError, stamp_of
 from coordinator.intents import Blueprint, files_in_use
+from coordinator.mirroring import Mirroring
 from coordinator.narrator import Narrator
 from coordinator.planning import Tools
 from coordinator.probe import Prober
 from coordinator.store import Store
 from coordinator.workshop import Workshop
 from slicemq.datalink import open_link
-from slicemq.errors import CoordinatorError, SliceMQError, StoreError
-from slicemq.messages import Beat, CoordinatorState, Stamp, encode, new_epoch
+from slicemq.errors import SliceMQError, StoreError
+from slicemq.messages import Beat, CoordinatorState, Stamp, decode, encode, new_epoch
 from slicemq.options import BrokerOptions
 from slicemq.probe import probe_message_size
 from slicemq.session import Session, Will
@@ -54,11 +56,15 @@ class ServiceOptions:
 class CoordinatorService:
     """Everything impure around `Cluster`; `run` is its loop. All events are handled on the thread of `run`."""
 
-    def __init__(self, options: ServiceOptions, *, on_ready: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, options: ServiceOptions, *, instance: str = "", on_ready: Callable[[], object] = lambda: None
+    ) -> None:
+        """`instance`: the life that this is a part of (a standby's, that takes over); empty: a new one."""
         self._options = options
         self._on_ready = on_ready
-        self.instance = new_epoch()
+        self.instance = instance or new_epoch()
         self._topics = Topics(options.cluster)
+        self._standbys = self._topics.standby("")
         self._store = Store(options.folder)
         stored = self._store.load(time.monotonic())
         self._cluster = Cluster(self._topics, instance=self.instance, records=stored.records, term=stored.term)
@@ -76,13 +82,17 @@ class CoordinatorService:
         self._error: SliceMQError | None = None
         self._heard_back: float | None = None
         self._beat_counter = 0
+        self._fence = Fence(options.heartbeat_deadline)
+        self._unverified: object | None = None
         name = f"coordinator-{self.instance[:8]}"
         self._session = Session(
             options.broker,
             name,
             will=Will(self._topics.coordinator, encode(self._state("lost"))),
             on_message=self._on_message,
-            on_up=lambda: self._put(self._on_up),
+            on_up=self._connected,
+            held_back=True,
+            yields=self._is_outranked,
             on_down=lambda reason: self._put(lambda now: self._on_down(reason)),
         )
         self._exchange = Exchange(
@@ -91,6 +101,9 @@ class CoordinatorService:
         self._link = open_link(options.broker, f"{name}-data", on_frame=self._on_frame)
         self._prober = Prober(
             self._link, self._topics, name, lambda p, r: self._put(lambda now: self._cluster.on_probed(now, p, r))
+        )
+        self._mirroring = Mirroring(
+            options.folder, self._artifacts, self._topics, self._session.own, self._session.disown
         )
         self._narrator = Narrator()
         self._inbox = Inbox(self._topics, self._cluster, self.instance)
@@ -105,9 +118,9 @@ class CoordinatorService:
         )
 
     def run(self, stop: threading.Event) -> None:
-        """Coordinate until `stop` is set. Raises CoordinatorError when another coordinator shows itself."""
+        """Coordinate until `stop` is set. Raises OutrankedError when another coordinator has this one's place."""
         session = self._session
-        session.subscribe(*self._inbox.filters, *self._exchange.filters)
+        session.subscribe(*self._inbox.filters, *self._exchange.filters, self._topics.standby("+"))
         session.start()
         self._link.start()
         self._workshop.warm_up()
@@ -130,7 +143,9 @@ class CoordinatorService:
                         logger.warning("the broker does not send back what is published: subscribing again")
                         session.subscribe(*self._inbox.filters)
                 self._prober.tick(now)
-                self._carry_out(self._cluster.tick(now))
+                if self._fence.open(now):
+                    self._carry_out(self._cluster.tick(now))
+                    self._mirroring.tick(now, self._files, self._cluster.stamp)
                 for line in self._narrator.lines(self._cluster):
                     logger.info("%s", line)
         finally:
@@ -143,6 +158,11 @@ class CoordinatorService:
             session.stop(farewell=farewell)
         if self._error is not None:
             raise self._error
+
+    @property
+    def has_coordinated(self) -> bool:
+        """Whether it came to decide."""
+        return self._cluster.started
 
     @property
     def _where(self) -> str:
@@ -184,24 +204,51 @@ class CoordinatorService:
         self._put(lambda now: self._heard(now, topic, payload, retained))
 
     def _heard(self, now: float, topic: str, payload: bytes, retained: bool) -> Iterable[Action]:
-        if self._inbox.is_own_beat(topic, payload):
-            self._heard_back = self._heard_back if self._heard_back is not None else now
+        if topic == self._topics.coordinator_marker:
+            self._own_beat(now, decode(Beat, payload, topic))
+        if topic.startswith(self._standbys):
+            self._mirroring.on_standby(now, topic, payload)
+            return []
         try:
             return self._inbox.read(now, topic, payload, retained)
-        except CoordinatorError as error:
+        except OutrankedError as error:
             self._error = error
             return []
+
+    def _own_beat(self, now: float, beat: Beat) -> None:
+        """What was written before it has been heard: nobody took this one's place, so it may write (rule 22)."""
+        if beat.instance != self.instance:
+            return
+        self._fence.heard(beat.counter)
+        if self._unverified is not None and self._fence.open(now):
+            self._session.release(self._unverified)
+            self._unverified = None
+        self._heard_back = self._heard_back if self._heard_back is not None else now
+
+    def _is_outranked(self, topic: str, payload: bytes) -> bool:
+        """Whether what stands on our topic is of one that outranks this one; on the network thread."""
+        found = stamp_of(payload)
+        return found is not None and found > (self._cluster.term, self.instance)
+
+    def _connected(self) -> None:
+        """On the network thread."""
+        connection = self._session.present
+        self._put(lambda now: self._on_up(now, connection))
 
     def _on_frame(self, topic: str, payload: bytes | memoryview) -> None:
         self._prober.on_frame(topic, payload)
 
-    def _on_up(self, now: float) -> Iterable[Action]:
+    def _on_up(self, now: float, connection: object) -> Iterable[Action]:
         logger.info("connected to %s", self._where)
+        self._fence.cut_off()
+        self._unverified = connection
         return []
 
     def _on_down(self, reason: str) -> Iterable[Action]:
         logger.warning("no connection to %s: %s", self._where, reason)
         self._cluster.on_disconnected()
+        self._fence.cut_off()
+        self._unverified = None
         if not self._cluster.started:
             self._heard_back = None
         return []
@@ -227,20 +274,17 @@ class CoordinatorService:
 
     def _beat(self) -> None:
         self._beat_counter += 1
-        beat = Beat(self.instance, self._beat_counter)
+        beat = Beat(self.instance, self._beat_counter, self._cluster.term if self._cluster.started else 0)
+        self._fence.sent(self._beat_counter, time.monotonic())
         self._session.publish(self._topics.coordinator_marker, encode(beat), qos=0)
 
     def _start_when_due(self, now: float) -> None:
         """Rule 23: decide nothing before the marker came back and one heartbeat deadline has passed."""
-        if self._cluster.started or self._heard_back is None:
+        if self._cluster.started or self._heard_back is None or not self._fence.open(now):
             return
         if now - self._heard_back < self._cluster.members.deadline:
             return
-        for record in adopt_running(self._topics, self._inbox.retained, now):
-            if record.name in self._cluster.records:
-                continue
-            logger.info("pipeline %s is not in the store: taken over from its retained topics", record.name)
-            self._cluster.adopt(record)
+        self._adopt(now)
         self._carry_out(self._cluster.start(now))
         self._session.own(self._topics.coordinator, encode(self._state("ready")))
         for topic in self._inbox.retained:
@@ -249,11 +293,24 @@ class CoordinatorService:
         logger.info("coordinating: term %d, %d pipelines", self._cluster.term, len(self._cluster.records))
         self._on_ready()
 
+    def _adopt(self, now: float) -> None:
+        """Take over what runs and is not, or not as it runs, in the store."""
+        records = self._cluster.records
+        for record in adopt_running(self._topics, self._inbox.retained, now):
+            if record.name not in records:
+                logger.info("pipeline %s is not in the store: taken over from its retained topics", record.name)
+                self._cluster.adopt(record)
+            elif catch_up(records[record.name], record):
+                logger.info("pipeline %s: its retained topics are newer than the store", record.name)
+        for name, number in numbers_seen(self._topics, self._inbox.retained).items():
+            if name in records:
+                records[name].highest = max(records[name].highest, number)
+
     def _carry_out(self, actions: Iterable[Action]) -> None:
-        """Carry out actions in order; while the store cannot be written, hold them back (rule 24)."""
+        """Carry out actions in order; hold them back while nothing may be written (rules 22 and 24)."""
         self._held += actions
         now = time.monotonic()
-        if now < self._hold_until:
+        if now < self._hold_until or not self._fence.open(now):
             return
         while self._held:
             action = self._held[0]
@@ -273,6 +330,7 @@ class CoordinatorService:
             case Persist():
                 situation = self._cluster.situation
                 self._store.save(self._cluster.term, self._cluster.records.values(), situation.plain())
+                self._mirroring.changed(time.monotonic())
             case Publish(topic, document):
                 self._session.own(topic, encode(document))
             case Clear(topic):
@@ -290,9 +348,12 @@ class CoordinatorService:
                 self._prober.stop(pipeline, revision)
 
     def _prune(self) -> None:
-        keep = self._cluster.contingencies.artifacts() | files_in_use(self._cluster.records.values())
+        keep = self._cluster.contingencies.artifacts() | self._files() | self._mirroring.keep
         for name in self._artifacts.prune(keep):
             logger.info("artifact %s is not used any more: deleted", name[:12])
+
+    def _files(self) -> set[str]:
+        return files_in_use(self._cluster.records.values())
 
     def _state(self, word: Any) -> CoordinatorState:
         stamp = self._cluster.stamp() if hasattr(self, "_cluster") else Stamp(0, self.instance, 0)

@@ -37,12 +37,9 @@ class Store:
 
     def load(self, now: float) -> Stored:
         """Read the store; an absent one is empty. Raises StoreError that names the file and the field."""
-        try:
-            text = self._path.read_bytes()
-        except FileNotFoundError:
+        text = self.content()
+        if text is None:
             return Stored(0, ())
-        except OSError as error:
-            raise StoreError(f"{self._path}: {error.strerror}") from error
         try:
             return from_body(json.loads(text), now)
         except (ValueError, RecursionError, ProtocolError) as error:
@@ -53,12 +50,31 @@ class Store:
 
     def save(self, term: int, records: Iterable[PipelineRecord], learnt: Mapping[str, Any] | None = None) -> None:
         """Write the store and force it to the disk. Raises StoreError; the old file then stays."""
-        body = to_body(term, records, learnt)
+        self._write(json.dumps(to_body(term, records, learnt)).encode())
+
+    def content(self) -> bytes | None:
+        """The file's bytes; None when there is none. Raises StoreError when it cannot be read."""
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self._path}: {error.strerror}") from error
+
+    def install(self, content: bytes) -> None:
+        """Put another coordinator's store in place of this one. Raises StoreError for what is none."""
+        try:
+            from_body(json.loads(content), 0.0)
+        except (ValueError, RecursionError, ProtocolError) as error:
+            raise StoreError(f"what the other coordinator sent is not a store: {error}") from error
+        self._write(content)
+
+    def _write(self, content: bytes) -> None:
         temporary = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "w") as file:
-                json.dump(body, file)
+            with open(temporary, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self._path)

@@ -531,7 +531,11 @@ class ChunkRequest:
 
 @dataclass(frozen=True)
 class Beat:
-    """`coordinator/marker`: the coordinator's message to itself (rules 20 and 23)."""
+    """`coordinator/marker`: the coordinator's message to itself (rules 20 and 23).
+
+    `term` is that with which it coordinates; 0: it does not yet.
+    """
 
     instance: str
     counter: int
+    term: int = 0

@@ -12,6 +12,7 @@ RolloutStateWord = Literal[
 ]
 """`planning` to `shadow` are under way; the others are ends."""
 
+MOST_MIRRORED = 20_000
 StandbyStateWord = Literal["mirroring", "ready", "disconnected", "lost"]
 
 
@@ -52,6 +53,10 @@ class Mirror:
     stamp: Stamp
     store: Artifact
     files: tuple[Artifact, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.files) > MOST_MIRRORED:
+            raise ValueError(f"files: expected at most {MOST_MIRRORED}")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ class OwnedDocuments:
         else:
             document.payload = payload
 
+    def is_own(self, topic: str, payload: bytes) -> bool:
+        """Whether `payload` is the document of `topic`, or one of those before it whose echo has not come."""
+        document = self._documents.get(topic)
+        return document is not None and (payload == document.payload or payload in document.echoes)
+
     def drop(self, topic: str) -> bool:
         """Forget `topic`; whether it was known."""
         return self._documents.pop(topic, None) is not None

@@ -58,6 +58,10 @@ class Session(ConnectionKeeper):
     connection is ready (every subscription confirmed, every owned document published again), `on_down(reason)` when
     it is lost. All three run on the network thread: they must not wait, and an exception in them is logged.
     Documents that are retained may come more than once.
+
+    With `held_back` owned documents are published on a connection only after `release`: for a writer that first
+    looks whether somebody took its place (protocol rule 22). `yields(topic, payload)` says of foreign content on an
+    owned topic that it is to stay there; it runs on the network thread.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class Session(ConnectionKeeper):
         on_up: Callable[[], None] = _ignore,
         on_down: Callable[[str], None] = _ignore,
         keepalive: int = 5,
+        held_back: bool = False,
+        yields: Callable[[str, bytes], bool] | None = None,
     ) -> None:
         super().__init__(broker, client_id, on_up=on_up, on_down=on_down, keepalive=keepalive, will=will)
         self._on_message = on_message
@@ -77,6 +83,8 @@ class Session(ConnectionKeeper):
         self._owning = threading.Lock()
         # The connection on which owned documents go out: set when they have been announced on it.
         self._live: AnyConnection | None = None
+        self._held_back = held_back
+        self._yields = yields
         self._watched: set[str] = set()
         self._unreadable: set[str] = set()
         self._snapshot: _Snapshot | None = None
@@ -111,6 +119,20 @@ class Session(ConnectionKeeper):
         with self._owning:
             self._documents.drop(topic)
         self.publish(topic, b"", qos=1, retain=True)
+
+    @property
+    def present(self) -> object | None:
+        """The connection that is up now, to be given to `release`; None while there is none."""
+        return self._connection if self._up else None
+
+    def release(self, connection: object) -> None:
+        """Publish owned documents on this connection from now on; nothing happens on any other one."""
+
+        def announce(now: AnyConnection) -> None:
+            if now is connection and self._live is None:
+                self._publish_all(now)
+
+        self._call_soon(announce)
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> bool:
         """Send a message; False when the session is down or too much waits already. It is never sent later."""
@@ -163,7 +185,7 @@ class Session(ConnectionKeeper):
     # On the network thread.
 
     def _received(self, topic: str, payload: bytes, retained: bool) -> None:
-        if self._live is not None and topic in self._documents:
+        if self._live is not None and topic in self._documents and not self._stays(topic, payload):
             with self._owning:
                 foreign = self._documents.received(topic, payload, time.monotonic())
             if foreign:
@@ -176,7 +198,18 @@ class Session(ConnectionKeeper):
         if asked:
             self._on_message(topic, payload, retained)
 
+    def _stays(self, topic: str, payload: bytes) -> bool:
+        if self._yields is None:
+            return False
+        with self._owning:
+            own = self._documents.is_own(topic, payload)
+        return not own and self._yields(topic, payload)
+
     def _announce(self, connection: AnyConnection) -> None:
+        if not self._held_back:
+            self._publish_all(connection)
+
+    def _publish_all(self, connection: AnyConnection) -> None:
         with self._owning:
             for topic, payload in self._documents.restart():
                 self._publish_own(connection, topic, payload)

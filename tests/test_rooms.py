@@ -36,6 +36,8 @@ PURE = {
     "coordinator/watch.py",
     "coordinator/cli/course.py",
     "coordinator/cli/drained.py",
+    "coordinator/fence.py",
+    "coordinator/standby.py",
     "edge_node/agent.py",
     "edge_node/join.py",
     "edge_node/identity.py",

@@ -34,12 +34,22 @@ def command(
         help="Folder of the store. Default: $STATE_DIRECTORY, else ~/.local/state/slicemq/coordinator-<cluster>.",
     ),
     heartbeat_deadline: float = typer.Option(
-        1.5, "--heartbeat-deadline", min=0.5, help="Seconds of silence after which a node counts as lost."
+        1.5,
+        "--heartbeat-deadline",
+        min=0.5,
+        help="Seconds of silence after which a node, or the coordinator before a standby, counts as lost.",
+    ),
+    standby: bool = typer.Option(
+        False,
+        "--standby",
+        envvar="SLICEMQ_STANDBY",
+        help="Begin as a standby: mirror the coordinator that is active, and take over when it is lost.",
     ),
 ) -> None:
     """Run the coordinator: it plans, hands out slices, watches the nodes and replaces those that are lost."""
     from coordinator.planning import Tools
-    from coordinator.service import CoordinatorService, ServiceOptions
+    from coordinator.service import ServiceOptions
+    from coordinator.standby_service import run_roles
     from slicemq.systemd import notify
 
     folder = state_dir or _default_folder(net.cluster)
@@ -58,14 +68,21 @@ def command(
     except OSError as error:
         raise ConfigError(f"--state-dir {folder}: {error.strerror}") from error
 
-    def ready() -> None:
-        notify("READY=1\nSTATUS=coordinating")
-        where = net.options.describe()
-        body = {"state": "ready", "cluster": net.cluster, "broker": where, "instance": service.instance}
-        out.result(body, f"ready: coordinating cluster {net.cluster} at {where}")
+    said = False
 
-    service = CoordinatorService(options, on_ready=ready)
-    service.run(stop)
+    def told(role: str, instance: str) -> None:
+        nonlocal said
+        notify("READY=1", f"STATUS={role}")
+        if said:
+            return
+        said = True
+        where = net.options.describe()
+        state = "ready" if role == "coordinating" else role
+        body = {"state": state, "cluster": net.cluster, "broker": where, "instance": instance}
+        words = "ready: coordinating" if role == "coordinating" else "standby: mirroring the coordinator of"
+        out.result(body, f"{words} cluster {net.cluster} at {where}")
+
+    run_roles(options, stop, standby=standby, told=told)
     notify("STOPPING=1")
 
 

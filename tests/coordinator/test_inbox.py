@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coordinator.actions import Respond
-from coordinator.inbox import Inbox
+from coordinator.inbox import Inbox, OutrankedError, stamp_of
 from slicemq.errors import CoordinatorError, ProtocolError
-from slicemq.messages import Artifact, Beat, CoordinatorState, Request, Stamp, encode
+from slicemq.messages import Artifact, Assignment, Beat, CoordinatorState, Request, Stamp, encode
+from slicemq.operations import Mirror
 from tests.coordinator.site import TOPICS, Board, Site, capacity, intent
 from tests.coordinator.test_store import JSON, places
 
@@ -164,20 +165,84 @@ def test_requests_wait_for_the_start_and_documents_are_kept_until_then() -> None
     assert inbox.retained == {}
 
 
-def test_another_coordinator_shows_itself() -> None:
-    """Rules 21 and 22."""
-    beat = encode(Beat("b" * 16, 1))
+@pytest.mark.parametrize(
+    ("instance", "term", "text"),
+    [
+        ("b" * 16, 3, "another coordinator .bbbbbbbb. is active in cluster lab.*--standby"),
+        ("b" * 16, 0, None),
+        ("0" * 16, 0, "another coordinator .00000000. is starting in cluster lab"),
+        (OWN, 0, None),
+    ],
+)
+def test_one_that_starts_gives_way(instance: str, term: int, text: str | None) -> None:
+    """Rule 22: to one that coordinates, and to one that starts as well and has the lower instance."""
     _, inbox = scene(start=False)
-    with pytest.raises(CoordinatorError, match="is active in cluster lab"):
+    beat = encode(Beat(instance, 1, term))
+    if text is None:
         hear(inbox, TOPICS.coordinator_marker, beat)
+    else:
+        with pytest.raises(OutrankedError, match=text):
+            hear(inbox, TOPICS.coordinator_marker, beat)
+
+
+def one_of_each_kind(term: int, instance: str) -> dict[str, bytes]:
+    """Documents that only a coordinator writes."""
+    stamp = Stamp(term, instance, 1)
+    return {
+        TOPICS.coordinator: encode(CoordinatorState("ready", stamp, 0.0, "0")),
+        TOPICS.coordinator_marker: encode(Beat(instance, 1, term)),
+        TOPICS.mirror: encode(Mirror(stamp, intent().model)),
+        TOPICS.node("pi-1", "assignment"): encode(Assignment("pi-1", stamp, ())),
+        TOPICS.pipeline("faces"): json.dumps({"stamp": {"term": term, "instance": instance}}).encode(),
+    }
+
+
+@pytest.mark.parametrize("topic", sorted(one_of_each_kind(1, "")))
+@pytest.mark.parametrize(
+    ("above", "instance", "stays"),
+    [(-1, "f" * 16, True), (0, "0" * 16, True), (0, "b" * 16, False), (1, "0", False)],
+)
+def test_one_that_coordinates_stops_for_a_higher_term_only(
+    topic: str, above: int, instance: str, stays: bool
+) -> None:
+    """Rules 21 and 22: on whatever topic it shows itself; among equal terms the higher instance stays."""
     site, inbox = scene()
-    assert hear(inbox, TOPICS.coordinator_marker, beat) == []
-    term = site.cluster.term
-    lower = encode(CoordinatorState("ready", Stamp(term - 1, "b" * 16, 1), 0.0, "0"))
-    higher = encode(CoordinatorState("ready", Stamp(term + 1, "b" * 16, 1), 0.0, "0"))
-    assert hear(inbox, TOPICS.coordinator, lower) == []
-    with pytest.raises(CoordinatorError, match="taken over"):
-        hear(inbox, TOPICS.coordinator, higher)
+    payload = one_of_each_kind(site.cluster.term + above, instance)[topic]
+    if stays:
+        hear(inbox, topic, payload)
+    else:
+        with pytest.raises(OutrankedError, match="has taken over cluster lab"):
+            hear(inbox, topic, payload)
+
+
+@pytest.mark.parametrize("topic", sorted(one_of_each_kind(1, "")))
+def test_rule_21_a_new_term_exceeds_those_of_all_documents(topic: str) -> None:
+    if topic == TOPICS.coordinator_marker:
+        return
+    site, inbox = scene(start=False)
+    hear(inbox, topic, one_of_each_kind(41, "b" * 16)[topic], retained=True)
+    site.start()
+    assert site.cluster.term == 42
+
+
+def test_the_mirror_is_not_cleared_as_an_unknown_document() -> None:
+    """It is published while there is a standby; after each connection it comes as a retained one."""
+    site, inbox = scene()
+    assert hear(inbox, TOPICS.mirror, one_of_each_kind(site.cluster.term, OWN)[TOPICS.mirror], retained=True) == []
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", b"{", b"[]", b"{}", b'{"stamp": 1}', b"[" * 100_000, b" " * 5_000_000),
+        b'{"stamp": {"term": true, "instance": "b"}}',
+        b'{"stamp": {"term": -1, "instance": "b"}}',
+        b'{"stamp": {"term": 1, "instance": 2}}',
+        b'{"stamp": {"term": 9223372036854775808, "instance": "b"}}',
+    ],
+)
+def test_what_has_no_sound_stamp_outranks_nobody(payload: bytes) -> None:
+    assert stamp_of(payload) is None
 
 
 def test_own_beats_are_known() -> None:
