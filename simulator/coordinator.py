@@ -159,7 +159,7 @@ class Coordinator:
         self.process.after(self.cluster.members.beat_interval, self._beat)
         if self.session.up:
             self._beats += 1
-            beat = Beat(self.instance, self._beats)
+            beat = Beat(self.instance, self._beats, self.cluster.term if self.cluster.started else 0)
             self.session.publish(self._topics.coordinator_marker, self._wire.pack(beat), qos=0)
         self._start_when_due()
         self._probe()
