@@ -144,6 +144,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "upgrades",
+        "200 hot upgrades under load, 20 of them broken on purpose; what grows with the revisions (as root)",
+        "45 min",
+        "docs/explanation/performance.md",
+    ),
+    Benchmark(
         "relay",
         "Gbit/s and processor time of the emulator's relay, with and without delay",
         "1 min",

@@ -12,31 +12,46 @@ _ENOUGH_FAILURES = 3
 
 
 class Course:
-    """The way of one asked-for revision to its end; a later revision of the same model stands for it.
+    """The way of one asked-for revision to its end; a later revision of the same rollout stands for it.
 
-    `running` is the revision that runs in the end, `note` what to show meanwhile. model: SHA-256 of what was
-    deployed (None: whatever the revision is of).
+    `running` is the revision that runs in the end, `note` what to show meanwhile. Make it before the request, and
+    hand it every document of rollouts, so that it knows the rollout again when that is prepared anew.
     """
 
-    def __init__(self, name: str, revision: str, model: str | None = None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.revision = revision
         self.running: str | None = None
         self.note = ""
-        self._model = model
-        self._number = _number(revision)
+        self._revision = ""
+        self._model: str | None = None
+        self._number = 0
+        # A rollout keeps the moment at which it began; its revision changes when a node is lost meanwhile.
+        self._begun: dict[str, float] = {}
+        self._rollouts: RolloutDocument | None = None
         self._shown = ""
         self._began = False
         self._trouble = ""
         self._abandoned: set[str] = set()
 
-    def settled(self, pipeline: PipelineDocument | None, rollouts: RolloutDocument | None) -> bool:
-        """Whether it runs, by the newest documents.
+    def expect(self, revision: str, model: str | None = None) -> None:
+        """What the coordinator answered. model: SHA-256 of what was deployed (None: whatever it is of)."""
+        self._revision, self._model, self._number = revision, model, _number(revision)
+
+    def saw(self, rollouts: RolloutDocument | None) -> None:
+        """A document of the pipeline's rollouts; None: it was cleared."""
+        self._rollouts = rollouts
+        if rollouts is not None:
+            for entry in _newest_first(rollouts):
+                if entry.revision:
+                    self._begun[entry.revision] = entry.begun
+
+    def settled(self, pipeline: PipelineDocument | None) -> bool:
+        """Whether it runs, by the pipeline's newest document and what was seen of its rollouts.
 
         Raises RolledBackError, SupersededError or RequestRefusedError with the reason when its rollout ended so,
         PipelineError when the pipeline was removed, CoordinatorError when its slices failed too often.
         """
-        entry = self._entry(rollouts)
+        entry = self._entry()
         if entry is not None:
             self._judge(entry)
         if pipeline is not None:
@@ -58,22 +73,15 @@ class Course:
         """What it waits for, for the message that it took too long."""
         return (self.note or "no reason given") + ("" if "was abandoned" in self._shown else self._trouble)
 
-    def _entry(self, rollouts: RolloutDocument | None) -> RolloutEntry | None:
-        if rollouts is None:
+    def _entry(self) -> RolloutEntry | None:
+        begun = self._begun.get(self._revision)
+        if self._rollouts is None or begun is None:
             return None
-        newest_first = [*([rollouts.current] if rollouts.current is not None else []), *reversed(rollouts.history)]
-        for entry in newest_first:
-            if entry.revision == self.revision:
-                return entry
-        for entry in newest_first:
-            later = entry.revision and _number(entry.revision) > self._number
-            if later and entry.model.sha256 == self._model:
-                return entry
-        return None
+        return next((entry for entry in _newest_first(self._rollouts) if entry.begun == begun), None)
 
     def _judge(self, entry: RolloutEntry) -> None:
         reason = entry.reason or "no reason given"
-        what = f"pipeline {self.name}: revision {entry.revision}"
+        what = f"pipeline {self.name}: revision {entry.revision or self._revision}"
         stays = f"; {entry.before} serves on" if entry.before else ""
         if entry.state == "rolled-back":
             raise RolledBackError(f"{what} was rolled back: {reason}{stays}")
@@ -101,6 +109,10 @@ class Course:
                 f"pipeline {self.name} does not run: {document.reason}. The coordinator tries on, more and more "
                 f"seldom; 'slicemq undeploy {self.name}' ends that"
             )
+
+
+def _newest_first(rollouts: RolloutDocument) -> list[RolloutEntry]:
+    return [*([rollouts.current] if rollouts.current is not None else []), *reversed(rollouts.history)]
 
 
 def _progress(entry: RolloutEntry | None) -> str:

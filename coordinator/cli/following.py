@@ -28,7 +28,7 @@ class Following:
         self._name = name
         self._changed = threading.Condition()
         self._document: PipelineDocument | None = None
-        self._rollouts: RolloutDocument | None = None
+        self._course = Course(name)
         self._plan: PlanDocument | None = None
         self.running: str | None = None
         topics = caller.net.topics
@@ -51,15 +51,16 @@ class Following:
         hint: what to show beside the state. Raises what `Course.settled` raises, and CoordinatorError after
         `timeout` seconds or when the coordinator goes away.
         """
-        course = Course(self._name, revision, model)
+        course = self._course
+        course.expect(revision, model)
         deadline = time.monotonic() + timeout
         shown = ""
         while True:
             with self._changed:
                 self._changed.wait(0.5)
-                documents = self._document, self._rollouts
+                settled = course.settled(self._document)
             self._caller.check_coordinator()
-            if course.settled(*documents):
+            if settled:
                 self.running = course.running
                 return
             if course.note != shown:
@@ -86,7 +87,7 @@ class Following:
 
     def _on_rollouts(self, topic: str, payload: bytes) -> None:
         with self._changed:
-            self._rollouts = decode(RolloutDocument, payload, topic) if payload else None
+            self._course.saw(decode(RolloutDocument, payload, topic) if payload else None)
             self._changed.notify_all()
 
     def _on_plan(self, topic: str, payload: bytes) -> None:

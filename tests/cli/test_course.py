@@ -40,35 +40,47 @@ def pipeline(*routes: Route, model: str = OLD, state: Any = "running", reason: s
     return PipelineDocument("faces", STAMP, state, reason, model, "s", SPEC, SPEC, routes)
 
 
-def entry(revision: str, state: Any, model: str = NEW, **fields: Any) -> RolloutEntry:
-    return RolloutEntry(revision, Artifact(model, 1), state, 1.0, **fields)
+def entry(revision: str, state: Any, model: str = NEW, begun: float | None = None, **fields: Any) -> RolloutEntry:
+    when = float(revision.partition("-")[0]) if begun is None else begun
+    return RolloutEntry(revision, Artifact(model, 1), state, when, **fields)
 
 
 def rollouts(*history: RolloutEntry, current: RolloutEntry | None = None) -> RolloutDocument:
     return RolloutDocument("faces", STAMP, current, history)
 
 
+def expecting() -> Course:
+    course = Course("faces")
+    course.expect("3-00000000", NEW)
+    return course
+
+
+def seen(course: Course, document: PipelineDocument | None, rollouts: RolloutDocument | None) -> bool:
+    course.saw(rollouts)
+    return course.settled(document)
+
+
 def test_a_sole_active_route_of_the_revision_or_a_later_one_runs() -> None:
-    course = Course("faces", "3-00000000", NEW)
-    assert not course.settled(None, None)
-    assert not course.settled(pipeline(route("2-00000000")), None)
-    assert course.settled(pipeline(route("4-00000000"), model=NEW), None)
+    course = expecting()
+    assert not seen(course, None, None)
+    assert not seen(course, pipeline(route("2-00000000")), None)
+    assert seen(course, pipeline(route("4-00000000"), model=NEW), None)
     assert course.running == "4-00000000"
 
 
 def test_a_canary_is_not_yet_running() -> None:
-    course = Course("faces", "3-00000000", NEW)
+    course = expecting()
     both = pipeline(route("2-00000000", weight=0.9), route("3-00000000", weight=0.1))
-    assert not course.settled(both, None)
-    assert not course.settled(both, rollouts(current=entry("3-00000000", "canary", fraction=0.1)))
+    assert not seen(course, both, None)
+    assert not seen(course, both, rollouts(current=entry("3-00000000", "canary", fraction=0.1)))
     assert course.note == "canary at 10 % of the frames"
-    assert course.settled(pipeline(route("3-00000000"), model=NEW), rollouts(entry("3-00000000", "promoted")))
+    assert seen(course, pipeline(route("3-00000000"), model=NEW), rollouts(entry("3-00000000", "promoted")))
 
 
 def test_a_route_counts_only_when_its_rollout_has_ended() -> None:
-    course = Course("faces", "3-00000000", NEW)
+    course = expecting()
     alone = pipeline(route("3-00000000"), model=NEW)
-    assert not course.settled(alone, rollouts(current=entry("3-00000000", "preparing", paused=True)))
+    assert not seen(course, alone, rollouts(current=entry("3-00000000", "preparing", paused=True)))
     assert course.note == "preparing, paused"
 
 
@@ -81,47 +93,53 @@ def test_a_route_counts_only_when_its_rollout_has_ended() -> None:
     ],
 )
 def test_each_bad_end_has_its_error_and_names_the_reason(state: str, kind: type[Exception], code: int) -> None:
-    course = Course("faces", "3-00000000", NEW)
+    course = expecting()
     ended = rollouts(entry("3-00000000", state, reason="answers differ by 0.3", before="2-00000000"))
     with pytest.raises(kind, match=r"faces: revision 3-00000000 was .*: answers differ by 0.3") as caught:
-        course.settled(pipeline(route("2-00000000")), ended)
+        seen(course, pipeline(route("2-00000000")), ended)
     assert getattr(caught.value, "exit_code", None) == code
 
 
 def test_the_model_that_came_back_under_a_higher_number_is_not_the_deployed_one() -> None:
     """Rule 13: on failure the old plan returns under a new n."""
-    course = Course("faces", "3-00000000", NEW)
-    assert not course.settled(pipeline(route("4-00000000"), model=OLD), None)
+    course = expecting()
+    assert not seen(course, pipeline(route("4-00000000"), model=OLD), None)
 
 
-def test_a_revision_that_replaced_a_lost_one_stands_for_it() -> None:
-    course = Course("faces", "3-00000000", NEW)
-    assert not course.settled(pipeline(), rollouts(current=entry("4-00000000", "preparing")))
-    with pytest.raises(RolledBackError, match="4-00000000"):
-        course.settled(pipeline(), rollouts(entry("4-00000000", "rolled-back")))
+def test_a_rollout_that_is_prepared_anew_is_known_again() -> None:
+    """Rule 12: what a loss ended is planned again, under a new number, and at first under none."""
+    course = Course("faces")
+    course.saw(rollouts(current=entry("3-00000000", "preparing", begun=7.0)))
+    course.saw(rollouts(current=entry("", "planning", begun=7.0)))
+    course.expect("3-00000000", NEW)
+    assert not seen(course, pipeline(), rollouts(current=entry("4-00000000", "preparing", begun=7.0)))
+    assert course.note == "preparing"
+    ended = rollouts(entry("", "refused", begun=1.0), entry("", "rolled-back", begun=7.0, reason="no plan for it"))
+    with pytest.raises(RolledBackError, match="3-00000000 was rolled back: no plan for it"):
+        seen(course, pipeline(), ended)
 
 
 def test_entries_of_earlier_rollouts_say_nothing() -> None:
-    course = Course("faces", "3-00000000", NEW)
-    assert not course.settled(None, rollouts(entry("2-00000000", "rolled-back"), entry("1-00000000", "refused")))
+    course = expecting()
+    assert not seen(course, None, rollouts(entry("2-00000000", "rolled-back"), entry("1-00000000", "refused")))
 
 
 def test_a_pipeline_that_was_removed_before_the_request_is_waited_for() -> None:
     """Rule 15: absence, and an older life's end, mean nothing."""
-    course = Course("faces", "3-00000000", NEW)
-    assert not course.settled(pipeline(state="removed"), None)
-    assert not course.settled(pipeline(state="paused"), None)
+    course = expecting()
+    assert not seen(course, pipeline(state="removed"), None)
+    assert not seen(course, pipeline(state="paused"), None)
     with pytest.raises(PipelineError, match="undeployed"):
-        course.settled(pipeline(state="removed"), None)
+        seen(course, pipeline(state="removed"), None)
 
 
 def test_slices_that_fail_again_and_again_end_the_wait() -> None:
-    course = Course("faces", "3-00000000", NEW)
+    course = expecting()
     for number in (3, 4):
         reason = f"{number}-00000000 was abandoned: slice s0 failed"
-        assert not course.settled(pipeline(state="paused", reason=reason), None)
+        assert not seen(course, pipeline(state="paused", reason=reason), None)
     with pytest.raises(CoordinatorError, match="slicemq undeploy faces"):
-        course.settled(pipeline(state="paused", reason="5-00000000 was abandoned: slice s0 failed"), None)
+        seen(course, pipeline(state="paused", reason="5-00000000 was abandoned: slice s0 failed"), None)
 
 
 def given(node: Drained, document: Any, leaf: str) -> None:
