@@ -374,6 +374,11 @@ def tell(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
+def _say(text: str) -> None:
+    # With the time of day, by which it is found again in the logs.
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
 def main() -> int:
     """Run it; 0 when all held."""
     parser = argparse.ArgumentParser(
@@ -412,7 +417,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     folder = given.keep or Path(tempfile.mkdtemp(prefix=f"slicemq-chaos-{given.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
-    trial = Trial(given, folder, kinds, lambda text: print(text, file=sys.stderr, flush=True))
+    trial = Trial(given, folder, kinds, _say)
     outcome = trial.outcome
     try:
         trial.run()
