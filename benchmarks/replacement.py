@@ -183,6 +183,7 @@ class Scene:
         epoch = next(capacity.epoch for capacity in self.nodes if capacity.node == name)
         begun = time.monotonic()
         self.do(self.cluster.on_node_state(begun, NodeState(name, "lost", epoch)))
+        self.do(self.cluster.on_own_beat(begun))
         self.until(lambda: bool(self.published))
         # All assignments of a revision come out of one event.
         seconds = self.published[-1] - begun

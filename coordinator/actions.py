@@ -31,6 +31,11 @@ class Persist:
 
 
 @dataclass(frozen=True)
+class Listen:
+    """Send a beat of the coordinator's own at once: what waits for the next one that comes back is urgent."""
+
+
+@dataclass(frozen=True)
 class Respond:
     """Answer a client's request."""
 
@@ -91,4 +96,4 @@ class StopProbe:
     revision: str
 
 
-Action = Publish | Clear | Persist | Respond | MakePlan | PlanAhead | Probe | StopProbe
+Action = Publish | Clear | Persist | Listen | Respond | MakePlan | PlanAhead | Probe | StopProbe

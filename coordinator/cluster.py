@@ -13,7 +13,18 @@ from collections.abc import Iterable, Set
 from typing import Any
 
 from coordinator import makeroom
-from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
+from coordinator.actions import (
+    Action,
+    Clear,
+    Listen,
+    MakePlan,
+    Persist,
+    PlanAhead,
+    Probe,
+    Publish,
+    Respond,
+    StopProbe,
+)
 from coordinator.contingency import Contingencies, Unmade
 from coordinator.documents import all_documents
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
@@ -98,6 +109,8 @@ class Cluster:
     def on_node_state(self, now: float, document: NodeState) -> list[Action]:
         """A node's state or its will."""
         self.members.on_state(document)
+        if self.members.waits_for_beat:
+            self._actions.append(Listen())
         self._nodes_changed()
         return self.tick(now)
 

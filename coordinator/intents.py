@@ -68,8 +68,9 @@ class Revision:
 
     `since` is when its phase began and `deadline` when the phase must end, both on the caller's clock;
     `unready` and `quiet` are since when a slice is not ready, and since when no frame moves (None: not so).
-    `prepared_for` is the node for whose loss its plan had been made ahead (empty: it was made when it was needed),
-    `why` what the pipeline moves for by itself (empty: it does not).
+    `cut` says that the connection of one of its slices may be down. `prepared_for` is the node for whose loss its
+    plan had been made ahead (empty: it was made when it was needed), `why` what the pipeline moves for by itself
+    (empty: it does not).
     """
 
     id: str
@@ -81,6 +82,7 @@ class Revision:
     unready: float | None = None
     quiet: float | None = None
     frames: int = -1
+    cut: bool = False
     prepared_for: str = ""
     why: str = ""
 

@@ -16,7 +16,8 @@
 
 Slices of `lost` revisions leave the assignments at once; their routes stay in the pipeline's document, so
 that clients know to send again. A slice that stops being ready and comes back in time (its worker was started
-again) raises the document's `resend`, because what it held is gone.
+again) raises the document's `resend`, because what it held is gone. So does a connection that comes back after
+it was down: frames that were sent meanwhile met no subscriber.
 """
 
 from __future__ import annotations
@@ -95,6 +96,8 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
             trouble = trouble_of(revision, members) or _hanging(revision, members)
             resend = record.resend
             trouble = trouble or _unready_for(record, revision, members, settings, now)
+            if trouble is None:
+                _note_cut(record, revision, members)
             changed |= record.resend != resend
             if trouble is not None:
                 _lose(record, revision, trouble, now)
@@ -236,6 +239,13 @@ def _unready_for(
     for name, slices in missing.items():
         _blame(revision, members, name, slices)
     return f"slices not ready for {now - revision.unready:.0f} s: {_listed(missing)}"
+
+
+def _note_cut(record: PipelineRecord, revision: Revision, members: Membership) -> None:
+    """Have clients send again when the last connection is back: what they sent before may have met nobody."""
+    cut = any(members.is_cut_off(name, key) for name in revision.nodes for key in revision.keys(name))
+    record.resend += revision.cut and not cut
+    revision.cut = cut
 
 
 def _preparing_status(revision: Revision, missing: dict[str, list[str]]) -> str:

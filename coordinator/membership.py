@@ -3,6 +3,10 @@
 Silence is counted on a clock of its own, the listening clock: it advances only by the coordinator's own
 beats that come back through the broker, and by at most two beat intervals for each. So while the coordinator is
 stopped or cut off, or the broker hangs, no silence is counted against anybody.
+
+A will counts when an own beat comes back after it. A broker that ends in order publishes the wills of all its
+sessions, also to those that it has not cut off yet, and may keep them: when it is back, they are retained documents
+of nodes that live. So wills say nothing while the coordinator is cut off, nor of a node not heard since then.
 """
 
 from __future__ import annotations
@@ -92,6 +96,7 @@ class Membership:
     clock: float = 0.0
     _last_beat: float | None = None
     _was_cut_off: bool = False
+    _willed: set[str] = field(default_factory=set)
 
     def node(self, name: str) -> Node:
         """The node called `name`, made when it is new. Raises ProtocolError when there are too many."""
@@ -108,10 +113,17 @@ class Membership:
             self._was_cut_off = False
             for node in self.nodes.values():
                 node.heard = self.clock + RECONNECT_GRACE
-        silent = [n for n in self.nodes.values() if n.alive and self.clock - n.heard > self.deadline]
-        for node in silent:
-            self._end(node)
-        return [node.id for node in silent]
+        dead = {
+            n.id for n in self.nodes.values() if n.alive and self.clock - n.heard > self.deadline
+        } | self._willed
+        for name in dead:
+            self._end(self.nodes[name])
+        return sorted(dead)
+
+    @property
+    def waits_for_beat(self) -> bool:
+        """Whether a will has come that counts with the next own beat."""
+        return bool(self._willed)
 
     def on_disconnected(self) -> None:
         """The coordinator lost its connection: what it does not hear says nothing.
@@ -120,16 +132,25 @@ class Membership:
         """
         self._last_beat = None
         self._was_cut_off = True
+        self._willed.clear()
 
     def on_state(self, document: NodeState) -> list[str]:
-        """A node's state, or its will. A will of another life than the current one is ignored (rule 16)."""
+        """A node's state, or its will. A will of another life than the current one is ignored (rule 16).
+
+        A will of the current one ends it with the next own beat.
+        """
         node = self.node(document.node)
         node.states[document.epoch] = document
         for epoch in [e for e in node.states if e not in (node.epoch, node.last_epoch, document.epoch)]:
             del node.states[epoch]
-        if document.epoch == node.epoch and document.state in ("lost", "disconnected"):
+        if document.epoch != node.epoch:
+            return []
+        self._willed.discard(node.id)
+        if document.state == "disconnected":
             self._end(node)
             return [node.id]
+        if document.state == "lost" and not self._was_cut_off and node.heard <= self.clock:
+            self._willed.add(node.id)
         return []
 
     def on_capacity(self, document: Capacity) -> None:
@@ -186,6 +207,14 @@ class Membership:
         progress = node.progress.get(key) if node is not None else None
         return _link_was_lost(progress) if progress is not None else False
 
+    def is_cut_off(self, name: str, key: SliceKey) -> bool:
+        """Whether frames for a slice may be lost now: a link of its is down, or nothing is known of it."""
+        node = self.nodes.get(name)
+        if node is None or self._was_cut_off or node.heard > self.clock:
+            return True
+        progress = node.progress.get(key)
+        return progress is not None and progress.link_down is not None
+
     def stuck(self, name: str, key: SliceKey, stage_seconds: float) -> str | None:
         """Why a slice that reports ready does not work (rule 19), or None."""
         node = self.nodes.get(name)
@@ -214,6 +243,7 @@ class Membership:
     def _end(self, node: Node) -> None:
         node.epoch = None
         node.progress.clear()
+        self._willed.discard(node.id)
 
 
 def _link_was_lost(progress: _Progress) -> bool:

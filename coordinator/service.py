@@ -12,7 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
+from coordinator.actions import (
+    Action,
+    Clear,
+    Listen,
+    MakePlan,
+    Persist,
+    PlanAhead,
+    Probe,
+    Publish,
+    Respond,
+    StopProbe,
+)
 from coordinator.adoption import adopt_running, catch_up, numbers_seen
 from coordinator.artifacts import ArtifactStore
 from coordinator.cluster import Cluster
@@ -335,6 +346,8 @@ class CoordinatorService:
                 self._session.own(topic, encode(document))
             case Clear(topic):
                 self._session.disown(topic)
+            case Listen():
+                self._beat()
             case Respond(client, response):
                 self._session.publish(self._topics.response(client), encode(response))
             case MakePlan():

@@ -207,6 +207,7 @@ class Site:
         board.running = False
         if by_will:
             self.do(self.cluster.on_node_state(self.now, board.state("lost")))
+            self.do(self.cluster.on_own_beat(self.now))
 
     def obey(self, *names: str, to: str = "ready") -> None:
         """Running boards take over their assignments and report every slice as `to`."""
