@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converters.pictures import SUFFIXES, check_normalization, image_to_input, open_image
+from converters.pictures import SUFFIXES, image_to_input, open_image
 from slicemq.errors import InputError, UsageError
 from slicemq.messages import TensorSpec
+from slicemq.pixels import check_normalization
 from slicemq.specs import describe
 
 Sample = dict[str, npt.NDArray[Any]]

@@ -23,7 +23,6 @@ from converters import schema
 from converters.calibration import DEFAULT_SAMPLES, calibration_files, read_samples
 from converters.child import Child
 from converters.graph import Graph, read_graph
-from converters.pictures import NORMALIZATIONS
 from converters.source_kinds import HOW_TO, Kind, source_kind
 from slicemq.errors import (
     InputError,
@@ -35,6 +34,7 @@ from slicemq.errors import (
     UsageError,
 )
 from slicemq.messages import TensorSpec
+from slicemq.pixels import NORMALIZATIONS
 
 Quantize = Literal["none", "float16", "dynamic", "int8"]
 Io = Literal["int8", "uint8", "float32"]

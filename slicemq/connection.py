@@ -22,6 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 
 from slicemq.endpoint import (
     CONNECT_SECONDS,
+    Delivery,
     Events,
     Wakeup,
     Will,
@@ -42,7 +43,11 @@ _MAX_QUEUED = 10_000
 
 
 class Connection:
-    """One connection. `publish` may be called on any thread, all else on the owner's."""
+    """One connection. `publish` may be called on any thread, all else on the owner's.
+
+    `persistent`: the broker keeps the client's session between connections (MQTT 3.1.1), and what it sends is
+    acknowledged by `acknowledge` alone (protocol rule 25). `session_present` says after `open` whether it had one.
+    """
 
     def __init__(
         self,
@@ -53,8 +58,11 @@ class Connection:
         *,
         keepalive: int,
         will: Will | None = None,
+        persistent: bool = False,
     ) -> None:
         self.reason = ""
+        self.session_present = False
+        self._persistent = persistent
         self._options = options
         self._client_id = client_id
         self._events = events
@@ -69,14 +77,16 @@ class Connection:
         self._closed = False
         self._poll = select.poll()
         self._poll.register(wakeup.fileno(), select.POLLIN)
-        version = MQTTProtocolVersion.MQTTv5 if options.mqtt5 else MQTTProtocolVersion.MQTTv311
+        mqtt5 = options.mqtt5 and not persistent
+        version = MQTTProtocolVersion.MQTTv5 if mqtt5 else MQTTProtocolVersion.MQTTv311
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id,
-            clean_session=None if options.mqtt5 else True,
+            clean_session=None if mqtt5 else not persistent,
             protocol=version,
             transport=options.transport,
             reconnect_on_failure=False,
+            manual_ack=persistent,
         )
         client.connect_timeout = CONNECT_SECONDS
         # These bound QoS 1; QoS 0 is bounded by whoever publishes (see DataLink).
@@ -184,6 +194,27 @@ class Connection:
         with self._count:
             self._unacknowledged += change
 
+    def publish_numbered(self, topic: str, payload: bytes) -> int | None:
+        """Send a QoS 1 message; the packet's number, which `Events.confirmed` will get, or None when not taken.
+
+        For the owner's thread, so that the PUBACK cannot come before the number is known.
+        """
+        if len(payload) > MAX_PAYLOAD:
+            raise OversizeError(f"topic {topic}: {len(payload)} bytes, MQTT carries at most {MAX_PAYLOAD}")
+        if self._closed:
+            return None
+        self._acknowledge(1)
+        info = self._client.publish(topic, payload, 1, False)
+        if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return info.mid
+        self._acknowledge(-1)
+        return None
+
+    def acknowledge(self, packet_id: int) -> None:
+        """Send the PUBACK of a message that a persistent session delivered."""
+        if not self._closed:
+            self._client.ack(packet_id, 1)
+
     @property
     def unacknowledged(self) -> int:
         """QoS 1 messages that wait for their PUBACK."""
@@ -216,6 +247,7 @@ class Connection:
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
         self._connack = code
+        self.session_present = bool(flags.session_present)
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, code: Any, properties: Any) -> None:
         silent = "keep alive" in str(code).lower()
@@ -229,6 +261,13 @@ class Connection:
             topic = message.topic
         except UnicodeDecodeError:
             logger.warning("a message on a topic that is not UTF-8 was dropped")
+            if self._persistent and message.qos:
+                self._client.ack(message.mid, 1)
+            return
+        if self._persistent:
+            packet_id = message.mid if message.qos else 0
+            delivery = Delivery(topic, bytes(message.payload), packet_id, bool(message.dup), bool(message.retain))
+            self._guarded(self._events.delivered, delivery)
             return
         self._guarded(self._events.message, topic, message.payload, bool(message.retain))
 
@@ -249,6 +288,7 @@ class Connection:
                     nbytes.append(size)
         if not nbytes:
             self._acknowledge(-1)
+            self._guarded(self._events.confirmed, mid)
         for size in nbytes:
             self._guarded(self._events.written, size)
 

@@ -39,16 +39,34 @@ class Will:
 
 
 @dataclass(frozen=True)
+class Delivery:
+    """A message as it came over a persistent session: `packet_id` is what acknowledges it (0 with QoS 0).
+
+    `again` says that the broker has sent it before, on this or an earlier connection.
+    """
+
+    topic: str
+    payload: bytes
+    packet_id: int
+    again: bool
+    retained: bool
+
+
+@dataclass(frozen=True)
 class Events:
     """What a connection tells its owner, always on the thread that calls `open` and `pump`.
 
     `message` gets topic, payload (bytes, or a memoryview from a connection of our own) and whether it was retained.
+    Over a persistent session `delivered` is called in its place, and `confirmed` with the number of a QoS 1 message
+    of ours whose PUBACK has come.
     """
 
     message: Callable[[str, Any, bool], None]
     suback: Callable[[int, Sequence[int]], None]
     unsuback: Callable[[int], None]
     written: Callable[[int], None] = lambda nbytes: None
+    delivered: Callable[[Delivery], None] = lambda delivery: None
+    confirmed: Callable[[int], None] = lambda number: None
 
 
 class Wakeup:

@@ -1,4 +1,4 @@
-"""Documents for operators and standbys: rollouts with their history, and what a standby mirrors (messages.py)."""
+"""Documents beside those of messages.py: rollouts with their history, what a standby mirrors, ingresses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from slicemq.messages import Artifact, Stamp
+from slicemq.topics import is_id
 
 RolloutStateWord = Literal[
     "planning", "preparing", "canary", "shadow", "promoted", "rolled-back", "superseded", "refused"
@@ -14,6 +15,8 @@ RolloutStateWord = Literal[
 
 MOST_MIRRORED = 20_000
 StandbyStateWord = Literal["mirroring", "ready", "disconnected", "lost"]
+
+IngressStateWord = Literal["starting", "running", "holding", "disconnected", "lost", "retired"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,28 @@ class StandbyState:
     mirror: Stamp | None = None
     since: float = 0.0
     software: str = ""
+
+
+@dataclass(frozen=True)
+class IngressState:
+    """`ingress/<id>`: a stream of plain devices' messages into one pipeline (rule 25), and its counters.
+
+    `source` and `target` are the topics as they were given. While `holding`, `reason` says what for. `counters`
+    count since `since` (Unix time).
+    """
+
+    ingress: str
+    state: IngressStateWord
+    epoch: str
+    pipeline: str
+    source: str
+    target: str
+    policy: str
+    since: float
+    reason: str = ""
+    counters: dict[str, int] = field(default_factory=dict)
+    software: str = ""
+
+    def __post_init__(self) -> None:
+        if not is_id(self.ingress):
+            raise ValueError(f"ingress: {self.ingress!r} is not an id")

@@ -126,6 +126,10 @@ class Topics:
         """Where a client's results come."""
         return f"{self.prefix}/results/{name}/{client}"
 
+    def ingress(self, ingress: str) -> str:
+        """The retained state of an ingress (protocol rule 25)."""
+        return f"{self.prefix}/ingress/{ingress}"
+
     def link_probe(self, owner: str) -> str:
         """Where `owner` sends itself messages to measure its link or the broker's size limit."""
         return f"{self.prefix}/probe/{owner}"

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("slicemq", "converters", "coordinator", "edge_node", "broker_config", "emulator", "simulator")
+ROOMS = ("slicemq", "converters", "coordinator", "edge_node", "ingress", "broker_config", "emulator", "simulator")
 ALLOWED = {
     "slicemq": {"slicemq"},
     "converters": {"converters", "slicemq"},
     "coordinator": {"coordinator", "converters", "slicemq"},
     "edge_node": {"edge_node", "slicemq"},
+    "ingress": {"ingress", "slicemq"},
     "broker_config": {"broker_config", "slicemq"},
     "emulator": set(ROOMS) - {"simulator"},
     "simulator": {"simulator", "coordinator", "edge_node", "slicemq"},
@@ -43,6 +44,9 @@ PURE = {
     "edge_node/identity.py",
     "slicemq/comparison.py",
     "slicemq/evidence.py",
+    "ingress/line.py",
+    "ingress/topicmap.py",
+    "ingress/answers.py",
     "slicemq/ledger.py",
     "slicemq/parts.py",
     "slicemq/shadow.py",

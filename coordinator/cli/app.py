@@ -16,6 +16,7 @@ _GROUPS = {
     "model": "Convert models, look at them, cut them and verify the slices; roll out what a folder holds.",
     "plan": "Make and check plans.",
     "rollout": "Follow and steer rollouts.",
+    "ingress": "Let devices that only speak plain MQTT use pipelines.",
 }
 # Words of the command line -> module below coordinator.cli that holds it as `command`.
 _VERBS = {
@@ -43,6 +44,8 @@ _VERBS = {
     ("rollout", "resume"): "rollout_resume",
     ("rollout", "promote"): "rollout_promote",
     ("rollout", "rollback"): "rollout_rollback",
+    ("ingress", "run"): "ingress_run",
+    ("ingress", "retire"): "ingress_retire",
     ("deploy",): "deploy",
     ("undeploy",): "undeploy",
     ("status",): "status",

@@ -40,9 +40,9 @@ def command(
     ),
 ) -> None:
     """Send files to a pipeline and show what comes back."""
-    from converters.pictures import NORMALIZATIONS
     from coordinator.cli.arrays import write_npz
     from slicemq.client import Pipeline
+    from slicemq.pixels import NORMALIZATIONS
 
     if normalize is not None and normalize not in NORMALIZATIONS:
         raise UsageError(f"--normalize: expected {', '.join(NORMALIZATIONS)}, got {normalize!r}")

@@ -103,6 +103,7 @@ def test_every_topic_stands_in_the_table() -> None:
         topics.pipeline("<name>"),
         topics.plan("<name>"),
         topics.rollout("<name>"),
+        topics.ingress("<id>"),
         topics.request("<client>", "<verb>"),
         topics.response("<client>"),
         topics.artifact_request("<sha256>"),

@@ -1,0 +1,1 @@
+"""Plain MQTT devices: their messages in, a pipeline's answers out (protocol rule 25)."""
