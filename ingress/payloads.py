@@ -58,7 +58,7 @@ def read_payload(
     spec = specs[0]
     shown: dict[str, str | int] = {"format": kind}
     if kind == "raw":
-        array = _read_raw(payload, spec)
+        array = _read_raw(payload, spec, "" if rules.kind == "raw" else "no JPEG, PNG or .npy; ")
     elif kind == "npy":
         array = _read_npy(payload, spec)
     else:
@@ -88,13 +88,15 @@ def _raw_shape(spec: TensorSpec, nbytes: int) -> tuple[int, ...] | None:
     return tuple(nbytes // known if size == -1 else size for size in spec.shape)
 
 
-def _read_raw(payload: bytes, spec: TensorSpec) -> npt.NDArray[Any]:
+def _read_raw(payload: bytes, spec: TensorSpec, before: str) -> npt.NDArray[Any]:
     shape = _raw_shape(spec, len(payload))
     if shape is None:
         wanted = describe(spec.dtype, spec.shape)
         size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
         expected = f"{size} bytes of {wanted}" if not _unknown(spec) else f"whole rows of {wanted}, or .npy"
-        raise InputError(f"raw payload of {len(payload)} bytes, expected {expected} (little-endian, row by row)")
+        raise InputError(
+            f"{before}raw payload of {len(payload)} bytes, expected {expected} (little-endian, row by row)"
+        )
     if spec.dtype == "bool" and any(byte > 1 for byte in payload):
         raise InputError("raw payload: expected 0 or 1 in each byte of a bool tensor")
     return np.frombuffer(payload, np.dtype(spec.dtype).newbyteorder("<")).reshape(shape)
