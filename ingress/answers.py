@@ -68,6 +68,13 @@ def _data(array: npt.NDArray[Any]) -> str:
     if digits is None:
         return ", ".join(map(json.dumps, values)) if flat.dtype.kind == "b" else ", ".join(map(str, values))
     form = f"%.{digits}g"
-    if bool(np.isfinite(flat).all()):
+    if bool(np.isfinite(flat).all()) and not bool((np.signbit(flat) & (flat == 0)).any()):
         return ", ".join([form % value for value in values])
-    return ", ".join([form % value if math.isfinite(value) else "null" for value in values])
+    return ", ".join([_odd(form, value) for value in values])
+
+
+def _odd(form: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "null"
+    # Readers take -0 for a whole number, which has no sign.
+    return "-0.0" if value == 0 and math.copysign(1, value) < 0 else form % value

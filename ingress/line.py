@@ -51,7 +51,10 @@ MOST_TRIES = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """`messages` and `nbytes` bound what waits; a message of more than `message_bytes` is refused."""
+    """`messages` bounds what waits (besides what is put back), `nbytes` the bytes of all that is held.
+
+    A message of more than `message_bytes` is refused.
+    """
 
     messages: int
     nbytes: int

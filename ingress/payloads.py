@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -112,7 +111,9 @@ def _read_npy(payload: bytes, spec: TensorSpec) -> npt.NDArray[Any]:
             raise InputError(f".npy with a header of more than {_MAX_NPY_HEADER} bytes")
         read = reader.read_array_header_1_0 if width == 2 else reader.read_array_header_2_0
         shape, fortran, dtype = read(stream)
-    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, OverflowError) as error:
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(f"not a readable .npy: {str(error)[:200]}") from error
     if dtype.hasobject or dtype.names is not None or not fits(spec, dtype.name, shape):
         given = describe(dtype.name, shape) if len(shape) <= 16 else f"{len(shape)} dimensions"
@@ -145,9 +146,9 @@ def _read_npz(payload: bytes, specs: Sequence[TensorSpec]) -> dict[str, npt.NDAr
                 if len(data) > most:
                     raise InputError(f".npz: {member.filename!r} has more than {most} bytes")
                 found[member.filename.removesuffix(".npy")] = _read_npy(data, spec)
-    except (OSError, ValueError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"not a readable .npz: {str(error)[:200]}") from error
-    except (zipfile.BadZipFile, zlib.error) as error:
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(f"not a readable .npz: {str(error)[:200]}") from error
     return found
 

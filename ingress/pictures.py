@@ -75,7 +75,7 @@ def read_picture(
             picture = _upright(opened)
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, module.DecompressionBombError) as error:
+    except Exception as error:
         raise InputError(f"not a readable picture: {error}") from error
     if picture.mode.startswith("I"):
         # 16 bits a pixel (grey PNG), of which `convert` would clip all above 255.
@@ -96,7 +96,7 @@ def _upright(picture: Any) -> Any:
 
     try:
         return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError):
+    except Exception:  # noqa: BLE001
         # Damaged EXIF data do not damage the pixels.
         return picture
 

@@ -20,6 +20,7 @@ from slicemq.options import BrokerOptions
 
 logger = logging.getLogger(__name__)
 _KEEPALIVE = 10
+_GOODBYE_SECONDS = 2.0
 
 
 class PersistentLink(ConnectionKeeper):
@@ -85,7 +86,8 @@ class PersistentLink(ConnectionKeeper):
 
         def job(connection: AnyConnection) -> None:
             if life == self._life:
-                connection.close()
+                # With a goodbye: what was acknowledged before leaves first. The session stays all the same.
+                connection.disconnect(time.monotonic() + _GOODBYE_SECONDS)
 
         self._call_soon(job)
 
@@ -119,6 +121,10 @@ class PersistentLink(ConnectionKeeper):
         if tag is not None:
             self._on_confirmed(self._life, tag)
 
+    def _farewell(self, connection: AnyConnection) -> None:
+        while self._jobs:
+            self._jobs.popleft()(connection)
+
     def _lost(self) -> None:
         self._tags.clear()
         if self._began:
@@ -148,4 +154,4 @@ def forget_session(broker: BrokerOptions, client_id: str) -> bool:
 
 def _open_and_leave(connection: Connection) -> None:
     connection.open()
-    connection.disconnect(time.monotonic() + 2.0)
+    connection.disconnect(time.monotonic() + _GOODBYE_SECONDS)

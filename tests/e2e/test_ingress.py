@@ -130,7 +130,9 @@ def test_messages_are_held_until_the_pipeline_is_there(tmp_path: Path) -> None:
         with Listener(site, "cams/+/boxes") as heard, scene.Wire(site) as wire:
             wire.listen(f"{wire.topics.prefix}/ingress/#")
             publish(site, "cams/0/image", files[0])
-            state = eventually(lambda: (s := ingress_state(wire, site)) and s.state == "holding" and s, 20.0)
+            eventually(lambda: (s := ingress_state(wire, site)) and s.state == "holding", 20.0)
+            state = ingress_state(wire, site)
+            assert state is not None
             assert "no pipeline 'faces'" in state.reason
             never(lambda: heard.messages)
             scene.deploy(site, scene.model())
@@ -139,7 +141,8 @@ def test_messages_are_held_until_the_pipeline_is_there(tmp_path: Path) -> None:
             scene.deploy(site, scene.model(scene.LARGER))
             publish(site, "cams/1/image", files[1])
             found = body(heard.wait(2)[1][1])
-            assert found["outputs"].keys() and found["revision"].startswith("2-")
+            assert found["outputs"].keys()
+            assert found["revision"].startswith("2-")
         assert running.end() == 0
 
 
