@@ -15,9 +15,10 @@ def command(
     to: str | None = typer.Option(
         None, "--to", help="A revision of `rollout history`; default: what ran before the last rollout."
     ),
-    timeout: float = typer.Option(600.0, "--timeout", min=1.0, help="Seconds to wait for the answer at most."),
+    wait: bool = typer.Option(True, "--wait/--no-wait", help="Wait until what ran before has all frames again."),
+    timeout: float = typer.Option(600.0, "--timeout", min=1.0, help="Seconds to wait at most."),
 ) -> None:
     """End the rollout under way, or return to an earlier revision's model and plan (under a new revision)."""
     from coordinator.cli.rollouts import asked
 
-    asked(net, out, name, "rollback", timeout, to=to)
+    asked(net, out, name, "rollback", timeout, to=to, wait=wait)

@@ -24,23 +24,40 @@ def under_way(entry: RolloutEntry | None) -> bool:
 
 
 def asked(
-    net: Network, out: Output, name: str, action: str, timeout: float, *, to: str | None = None
+    net: Network,
+    out: Output,
+    name: str,
+    action: str,
+    timeout: float,
+    *,
+    to: str | None = None,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """Ask the coordinator to `pause`, `resume`, `promote` or `rollback` a pipeline's rollout, and print its answer.
 
-    to: the revision of the history that a rollback shall return to. Raises the coordinator's refusal.
+    to: the revision of the history that a rollback shall return to; with `wait` until what that prepares has all
+    frames. Raises the coordinator's refusal.
     """
     from coordinator.cli.ask import calling
+    from coordinator.cli.following import Following
 
     body = {"name": check_id("pipeline", name), "action": action}
     if to is not None:
         if not is_revision(to):
             raise UsageError(f"--to: expected a revision such as 3-9f2c41d7, got {to!r}")
         body["to"] = to
-    with calling(net) as caller:
+    begun = time.monotonic()
+    with out.progress() as progress, calling(net) as caller:
+        following = Following(caller, name)
         answer = caller.ask("rollout", body, timeout).body
-    result = {"name": name, "action": action, **{key: answer.get(key) for key in ("revision", "state")}}
-    out.result(result, f"{name}: revision {result['revision']} {result['state']}")
+        revision, state = str(answer.get("revision")), str(answer.get("state"))
+        if wait and state in UNDER_WAY:
+            task = progress.add_task(f"revision {revision}", total=None, note="")
+            following.until_running(revision, timeout - (time.monotonic() - begun), progress, task)
+    runs = following.running
+    shown = runs or revision
+    result = {"name": name, "action": action, "revision": shown, "state": state, "running": runs is not None}
+    out.result(result, f"{name}: revision {runs} runs" if runs else f"{name}: revision {revision or '-'} {state}")
     return result
 
 
@@ -89,7 +106,7 @@ def entries_table(rows: list[dict[str, Any]], out: Output) -> str:
     """Rollouts as text, one a line."""
     cells = [
         [
-            row["revision"],
+            row["revision"] or "-",
             f"{row['state']}, paused" if row["paused"] else row["state"],
             f"{100 * row['fraction']:g}%" if row["fraction"] else "",
             row["before"] or "-",
