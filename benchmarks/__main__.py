@@ -102,6 +102,12 @@ BENCHMARKS = (
         "docs/explanation/performance.md",
     ),
     Benchmark(
+        "simulate",
+        "100,000 simulated clusters, each broken at least five times; what each kind of fault did (can be resumed)",
+        "40 min",
+        "docs/explanation/guarantees.md",
+    ),
+    Benchmark(
         "scaling",
         "ResNet50 and VGG16 on 1, 4, 6 and 8 equal nodes, lossless and with codecs (can be resumed)",
         "40 min",

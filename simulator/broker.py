@@ -217,7 +217,10 @@ class Broker:
         self.connections: dict[Connection, None] = {}
         self.loses_subscriptions_until = -1.0
         self.delivered: Callable[[Connection | None, Message], None] = lambda connection, message: None
-        self._subscribers: dict[str, tuple[Connection, ...]] = {}
+        # Filters -> who subscribed; those with wildcards apart, with the topics that they are known to match.
+        self._exact: dict[str, dict[Connection, None]] = {}
+        self._wild: dict[str, dict[Connection, None]] = {}
+        self._matching: dict[str, tuple[str, ...]] = {}
 
     def connect(
         self,
@@ -238,7 +241,6 @@ class Broker:
                 self.clock.after(1.0 + 6.0 * self.draw.random(), self.lose, old)
         made = Connection(self, process, client_id, will, on_message, on_closed)
         self.connections[made] = None
-        self._subscribers.clear()
         return made
 
     # -- what comes over connections -----------------------------------------------------------------------
@@ -252,12 +254,18 @@ class Broker:
             else:
                 self.retained[topic] = document
         self.delivered(connection, message)
-        found = self._subscribers.get(topic)
-        if found is None:
-            found = tuple(one for one in self.connections if any(matches(text, topic) for text in one.filters))
-            self._subscribers[topic] = found
-        for one in found:
+        for one in self._subscribers(topic):
             one.give(topic, document, False, qos)
+
+    def _subscribers(self, topic: str) -> list[Connection]:
+        """Who is subscribed to a topic, each once."""
+        found = list(self._exact.get(topic, ()))
+        matching = self._matching.get(topic)
+        if matching is None:
+            matching = self._matching[topic] = tuple(text for text in self._wild if matches(text, topic))
+        for text in matching:
+            found += [one for one in self._wild[text] if one not in found]
+        return found
 
     def subscribe(self, connection: Connection, filters: tuple[str, ...], confirmed: Callable[[], None]) -> None:
         """A SUBSCRIBE comes in: a SUBACK and the retained documents go out."""
@@ -265,10 +273,17 @@ class Broker:
             return
         for text in filters:
             connection.filters[text] = None
-        self._subscribers.clear()
+            if "+" not in text and "#" not in text:
+                self._exact.setdefault(text, {})[connection] = None
+                continue
+            if text not in self._wild:
+                self._wild[text] = {}
+                self._matching.clear()
+            self._wild[text][connection] = None
         connection.tell(confirmed)
+        wild = [text for text in filters if text in self._wild]
         for topic, document in self.retained.items():
-            if self.kind == "amqtt" or any(matches(text, topic) for text in filters):
+            if self.kind == "amqtt" or topic in filters or any(matches(text, topic) for text in wild):
                 connection.give(topic, document, True, 1)
 
     def look_up(self, connection: Connection, topic: str, answer: Callable[[Any], None]) -> None:
@@ -285,7 +300,7 @@ class Broker:
         if connection not in self.connections:
             return
         del self.connections[connection]
-        self._subscribers.clear()
+        self._forget(connection)
         connection.drop()
         if connection.will is not None and self.up:
             self.take(None, Message(connection.will.topic, connection.will.document, 1, True))
@@ -295,14 +310,18 @@ class Broker:
         if self.kind == "mosquitto":
             self.lose(connection)
 
+    def _forget(self, connection: Connection) -> None:
+        for text in connection.filters:
+            (self._wild if text in self._wild else self._exact)[text].pop(connection, None)
+
     # -- its own life --------------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """SIGKILL: every connection ends, no will is published."""
         self.up = False
         connections, self.connections = self.connections, {}
-        self._subscribers.clear()
         for connection in connections:
+            self._forget(connection)
             connection.drop()
 
     def start(self, retained: dict[str, Any]) -> None:

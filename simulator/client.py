@@ -202,7 +202,9 @@ class Client:
     def _send(self, send: Send) -> None:
         if not self.ledger.wants(send):
             return
-        header = FrameHeader(self.name, self.stream, send.sequence, 0.0, send.route.revision, first=send.first)
+        header = FrameHeader(
+            self.name, self.stream, send.sequence, self.process.clock.wall, send.route.revision, first=send.first
+        )
         turn = send.route.turn(send.sequence)
         for bundle in send.route.lane(send.sequence).entry:
             topic = self._topics.data(self.pipeline, send.route.revision, bundle.id, turn)

@@ -14,12 +14,18 @@ Call = Callable[..., object]
 
 
 class Clock:
-    """`now` is simulated seconds."""
+    """`now` is simulated seconds of the monotonic clock; `ahead` is what the wall clock is ahead of it."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.ahead = 1.7e9
         self.calls = 0
         self._queue: list[tuple[float, int, Call, tuple[Any, ...]]] = []
+
+    @property
+    def wall(self) -> float:
+        """What the machines take for Unix time."""
+        return self.now + self.ahead
 
     def at(self, time: float, call: Call, *values: Any) -> None:
         """Call `call(*values)` at `time`."""

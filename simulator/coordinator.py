@@ -163,7 +163,9 @@ class Coordinator:
             self.session.publish(self._topics.coordinator_marker, self._wire.pack(beat), qos=0)
         self._start_when_due()
         self._probe()
-        self._carry_out(self.cluster.tick(self._now))
+        if not self.session.up:
+            # Else time passes with its own beat, which comes back.
+            self._carry_out(self.cluster.tick(self._now))
 
     def _on_message(self, topic: str, payload: Any, retained: bool) -> None:
         if self._inbox.is_own_beat(topic, payload) and self._heard_back is None:
@@ -262,7 +264,7 @@ class Coordinator:
 
     def _state(self, word: Any) -> CoordinatorState:
         stamp = self.cluster.stamp() if word != "lost" else Stamp(0, self.instance, 0)
-        return CoordinatorState(word, stamp, 0.0, "0")
+        return CoordinatorState(word, stamp, self.process.clock.wall, "0")
 
     # -- its probes ----------------------------------------------------------------------------------------
 

@@ -319,7 +319,7 @@ class Injection:
             world.broker.take(None, message)
 
     def _do_clock_jump(self) -> None:
-        self._world.wall += self._some(-86400.0, 86400.0)
+        self._world.clock.ahead += self._some(-86400.0, 86400.0)
 
 
 _DO: dict[Fault, Callable[[Injection], None]] = {

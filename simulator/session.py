@@ -40,6 +40,8 @@ class Session:
         self.process = process
         self.client_id = client_id
         self._filters = dict.fromkeys(filters)
+        # Whether a topic is subscribed to, for those that were heard of.
+        self._wanted: dict[str, bool] = {}
         # Topics that are watched for what others write to them; nobody hears of them.
         self._watched: dict[str, None] = {}
         self._will = will
@@ -72,6 +74,7 @@ class Session:
     def subscribe(self, *filters: str) -> None:
         """Subscribe now and on every later connection."""
         self._filters.update(dict.fromkeys(filters))
+        self._wanted.clear()
         if self.connection is not None:
             self._ask_for(self.connection, filters)
 
@@ -117,16 +120,16 @@ class Session:
     def _ask(self, connection: Connection) -> None:
         if connection is not self.connection or not connection.open:
             return
-        now = self.process.clock.now
         missing = [text for text in (*self._filters, *self._watched) if text not in connection.filters]
-        if missing or not (self._filters or self._watched):
+        if missing or not self.up:
             self._ask_for(connection, missing)
-            self.process.after(ASK_AGAIN, self._ask, connection)
-            if now - self._began > SILENCE:
+            if not self.up and self.process.clock.now - self._began > SILENCE:
                 self.give_up()
 
     def _ask_for(self, connection: Connection, filters: Iterable[str]) -> None:
+        """Await the SUBACK, and ask again when it does not come."""
         connection.subscribe(filters, lambda: self._confirmed(connection))
+        self.process.after(ASK_AGAIN, self._ask, connection)
 
     def _confirmed(self, connection: Connection) -> None:
         if connection is not self.connection or self.up:
@@ -142,7 +145,12 @@ class Session:
             # An empty payload is foreign, too.
             self._owned.received(topic, document if document is not None else b"", self.process.clock.now)
             self._heal()
-        if document is not None and any(matches(text, topic) for text in self._filters):
+        if document is None:
+            return
+        wanted = self._wanted.get(topic)
+        if wanted is None:
+            wanted = self._wanted[topic] = any(matches(text, topic) for text in self._filters)
+        if wanted:
             self._on_message(topic, document, retained)
 
     def _heal(self) -> None:

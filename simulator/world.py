@@ -54,7 +54,6 @@ class World:
         self.broker = Broker(self.clock, draw, self.kind)
         self.checks = Checks(scenario.errors, on_end=self._gave_way)
         self.healed_at = 0.0
-        self.wall = 0.0
         # Models that the coordinator gave up, and said so.
         self.given_up: set[tuple[str, str]] = set()
         self.counts: Counter[str] = Counter()

@@ -244,3 +244,9 @@ class StoreError(SliceMQError):
     """A file or folder of the store or cache cannot be read or written (a full disk among the causes)."""
 
     exit_code = 72
+
+
+class InvariantError(SliceMQError):
+    """A run of the simulator in which something did not hold that SliceMQ promises."""
+
+    exit_code = 80

@@ -52,6 +52,7 @@ _VERBS = {
     ("infer",): "infer",
     ("bench",): "bench",
     ("emulate",): "emulate",
+    ("simulate",): "simulate",
 }
 # Verbs that read their own options (the daemons, which have configuration files).
 _FORWARDING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
