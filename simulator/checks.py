@@ -54,6 +54,8 @@ class Checks:
     seen: dict[str, Stamp] = field(default_factory=dict)
     ready: set[tuple[str, str, str, str]] = field(default_factory=set)
     probed: set[tuple[str, str]] = field(default_factory=set)
+    # Revisions that waited for the place of what served (rule 13).
+    waited: set[tuple[str, str]] = field(default_factory=set)
     phases: dict[tuple[str, str], str] = field(default_factory=dict)
     next_frame: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
@@ -100,7 +102,14 @@ class Checks:
     def action(self, coordinator: Coordinator, action: Action) -> None:
         """A coordinator is about to do something."""
         for record in coordinator.cluster.records.values():
-            if len(record.in_phase("preparing", "probing")) > 1:
+            for revision in record.revisions.values():
+                if (record.name, revision.id) not in self.models:
+                    item = next(iter(revision.blueprint.slices.values()))[0]
+                    self.models[record.name, revision.id] = whole_of(item.artifact.sha256)
+                    self._number(record.name, revision.id)
+                if revision.phase == "waiting":
+                    self.waited.add((record.name, revision.id))
+            if len(record.in_phase("preparing", "probing", "waiting")) > 1:
                 raise BrokenError(Invariant.ONE_PREPARES, f"{record.name}: {list(record.revisions)}")
         if not isinstance(action, Publish):
             return
@@ -112,7 +121,6 @@ class Checks:
         if isinstance(document, Assignment):
             for item in document.slices:
                 self._number(item.pipeline, item.revision)
-                self.models[item.pipeline, item.revision] = whole_of(item.artifact.sha256)
         elif isinstance(document, PipelineDocument):
             self._routes(coordinator, document)
 

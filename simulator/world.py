@@ -229,11 +229,15 @@ class World:
                 self.say(f"respond to {client}: {response.error or response.body}")
 
     def _look(self, document: PipelineDocument) -> None:
-        """A revision that was abandoned goes back to what served before, and the document says why."""
+        """A revision that was abandoned goes back to what served before, and the document says why.
+
+        Not so when a node was lost: that is no fault of what was asked for, unless it was to take the place of what
+        served (rule 13).
+        """
         revision, _, why = document.reason.partition(" was abandoned: ")
-        whole = self.checks.models.get((document.name, revision)) if why else None
-        if whole is not None:
-            self.given_up.add((document.name, whole.artifact.sha256))
+        key = (document.name, revision)
+        if why and key in self.checks.models and (not why.startswith("node ") or key in self.checks.waited):
+            self.given_up.add((document.name, self.checks.models[key].artifact.sha256))
 
     def _delivered(self, connection: Connection | None, message: Message) -> None:
         if message.retain and message.document is not None:
