@@ -36,7 +36,7 @@ from benchmarks.chaos_plan import BY_NAME, COORDINATOR, Kind, Planned, faults, p
 from benchmarks.frames_of import answers_of, frames_of
 from benchmarks.machine import describe_machine
 from benchmarks.models import RealModel, real_models
-from benchmarks.pages import as_json
+from benchmarks.pages import as_json, write_region
 from benchmarks.watch import Watch
 from emulator.cluster import Cluster
 from emulator.load import Frame
@@ -148,6 +148,8 @@ class Director:
 
     def _do(self, fault: Planned) -> None:
         at = time.monotonic() - self._began
+        if ended := self._world.ended():
+            raise SliceMQError(f"ended by itself: {' '.join(ended)}")
         try:
             what, undo = self._world.do(fault)
         except ImpossibleError as why:
@@ -396,6 +398,7 @@ def main() -> int:
     parser.add_argument("--model", default="face-short-range", choices=sorted(real_models()))
     parser.add_argument("--only", nargs="+", choices=sorted(BY_NAME), help="only these kinds of faults")
     parser.add_argument("--loopback", action="store_true", help="without namespaces and groups, and their faults")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/explanation/performance.md")
     parser.add_argument("--keep", type=Path, help="keep the logs in this new folder, whatever comes out")
     parser.add_argument("--format", choices=("table", "json"), default="table")
     given = parser.parse_args()
@@ -429,6 +432,8 @@ def main() -> int:
         print(as_json({**outcome.__dict__, "machine": describe_machine(), "held": not outcome.problems}))
     else:
         print(tell(outcome))
+    if given.write:
+        write_region("chaos", f"{describe_machine()}\n\n{tell(outcome)}")
     if not outcome.problems and given.keep is None:
         shutil.rmtree(folder, ignore_errors=True)
     return 1 if outcome.problems else 0

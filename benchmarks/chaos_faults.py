@@ -49,6 +49,7 @@ class World:
         self.cluster = cluster
         self._clients = clients
         self._ballast = ballast
+        self._down: set[str] = set()
 
     def do(self, fault: Planned) -> tuple[str, Undo]:
         """Carry out a fault: on what exactly, and how to undo it. Raises ImpossibleError, SliceMQError."""
@@ -58,9 +59,10 @@ class World:
 
     def ended(self) -> list[str]:
         """Nodes and coordinator that ended by themselves, with the end of what they printed."""
-        found = [f"node {name}:\n{node.log}" for name, node in self.cluster.nodes.items() if not node.alive]
+        nodes = self.cluster.nodes.items()
+        found = [f"node {name}:\n{node.log}" for name, node in nodes if not node.alive and name not in self._down]
         coordinator = self.cluster.coordinator
-        if coordinator is not None and not coordinator.alive:
+        if coordinator is not None and not coordinator.alive and COORDINATOR not in self._down:
             found.append(f"coordinator:\n{coordinator.tail}")
         return found
 
@@ -69,15 +71,18 @@ class World:
     def _agent_kill(self, fault: Planned) -> tuple[str, Undo]:
         node = self._node(fault)
         assert node.running is not None
-        os.kill(node.running.process.pid, signal.SIGKILL)
+        self._down.add(fault.targets[0])
+        node.running.process.kill()
         node.running.process.wait()
         return "", lambda: self._revive(fault.targets[0])
 
     def _node_kill(self, fault: Planned) -> tuple[str, Undo]:
+        self._down.add(fault.targets[0])
         self.cluster.kill_node(fault.targets[0])
         return "", lambda: self._revive(fault.targets[0])
 
     def _two_nodes_kill(self, fault: Planned) -> tuple[str, Undo]:
+        self._down.update(fault.targets)
         for name in fault.targets:
             self.cluster.kill_node(name)
 
@@ -88,39 +93,40 @@ class World:
         return "", undo
 
     def _worker_kill(self, fault: Planned) -> tuple[str, Undo]:
-        worker = self._worker(fault)
+        name, worker = self._worker(fault)
         os.kill(worker, signal.SIGKILL)
-        return f"process {worker}", _nothing
+        return f"process {worker} of {name}", _nothing
 
     def _node_freeze(self, fault: Planned) -> tuple[str, Undo]:
         self.cluster.freeze_node(fault.targets[0])
         return "", lambda: self.cluster.thaw_node(fault.targets[0])
 
     def _worker_freeze(self, fault: Planned) -> tuple[str, Undo]:
-        worker = self._worker(fault)
+        name, worker = self._worker(fault)
         os.kill(worker, signal.SIGSTOP)
 
         def undo() -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGCONT)
 
-        return f"process {worker}", undo
+        return f"process {worker} of {name}", undo
 
     def _node_memory(self, fault: Planned) -> tuple[str, Undo]:
         node = self._node(fault)
         assert node.running is not None
-        return self._out_of_memory(fault, node, node.running.process.pid)
+        return self._out_of_memory(fault, fault.targets[0], node.running.process.pid)
 
     def _worker_memory(self, fault: Planned) -> tuple[str, Undo]:
-        return self._out_of_memory(fault, self._node(fault), self._worker(fault))
+        return self._out_of_memory(fault, *self._worker(fault))
 
-    def _out_of_memory(self, fault: Planned, node: EmulatedNode, victim: int) -> tuple[str, Undo]:
-        group = node.group
+    def _out_of_memory(self, fault: Planned, name: str, victim: int) -> tuple[str, Undo]:
+        group = self.cluster.nodes[name].group
         assert group is not None
         with contextlib.suppress(OSError):
             Path(f"/proc/{victim}/oom_score_adj").write_text("1000")
+        self._down.add(name)
         before, used = group.killed(), group.memory() or 0
-        self.cluster.set_limits(fault.targets[0], memory=used + _MARGIN)
+        self.cluster.set_limits(name, memory=used + _MARGIN)
         hog = spawn([*group.prefix(), sys.executable, "-c", _HOG])
         try:
             deadline = time.monotonic() + _HOG_SECONDS
@@ -129,10 +135,10 @@ class World:
         finally:
             hog.kill()
             hog.wait()
-            self.cluster.set_limits(fault.targets[0], memory=MEMORY)
+            self.cluster.set_limits(name, memory=MEMORY)
         if group.killed() == before:
             raise SliceMQError(f"{fault.words}: the memory limit ended no process within {_HOG_SECONDS:g} s")
-        return f"process {victim}", lambda: self._revive(fault.targets[0])
+        return f"process {victim} of {name}", lambda: self._revive(name)
 
     def _link_down(self, fault: Planned) -> tuple[str, Undo]:
         self.cluster.link_down(fault.targets[0])
@@ -177,8 +183,14 @@ class World:
         return "", self.cluster.broker.thaw
 
     def _coordinator_kill(self, fault: Planned) -> tuple[str, Undo]:
+        self._down.add(COORDINATOR)
         self.cluster.kill_coordinator()
-        return "", lambda: (self.cluster.start_coordinator(), None)[1]
+
+        def undo() -> None:
+            self.cluster.start_coordinator()
+            self._down.discard(COORDINATOR)
+
+        return "", undo
 
     def _coordinator_freeze(self, fault: Planned) -> tuple[str, Undo]:
         coordinator = self.cluster.coordinator
@@ -205,12 +217,17 @@ class World:
         if not self.cluster.nodes[name].alive:
             self.cluster.kill_node(name)
             self.cluster.start_node(name)
+        self._down.discard(name)
 
-    def _worker(self, fault: Planned) -> int:
-        found = sorted(_children(self._node(fault)))
-        if not found:
-            raise ImpossibleError(f"no worker runs on {fault.targets[0]}")
-        return found[fault.draw % len(found)]
+    def _worker(self, fault: Planned) -> tuple[str, int]:
+        """A node and a worker of its: the target's, else that of the next node that has one."""
+        names = sorted(self.cluster.nodes)
+        begin = names.index(fault.targets[0])
+        for name in (*names[begin:], *names[:begin]):
+            found = sorted(_children(self.cluster.nodes[name]))
+            if found:
+                return name, found[fault.draw % len(found)]
+        raise ImpossibleError("no worker runs")
 
     def _fill(self, owner: str) -> tuple[str, Undo]:
         ballast = self._ballast[owner]
