@@ -64,6 +64,8 @@ class MakePlan:
 class PlanAhead:
     """Make a plan, in idle time, that the loss of the node `lost` would need; any `MakePlan` ends it at once.
 
+    With an empty `lost`: one to compare what runs with.
+
     The answer is `Cluster.on_foreseen`, or `on_unforeseen` with why there is no plan, with the plan's job.
     """
 

@@ -30,6 +30,7 @@ from coordinator.documents import all_documents
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
 from coordinator.lifecycle import Settings, advance, flip, must_move, take_wish, wants_plan
 from coordinator.membership import Membership
+from coordinator.rebalance import Rebalance
 from coordinator.situation import Inputs, Situation
 from coordinator.upkeep import VERBS as UPKEEP
 from coordinator.upkeep import pinned, staying
@@ -62,6 +63,7 @@ class Cluster:
         self.records = {record.name: record for record in records}
         self.situation = Situation(self.records, self.members)
         self.contingencies = Contingencies()
+        self.rebalance = Rebalance()
         self.term = term
         self.started = False
         self._counter = 0
@@ -295,11 +297,17 @@ class Cluster:
     def on_foreseen(self, now: float, job: int, blueprint: Blueprint) -> list[Action]:
         """A plan is made ahead."""
         self.contingencies.made(now, job, blueprint)
+        move = self.rebalance.made(now, job, blueprint, self.situation)
+        if move is not None:
+            record = self.records[move.pipeline]
+            assert record.intent is not None
+            self._prepare(record, Wish(record.intent, None, why=move.why), record.intent, blueprint, now)
         return self.tick(now)
 
     def on_unforeseen(self, now: float, job: int, why: Unmade) -> list[Action]:
         """A plan ahead was not made."""
         self.contingencies.unmade(now, job, why)
+        self.rebalance.unmade(job, again=why is Unmade.GIVEN_UP)
         return [] if why is Unmade.GIVEN_UP else self.tick(now)
 
     def on_plan_failed(self, now: float, job: int, error: SliceMQError) -> list[Action]:
@@ -429,6 +437,7 @@ class Cluster:
         self.situation.cuts.learn(intent.model.sha256, blueprint)
         revision.deadline = now + self.settings.prepare_most
         record.revisions[revision.id] = revision
+        revision.factors = self.situation.factors_of(record, revision)
         record.intent = record.intent or intent
         record.draft = blueprint
         record.status = f"{revision.id}: nodes fetch their slices"
@@ -464,11 +473,17 @@ class Cluster:
         return self._jobs
 
     def _plan_ahead(self, now: float) -> None:
-        wanted = self.contingencies.look(now, self.situation)
+        wanted = self.contingencies.look(now, self.situation) if not self.rebalance.under_way else None
         if wanted is not None:
             job = self._next_job()
             self.contingencies.begin(job, wanted)
             self._actions.append(PlanAhead(wanted.lost, _make_plan(job, wanted.inputs, None)))
+        elif self.contingencies.idle(now):
+            compare = self.rebalance.look(now, self.situation)
+            if compare is not None:
+                job = self._next_job()
+                self.rebalance.begin(job, compare)
+                self._actions.append(PlanAhead("", _make_plan(job, compare.inputs, None)))
         for name, foreseen in self.contingencies.news(self.situation).items():
             self._changed |= self.records[name].foreseen != foreseen
             self.records[name].foreseen = foreseen

@@ -98,6 +98,10 @@ class Contingencies:
         self.due = now + LOOK_SECONDS
         return None
 
+    def idle(self, now: float) -> bool:
+        """Whether there is nothing to do until something changes."""
+        return not self.under_way and now < self.due
+
     def begin(self, job: int, wanted: Wanted) -> None:
         """A plan is being made."""
         self.under_way[job] = wanted

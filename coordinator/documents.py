@@ -55,6 +55,7 @@ def plan_document(record: PipelineRecord, corrections: dict[str, dict[str, float
     planning = {
         "contingencies": {"ready": ready, "wanted": wanted},
         "prepared_for": revision.prepared_for,
+        "moved": revision.why,
         "corrections": corrections,
     }
     return PlanDocument(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ class Revision:
     `unready` and `quiet` are since when a slice is not ready, and since when no frame moves (None: not so).
     `cut` says that the connection of one of its slices may be down. `prepared_for` is the node for whose loss its
     plan had been made ahead (empty: it was made when it was needed), `why` what the pipeline moves for by itself
-    (empty: it does not).
+    (empty: it does not). `factors` are the corrections that its plan was made with: slice -> node -> factor.
     """
 
     id: str
@@ -85,6 +85,7 @@ class Revision:
     cut: bool = False
     prepared_for: str = ""
     why: str = ""
+    factors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def nodes(self) -> Set[str]:

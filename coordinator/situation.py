@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.feedback import Feedback, Subject
-from coordinator.intents import Blueprint, Intent, PipelineRecord
+from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision
 from coordinator.known import Cuts, Known, operators_by_slice
 from coordinator.leftovers import Leftovers
 from coordinator.membership import Membership
@@ -173,9 +173,10 @@ class Situation:
 
     def factors(self, record: PipelineRecord) -> dict[str, dict[str, float]]:
         """Slice -> node -> the correction that plans would use now, for the running slices that have one."""
-        revision = record.active
-        if revision is None:
-            return {}
+        return self.factors_of(record, record.active) if record.active is not None else {}
+
+    def factors_of(self, record: PipelineRecord, revision: Revision) -> dict[str, dict[str, float]]:
+        """Slice -> node -> the correction that plans would use now, for a revision's slices that have one."""
         operators = self._facts_of((record.name, revision.id), revision.blueprint).operators
         found: dict[str, dict[str, float]] = {}
         for node in sorted(revision.nodes):

@@ -129,6 +129,7 @@ class Workshop:
 
     def _make_ahead(self, action: PlanAhead) -> Blueprint | Unmade:
         name, begun = action.plan.intent.name, self._made
+        purpose = f"for the loss of node {action.lost}" if action.lost else "to compare what runs with"
         try:
             with self._lock:
                 begun = self._made
@@ -145,9 +146,9 @@ class Workshop:
                 self._ahead.forget()
             none = isinstance(error, (PlanError, ModelError))
             later = "" if none else "; it is tried again"
-            logger.info("%s: no plan for the loss of node %s: %s%s", name, action.lost, error, later)
+            logger.info("%s: no plan %s: %s%s", name, purpose, error, later)
             return Unmade.NONE if none else Unmade.FAILED
-        logger.info("%s: a plan for the loss of node %s is ready", name, action.lost)
+        logger.info("%s: a plan %s is ready", name, purpose)
         return made
 
     def _rest_later(self) -> None:

@@ -28,6 +28,7 @@ PURE = {
     "coordinator/lifecycle.py",
     "coordinator/leftovers.py",
     "coordinator/makeroom.py",
+    "coordinator/rebalance.py",
     "coordinator/situation.py",
     "coordinator/upkeep.py",
     "coordinator/documents.py",

@@ -178,7 +178,7 @@ def test_a_plan_that_was_given_up_is_made_later(site: Site) -> None:
 
 
 def test_where_no_plan_exists_the_loss_is_planned_for_its_reason(site: Site) -> None:
-    site.run("n1", "n2")
+    site.run("n1", "n2", rebalance=False)
     site.wait(2.0)
     site.plan_ahead()
     site.plan_ahead()
@@ -192,7 +192,7 @@ def test_where_no_plan_exists_the_loss_is_planned_for_its_reason(site: Site) -> 
 
 def test_a_plan_that_failed_is_tried_again_later_each_time(site: Site) -> None:
     """Meanwhile the other losses have their turn."""
-    site.run("n1", "n2")
+    site.run("n1", "n2", rebalance=False)
     site.wait(2.0)
     site.not_ahead(Unmade.FAILED)
     assert [action.lost for action in site.ahead] == ["n1", "n2"]
@@ -212,7 +212,7 @@ def test_a_plan_that_failed_is_tried_again_later_each_time(site: Site) -> None:
 
 
 def test_what_failed_is_tried_at_once_from_other_inputs(site: Site) -> None:
-    site.run("n1", "n2")
+    site.run("n1", "n2", rebalance=False)
     site.wait(2.0)
     for _ in range(3):
         site.not_ahead(Unmade.FAILED)
