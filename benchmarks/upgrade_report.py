@@ -32,7 +32,7 @@ class Kind:
 GOOD = Kind("good", (0,))
 BAD = (
     Kind("wrong output", (41, 42), r"golden"),
-    Kind("crash on load", (41, 42), r"slice .*(worker|died|killed|signal|ended|crash|alloc|memory)"),
+    Kind("crash on load", (41, 42), r"slice .* failed .*(cannot load|died|killed|signal|crash|alloc)"),
     Kind("too slow", (42,), r"times the", ("--canary", "0.25", "--frames", "10", "--seconds", "2")),
     Kind("too big", (21, 41), r"memory|MB"),
 )

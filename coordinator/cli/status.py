@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 @verb
 def command(net: Network, out: Output) -> None:
     """Show the coordinator, the nodes and the pipelines."""
-    from coordinator.cli.node_list import node_rows
-    from coordinator.cli.rollouts import document_row
     from coordinator.cli.view import read_view
 
-    view = read_view(net)
-    now = time.time()
-    body = {
+    body = status_body(read_view(net), net, time.time())
+    out.result(body, lambda: status_text(body, out))
+
+
+def status_body(view: View, net: Network, now: float) -> dict[str, Any]:
+    """What a view of the cluster says, as plain JSON, at the Unix time `now`."""
+    from coordinator.cli.node_list import node_rows
+    from coordinator.cli.rollouts import document_row
+
+    return {
         "cluster": net.cluster,
         "broker": net.options.describe(),
         "coordinator": _coordinator(view),
@@ -31,7 +36,6 @@ def command(net: Network, out: Output) -> None:
         "pipelines": [_pipeline(view, name) for name in sorted(view.pipelines)],
         "rollouts": [document_row(document, now) for _, document in sorted(view.rollouts.items())],
     }
-    out.result(body, lambda: _text(body, out))
 
 
 def _coordinator(view: View) -> dict[str, Any] | None:
@@ -125,7 +129,8 @@ def _measured(planned_ms: float, beat: SliceBeat | None) -> dict[str, float | No
     }
 
 
-def _text(body: dict[str, Any], out: Output) -> str:
+def status_text(body: dict[str, Any], out: Output) -> str:
+    """`status_body` for people."""
     from coordinator.cli.node_list import node_table
 
     coordinator = body["coordinator"]
@@ -179,6 +184,7 @@ def _node_notes(nodes: list[dict[str, Any]]) -> list[str]:
         for crash in row["crashes"]:
             frame = crash["frame"]
             doing = f"on frame {frame['sequence']} of {frame['client']}" if frame is not None else "while it loaded"
+            often = "once" if crash["count"] == 1 else f"{crash['count']} times"
             what = f"{crash['pipeline']}/{crash['slice']} ({crash['revision']})"
             notes.append(
                 f"{row['node']}: the worker of {what} died {doing}, {crash['count']} times: {crash['how']}"
