@@ -46,7 +46,7 @@ CLUSTER = "bench"
 NAME = "faces"
 NODES = ("n1", "n2")
 # What nodes say they have for slices, and what each of their processes really gets, in MB.
-_CLAIMED_MB = 2000
+_CLAIMED_MB = 800
 _GIVEN_MB = 400
 # Channels of a float32 picture of 128 x 128: 459 MB, which by the plan fits a node, and 1049 MB, which does not.
 _CRASHING, _TOO_BIG = 7000, 16000

@@ -186,9 +186,7 @@ def _node_notes(nodes: list[dict[str, Any]]) -> list[str]:
             doing = f"on frame {frame['sequence']} of {frame['client']}" if frame is not None else "while it loaded"
             often = "once" if crash["count"] == 1 else f"{crash['count']} times"
             what = f"{crash['pipeline']}/{crash['slice']} ({crash['revision']})"
-            notes.append(
-                f"{row['node']}: the worker of {what} died {doing}, {crash['count']} times: {crash['how']}"
-            )
+            notes.append(f"{row['node']}: the worker of {what} died {doing}, {often}: {crash['how']}")
     return notes
 
 
