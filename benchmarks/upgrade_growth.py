@@ -16,17 +16,23 @@ from slicemq.topics import Topics
 MEMORY_SHARE = 1.10
 """Resident memory of one kind may end at so many times what it was at first, and MEMORY_MB more."""
 MEMORY_MB = 10.0
+PLANNER_MB = 150.0
+"""The coordinator's children that plan: one more or less may be there, and each keeps the last models in memory."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a cluster takes after so many revisions; MB of 10^6 bytes; memory is RSS of processes and children."""
+    """What a cluster takes after so many revisions; MB of 10^6 bytes; memory is RSS of processes and children.
+
+    `planner_mb` is of the children in which the coordinator plans.
+    """
 
     revisions: int
     topics: int
     retained_kb: float
     broker_mb: float
     coordinator_mb: float
+    planner_mb: float
     nodes_mb: float
     store_mb: float
     caches_mb: float
@@ -44,7 +50,8 @@ def read_sizes(site: Site, revisions: int) -> Sizes:
         topics=len(retained),
         retained_kb=round(sum(map(len, retained.values())) / 1e3, 1),
         broker_mb=_resident([broker.pid]),
-        coordinator_mb=_resident([site.coordinator.process.pid]),
+        coordinator_mb=round(read_memory(site.coordinator.process.pid).rss / 1e6, 1),
+        planner_mb=_resident(children(site.coordinator.process.pid)),
         nodes_mb=_resident(node.process.pid for node in site.nodes.values()),
         store_mb=_files(site.folder / "coordinator"),
         caches_mb=round(sum(_files(site.folder / name) for name in site.nodes), 1),
@@ -59,9 +66,10 @@ def growth(rows: Sequence[Sizes]) -> list[str]:
     grown = []
     if last.topics > first.topics:
         grown.append(f"retained topics grew from {first.topics} to {last.topics}")
-    for what in ("broker", "coordinator", "nodes"):
+    for what in ("broker", "coordinator", "planner", "nodes"):
         before, after = getattr(first, f"{what}_mb"), getattr(last, f"{what}_mb")
-        if after > MEMORY_SHARE * before + MEMORY_MB:
+        more = PLANNER_MB if what == "planner" else MEMORY_MB
+        if after > MEMORY_SHARE * before + more:
             grown.append(f"{what}: {before:.1f} MB after {first.revisions} revisions, {after:.1f} MB in the end")
     return grown
 

@@ -16,7 +16,7 @@ KEPT = 0.80
 _KINDS = (
     "| upgrades | number | as they should | rate kept, median (worst) | seconds | longest gap, median (worst) |"
 )
-_SIZES = "| upgrades | retained topics | kB | broker MB | coordinator MB | nodes MB | store MB | caches MB |"
+_SIZES = "| upgrades | topics | kB | broker MB | coordinator MB | planning MB | nodes MB | store MB | caches MB |"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def table(outcome: Outcome, given: argparse.Namespace) -> str:
     lines += [
         "",
         _SIZES,
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     lines += ["| " + " | ".join(str(value) for value in asdict(one).values()) + " |" for one in outcome.sizes]
     faults = outcome.faults()

@@ -39,6 +39,7 @@ from emulator.cgroups import limit
 from emulator.site import Site
 from slicemq.errors import SliceMQError
 from slicemq.messages import PipelineDocument, PlanDocument, decode
+from slicemq.operations import RolloutDocument
 from slicemq.session import Session
 from slicemq.topics import Topics
 
@@ -166,7 +167,8 @@ class _Watched:
         self._session = Session(site.options, f"upgrades-{secrets.token_hex(4)}", on_message=self._on_message)
 
     def __enter__(self) -> _Watched:
-        self._session.subscribe(self._topics.plan(NAME), self._topics.pipeline(NAME))
+        topics = self._topics
+        self._session.subscribe(topics.plan(NAME), topics.pipeline(NAME), topics.rollout(NAME))
         self._session.start()
         self._session.wait_up(10.0)
         return self
@@ -174,16 +176,21 @@ class _Watched:
     def __exit__(self, *exc: object) -> None:
         self._session.stop()
 
-    def learn(self, revision: str, model: str) -> None:
-        """What a deployment said of itself."""
-        self.models.setdefault(revision, self._names[model])
-
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         if payload and topic == self._topics.plan(NAME):
             document = decode(PlanDocument, payload, topic)
-            self.models[document.revision] = self._names[document.model.sha256]
+            self._learn(document.revision, document.model.sha256)
+        elif payload and topic == self._topics.rollout(NAME):
+            rollouts = decode(RolloutDocument, payload, topic)
+            current = [rollouts.current] if rollouts.current is not None else []
+            for entry in [*rollouts.history, *current]:
+                self._learn(entry.revision, entry.model.sha256)
         elif payload:
             self.document = decode(PipelineDocument, payload, topic)
+
+    def _learn(self, revision: str, model: str) -> None:
+        if revision:
+            self.models[revision] = self._names[model]
 
 
 class _Course:
@@ -233,8 +240,7 @@ class _Course:
         begin = time.monotonic()
         code, reason = 0, ""
         try:
-            done = self._site.json("deploy", *words, timeout=2 * _DEADLINE)
-            self._watched.learn(done["revision"], done["model"])
+            self._site.json("deploy", *words, timeout=2 * _DEADLINE)
         except SliceMQError as error:
             code, reason = error.exit_code, str(error).partition("slicemq: ")[2] or str(error)
         end = time.monotonic()

@@ -68,7 +68,7 @@ def test_rates_and_gaps_are_of_the_interval() -> None:
     assert longest_gap(times, 0.5, 4.5) == 2.5
 
 
-SIZES = Sizes(5, 12, 30.0, 10.0, 100.0, 200.0, 1.0, 1.0)
+SIZES = Sizes(5, 12, 30.0, 10.0, 100.0, 150.0, 200.0, 1.0, 1.0)
 
 
 def test_growth_is_told() -> None:
