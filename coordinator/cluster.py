@@ -339,8 +339,13 @@ class Cluster:
         if wish is not None and record.active is None:
             # What served before may still fit.
             record.needs_nodes, record.retry_at = False, now
+            if short:
+                record.wish = dataclasses.replace(wish, room="", later=True)
         elif wish is not None and short:
             record.wish = dataclasses.replace(wish, room="")
+        elif wish is None and record.wish is not None and short:
+            # Neither fits now; the next time the newer one has the first try.
+            record.wish = dataclasses.replace(record.wish, later=False)
         record.status = str(error) if record.active is None else f"no newer revision: {error}"
         self._changed = True
         return self.tick(now)

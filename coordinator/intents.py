@@ -123,12 +123,14 @@ class Wish:
 
     `why` is what a pipeline that is served moves for by itself; that stands in the store, so such a wish does not.
     `room`: it is planned into the memory of what serves, because both do not fit (why not; empty: beside it).
+    `later`: there is no room for it while nothing serves; what served before comes first, if that fits.
     """
 
     intent: Intent
     requester: tuple[str, str] | None
     why: str = ""
     room: str = ""
+    later: bool = False
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def wants_plan(record: PipelineRecord, now: float, drained: Collection[str] = ()
     if record.active is not None:
         return must_move(record, drained) and now >= record.moves_at
     waits = record.needs_nodes or now < record.retry_at
-    return record.wish is None and record.intent is not None and record.coming is None and not waits
+    asked = record.wish is not None and not record.wish.later
+    return not asked and record.intent is not None and record.coming is None and not waits
 
 
 def take_wish(record: PipelineRecord, now: float, drained: Collection[str]) -> Wish | None:
@@ -147,14 +148,18 @@ def take_wish(record: PipelineRecord, now: float, drained: Collection[str]) -> W
         assert record.intent is not None
         leaves = ", ".join(sorted(record.active.nodes & set(drained)))
         return Wish(record.intent, None, why=f"node {leaves} is drained")
+    if record.wish is not None and record.wish.later and record.active is None:
+        return None
     wish, record.wish = record.wish, None
     return wish
 
 
 def _wish_is_due(record: PipelineRecord, now: float) -> bool:
     wish = record.wish
+    if wish is None or (wish.later and record.active is None):
+        return False
     waits = record.needs_nodes or now < record.retry_at
-    return wish is not None and (wish.requester is not None or not waits)
+    return wish.requester is not None or not waits
 
 
 def must_move(record: PipelineRecord, drained: Collection[str]) -> bool:

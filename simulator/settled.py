@@ -36,8 +36,11 @@ def _faults(world: World) -> Iterator[str]:
         if active is None or list(record.revisions) != [active.id]:
             phases = ", ".join(f"{revision.id} {revision.phase}" for revision in record.revisions.values())
             yield f"{record.name}: {phases or 'no revision'}; {record.status}"
-        elif record.wish is not None or record.job is not None:
+        elif record.job is not None or (record.wish is not None and not record.needs_nodes):
             yield f"{record.name}: a plan is being made"
+        elif record.wish is not None:
+            # There is no room for it, and its intent is kept until there is.
+            continue
         elif active.intent.model != wanted.model and (record.name, wanted.model.sha256) not in world.given_up:
             yield f"{record.name}: an older model runs than was asked for; {record.status}"
     yield from _documents(world)

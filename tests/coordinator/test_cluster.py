@@ -11,7 +11,7 @@ from coordinator.actions import Clear, Persist, Publish, Respond
 from coordinator.intents import files_in_use
 from coordinator.lifecycle import Settings
 from coordinator.membership import LINK_GRACE, RECONNECT_GRACE
-from slicemq.errors import ModelError
+from slicemq.errors import InsufficientCapacityError, ModelError
 from slicemq.messages import Artifact, Heartbeat, Stamp
 from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent, sha
 
@@ -413,6 +413,33 @@ def test_death_during_a_rollout_keeps_the_wish(site: Site) -> None:
     site.wait(5)
     assert site.jobs[-1].intent == intent(model="m2")
     site.bring_up("n2", "n3")
+    assert site.document().model == intent(model="m2").model.sha256
+
+
+def test_what_was_accepted_is_tried_again_when_what_served_before_serves_again(site: Site) -> None:
+    """Rule 24: an accepted deploy is not forgotten when there is no room for it while nothing serves."""
+    site.run("n1")
+    site.deploy(intent(model="m2"))
+    site.plan("n2", "n3")
+    site.die("n1")
+    site.die("n2")
+    short = InsufficientCapacityError("need more")
+    assert site.jobs[-1].intent == intent(model="m2")
+    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, short))
+    assert site.jobs[-1].intent == intent(), "what served before may fit"
+    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, short))
+    jobs = len(site.jobs)
+    site.wait(10)
+    assert len(site.jobs) == jobs, "nothing has changed that would help"
+    site.boot("n1")
+    assert site.jobs[-1].intent == intent(model="m2"), "the newer one has the first try"
+    for _ in range(2):
+        # Twice, because the node became ready while the first one was made.
+        site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, short))
+    site.bring_up("n1")
+    assert site.document().model == intent().model.sha256
+    assert site.jobs[-1].intent == intent(model="m2")
+    site.bring_up("n3")
     assert site.document().model == intent(model="m2").model.sha256
 
 
