@@ -31,6 +31,8 @@ from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wis
 from coordinator.lifecycle import Settings, advance, flip, must_move, take_wish, wants_plan
 from coordinator.membership import Membership
 from coordinator.rebalance import Rebalance
+from coordinator.poison import Poison
+from coordinator.preship import Preship
 from coordinator.situation import Inputs, Situation
 from coordinator.upkeep import VERBS as UPKEEP
 from coordinator.upkeep import pinned, staying
@@ -64,6 +66,8 @@ class Cluster:
         self.situation = Situation(self.records, self.members)
         self.contingencies = Contingencies()
         self.rebalance = Rebalance()
+        self.preship = Preship()
+        self.poison = Poison()
         self.term = term
         self.started = False
         self._counter = 0
@@ -131,6 +135,7 @@ class Cluster:
         """A node's report."""
         self.members.on_report(document)
         node = self.members.node(document.node)
+        self._changed |= self.poison.heard(now, node.current_report)
         if self.situation.leftovers.reported(node.id, node.current_report):
             self._nodes_changed()
         return self.tick(now)
@@ -387,6 +392,7 @@ class Cluster:
             ):
                 self._plan(record, now)
         self._clear_addresses(now)
+        self._changed |= self.poison.expire(now)
         if self._changed:
             self.contingencies.disturb(now)
         self._plan_ahead(now)
@@ -489,6 +495,10 @@ class Cluster:
                 job = self._next_job()
                 self.rebalance.begin(job, compare)
                 self._actions.append(PlanAhead("", _make_plan(job, compare.inputs, None)))
+        if self.contingencies.at_rest:
+            nodes = self.members.nodes.values()
+            capacities = {node.id: one for node in nodes if (one := node.current_capacity) is not None}
+            self._changed |= self.preship.plan(self.contingencies.plans(), self.records, capacities)
         for name, foreseen in self.contingencies.news(self.situation).items():
             self._changed |= self.records[name].foreseen != foreseen
             self.records[name].foreseen = foreseen
@@ -511,8 +521,16 @@ class Cluster:
 
     def _flush(self, now: float) -> None:
         drained = staying(self.records, self.situation.drained)
-        self._address(drained.keys() - self._addressed.keys())
-        wanted = all_documents(self.topics, self.records, sorted(self._addressed), self.situation.factors, drained)
+        self._address((drained.keys() | self.preship.nodes) - self._addressed.keys())
+        wanted = all_documents(
+            self.topics,
+            self.records,
+            sorted(self._addressed),
+            self.situation.factors,
+            drained,
+            self.poison,
+            self.preship,
+        )
         for topic in [topic for topic in self._published if topic not in wanted]:
             del self._published[topic]
             self._sent.pop(topic, None)

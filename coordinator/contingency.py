@@ -1,7 +1,8 @@
 """Plans made ahead, one for each node that a pipeline may lose. PURE.
 
 A plan is ready for a loss when its inputs are those that the loss will bring: they are computed by the same
-function (`Situation.inputs`) and compared as a whole, so a prepared plan is exactly what planning would give then.
+function (`Situation.inputs`) and compared as a whole, but for the files that nodes have: those of the plan are on
+their way to its stand-ins, so that it stays the best one. Else a prepared plan is what planning would give then.
 Whatever changes the inputs (a node that comes or goes, other free memory, a correction, another pipeline) makes it
 useless, and it is made again when there is time.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.intents import Blueprint, PipelineRecord
 from coordinator.situation import Inputs, Situation
@@ -60,7 +61,8 @@ class _Failure:
 class Contingencies:
     """The plans that are ready: (pipeline, lost node) -> inputs, and the plan (None: there is none).
 
-    `due` is when to look next. `under_way` is the job in the making, by its number.
+    `due` is when to look next. `under_way` is the job in the making, by its number. `at_rest`: the last look found
+    that all is made which can be made.
     """
 
     due: float = math.inf
@@ -68,6 +70,7 @@ class Contingencies:
     _ready: dict[tuple[str, str], tuple[Inputs, Blueprint | None]] = field(default_factory=dict)
     _failed: dict[tuple[str, str], _Failure] = field(default_factory=dict)
     _told: bool = True
+    at_rest: bool = False
 
     def disturb(self, now: float) -> None:
         """Something changed that plans may depend on."""
@@ -76,6 +79,7 @@ class Contingencies:
 
     def look(self, now: float, situation: Situation) -> Wanted | None:
         """The next plan to make, if it is time and there is one."""
+        self.at_rest = False
         if self.under_way or now < self.due:
             return None
         if not all(_settled(record) for record in situation.records.values()):
@@ -88,7 +92,7 @@ class Contingencies:
                 del kept[gone]
         for name, lost in pairs:
             inputs = self._expected(situation, name, lost)
-            if (name, lost) in self._ready and self._ready[name, lost][0] == inputs:
+            if (name, lost) in self._ready and _alike(self._ready[name, lost][0], inputs):
                 continue
             self._ready.pop((name, lost), None)
             failure = self._failed.get((name, lost))
@@ -96,6 +100,7 @@ class Contingencies:
                 continue
             return Wanted(name, lost, inputs)
         self.due = now + LOOK_SECONDS
+        self.at_rest = True
         return None
 
     def idle(self, now: float) -> bool:
@@ -141,7 +146,7 @@ class Contingencies:
     def take(self, pipeline: str, inputs: Inputs) -> tuple[str, Blueprint] | None:
         """(lost node, plan) for these inputs, if one is ready. It is handed out once: should it fail, plan anew."""
         for (name, lost), (expected, blueprint) in self._ready.items():
-            if name == pipeline and blueprint is not None and expected == inputs:
+            if name == pipeline and blueprint is not None and _alike(expected, inputs):
                 del self._ready[name, lost]
                 self._told = False
                 return lost, blueprint
@@ -159,10 +164,13 @@ class Contingencies:
             found[name] = (ready + (entry is not None and entry[1] is not None), wanted + 1)
         return found
 
+    def plans(self) -> list[Blueprint]:
+        """All plans that are ready."""
+        return [blueprint for _, blueprint in self._ready.values() if blueprint is not None]
+
     def artifacts(self) -> set[str]:
         """The hashes of the slices of all plans that are ready."""
-        blueprints = [blueprint for _, blueprint in self._ready.values() if blueprint is not None]
-        return {item.artifact.sha256 for made in blueprints for items in made.slices.values() for item in items}
+        return {item.artifact.sha256 for made in self.plans() for items in made.slices.values() for item in items}
 
     def _expected(self, situation: Situation, name: str, lost: str) -> Inputs:
         """The inputs that the loss would bring: pipelines before this one that lose too are planned first."""
@@ -176,6 +184,16 @@ class Contingencies:
         record = situation.records[name]
         assert record.intent is not None
         return situation.inputs(name, record.intent, lost=lost, placed=placed)
+
+
+def _alike(made: Inputs, wanted: Inputs) -> bool:
+    """Whether a plan made from the first answers the second.
+
+    Which files nodes have by now decides nothing: the stand-ins of the plan that is ready fetch its own.
+    """
+    return replace(made, known=replace(made.known, held={})) == replace(
+        wanted, known=replace(wanted.known, held={})
+    )
 
 
 def _settled(record: PipelineRecord) -> bool:

@@ -8,14 +8,24 @@ from typing import Any
 
 from coordinator.intents import PipelineRecord
 from coordinator.makeroom import files_for
-from slicemq.messages import MOST_FILES, Assignment, PipelineDocument, PlanDocument, Route, Stamp
+from coordinator.poison import Poison
+from coordinator.preship import NOTHING, Preship, Shipment
+from slicemq.messages import (
+    MOST_FILES,
+    Assignment,
+    FrameName,
+    PipelineDocument,
+    PlanDocument,
+    Route,
+    Stamp,
+)
 from slicemq.topics import Topics
 
 UNSTAMPED = Stamp(0, "", 0)
 _NO_NODES: Mapping[str, str] = {}
 
 
-def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
+def pipeline_document(record: PipelineRecord, poisoned: tuple[FrameName, ...] = ()) -> PipelineDocument | None:
     """What clients read; None while the pipeline's inputs and outputs are not known yet."""
     face = record.face or record.draft
     if face is None:
@@ -43,6 +53,7 @@ def pipeline_document(record: PipelineRecord) -> PipelineDocument | None:
         clients=max(1, len(record.clients)),
         resend=record.resend,
         stateful=face.stateful,
+        poisoned=poisoned,
     )
 
 
@@ -63,10 +74,13 @@ def plan_document(record: PipelineRecord, corrections: dict[str, dict[str, float
     )
 
 
-def assignment(node: str, records: Collection[PipelineRecord], stays: str | None = None) -> Assignment:
-    """All that `node` shall run; revisions that are lost or wait for room are left out.
+def assignment(
+    node: str, records: Collection[PipelineRecord], stays: str | None = None, shipment: Shipment = NOTHING
+) -> Assignment:
+    """All that `node` shall run and have; revisions that are lost or wait for room are left out.
 
-    `stays`: why a drained node still has slices (None: it is not drained).
+    `stays`: why a drained node still has slices (None: it is not drained). The files of a revision that waits for
+    room come first, as fast as they can; meanwhile the others are only kept.
     """
     slices = tuple(
         item
@@ -76,8 +90,20 @@ def assignment(node: str, records: Collection[PipelineRecord], stays: str | None
         if revision.phase not in ("lost", "waiting")
         for item in revision.assignments(node)
     )
-    ahead = files_for(node, records)[:MOST_FILES]
-    return Assignment(node, UNSTAMPED, slices, ahead, draining=stays is not None, reason=stays or "")
+    urgent = files_for(node, records)[:MOST_FILES]
+    keep = shipment.keep
+    if urgent:
+        keep = tuple(dict.fromkeys([*keep, *(one.sha256 for one in shipment.prefetch)]))[:MOST_FILES]
+    return Assignment(
+        node,
+        UNSTAMPED,
+        slices,
+        urgent or shipment.prefetch,
+        0.0 if urgent else shipment.rate,
+        keep,
+        draining=stays is not None,
+        reason=stays or "",
+    )
 
 
 def all_documents(
@@ -86,20 +112,26 @@ def all_documents(
     nodes: Iterable[str],
     corrections: Callable[[PipelineRecord], dict[str, dict[str, float]]] = lambda record: {},
     drained: Mapping[str, str] = _NO_NODES,
+    poison: Poison | None = None,
+    preship: Preship | None = None,
 ) -> dict[str, Any]:
     """Every document of the coordinator except its own state, by topic.
 
     `corrections` gives those of a pipeline's running slices: slice -> node -> factor. `drained` gives for each
-    drained node why it still has slices.
+    drained node why it still has slices. `poison` knows the pipelines' poisoned frames, `preship` what nodes fetch
+    ahead.
     """
+    poison, preship = poison or Poison(), preship or Preship()
     documents: dict[str, Any] = {}
     for record in records.values():
         for topic, document in (
-            (topics.pipeline(record.name), pipeline_document(record)),
+            (topics.pipeline(record.name), pipeline_document(record, poison.of(record.name))),
             (topics.plan(record.name), plan_document(record, corrections(record))),
         ):
             if document is not None:
                 documents[topic] = document
     for node in nodes:
-        documents[topics.node(node, "assignment")] = assignment(node, records.values(), drained.get(node))
+        documents[topics.node(node, "assignment")] = assignment(
+            node, records.values(), drained.get(node), preship.of(node)
+        )
     return documents

@@ -242,7 +242,8 @@ def _unready_for(
     if now - revision.unready <= settings.unready_grace:
         return None
     for name, slices in missing.items():
-        _blame(revision, members, name, slices)
+        if not _ended_by_frames(revision, members, name, slices):
+            _blame(revision, members, name, slices)
     return f"slices not ready for {now - revision.unready:.0f} s: {_listed(missing)}"
 
 
@@ -251,6 +252,17 @@ def _note_cut(record: PipelineRecord, revision: Revision, members: Membership) -
     cut = any(members.is_cut_off(name, key) for name in revision.nodes for key in revision.keys(name))
     record.resend += revision.cut and not cut
     revision.cut = cut
+
+
+def _ended_by_frames(revision: Revision, members: Membership, name: str, slices: list[str]) -> bool:
+    """Whether frames have ended the workers of these slices: no fault of the node (rule 10)."""
+    report = members.node(name).current_report
+    crashed = {
+        crash.slice
+        for crash in (report.crashes if report is not None else ())
+        if crash.frame is not None and crash.revision == revision.id and crash.pipeline == revision.intent.name
+    }
+    return crashed.issuperset(slices)
 
 
 def _preparing_status(revision: Revision, missing: dict[str, list[str]]) -> str:

@@ -42,6 +42,7 @@ from edge_node.events import (
     Fetch,
     Fetched,
     FetchFailed,
+    Prefetch,
     PublishReport,
     RetaskWorker,
     StartSpare,
@@ -54,6 +55,7 @@ from edge_node.events import (
     WorkerReady,
 )
 from slicemq.messages import (
+    Artifact,
     Assignment,
     FrameName,
     SliceAssignment,
@@ -115,6 +117,8 @@ class Agent:
         self._workers: dict[int, Key] = {}
         self._fetching: set[str] = set()
         self._retries: dict[str, tuple[float, float]] = {}
+        self._ahead: tuple[tuple[Artifact, ...], float, frozenset[str]] = ((), 0.0, frozenset())
+        self._told_ahead = Prefetch((), 0.0, frozenset(), frozenset())
         self._assigned: Stamp | None = None
         self._seen: Stamp | None = None
         self._next_worker = 1
@@ -168,6 +172,8 @@ class Agent:
             return True
         self._assigned = stamp
         self._wanted = {_key(one): one for one in assignment.slices}
+        kept = frozenset(assignment.keep) | {one.sha256 for one in assignment.prefetch}
+        self._ahead = (assignment.prefetch, assignment.prefetch_rate, kept)
         return False
 
     def _saw(self, stamp: Stamp) -> None:
@@ -247,6 +253,10 @@ class Agent:
             self._held.setdefault(key, _Held(wanted))
         self._fetch(actions, now)
         self._start(actions)
+        ahead = Prefetch(*self._ahead, self.assigned if self._ahead[2] else frozenset())
+        if ahead != self._told_ahead:
+            self._told_ahead = ahead
+            actions.append(ahead)
         self._mind_spare(actions, now)
         crashes = self._crashes.told(now, (key[0] for key in self._held))
         report = PublishReport(tuple(map(_report, self._held.values())), self._assigned, crashes)

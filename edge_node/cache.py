@@ -55,6 +55,10 @@ class Cache:
             return 0
         return size
 
+    def has(self, artifact: Artifact) -> bool:
+        """Whether the whole file is there; what it holds is not looked at."""
+        return _size(self.path(artifact.sha256)) == artifact.size
+
     def verified(self, artifact: Artifact) -> Path | None:
         """The file when it is there and matches its hash, and mark it used; a damaged one is removed."""
         path = self.path(artifact.sha256)
@@ -67,17 +71,20 @@ class Cache:
             os.utime(path, (self._now(), self._now()))
         return path
 
-    def make_room(self, artifact: Artifact, keep: Iterable[str], reserved: int = 0) -> None:
+    def make_room(
+        self, artifact: Artifact, keep: Iterable[str], reserved: int = 0, last: Iterable[str] = ()
+    ) -> None:
         """Remove what was used longest ago, except `keep`, until the artifact fits. Raises StoreError.
 
-        `reserved` bytes are promised to files that are still coming in.
+        `reserved` bytes are promised to files that are still coming in; the files `last` go after all others.
         """
         if artifact.size > self._limit:
             raise StoreError(f"artifact of {_mb(artifact.size)} MB, the cache holds {_mb(self._limit)} MB")
         kept = {*keep, artifact.sha256}
         others = [path for path in self._files() if path.name.split(".")[0] != artifact.sha256]
         used = reserved + sum(_size(path) for path in others)
-        for path in sorted(others, key=_last_used):
+        late = set(last)
+        for path in sorted(others, key=lambda path: (path.name.split(".")[0] in late, _last_used(path))):
             if used + artifact.size <= self._limit:
                 return
             if path.name.split(".")[0] not in kept:

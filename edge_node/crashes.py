@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from edge_node.record import At
+from edge_node.events import At
 from slicemq.messages import MOST_CRASHES, Crash, FrameName, SliceAssignment
 
 KEEP_SECONDS = 900.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from edge_node.record import At
 from slicemq.messages import (
     Artifact,
     Assignment,
@@ -15,6 +15,9 @@ from slicemq.messages import (
     SliceReport,
     Stamp,
 )
+
+At = FrameName | Literal["loading"] | None
+"""What a worker was at: a frame, loading its slice, or neither."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,20 @@ class Fetch:
 
 
 @dataclass(frozen=True)
+class Prefetch:
+    """Bring these artifacts into the cache while nothing else is fetched, in place of earlier ones told so.
+
+    `rate`: at most so many bytes per second (0: no limit). Neither `keep` nor `assigned` give way to them; `keep`,
+    which they are among, gives way to what is fetched in earnest, and `assigned` to nothing.
+    """
+
+    artifacts: tuple[Artifact, ...]
+    rate: float
+    keep: frozenset[str]
+    assigned: frozenset[str]
+
+
+@dataclass(frozen=True)
 class CancelFetch:
     """Nobody wants the artifact any more; what has come of it may stay."""
 
@@ -160,4 +177,4 @@ class PublishReport:
     crashes: tuple[Crash, ...] = ()
 
 
-Action = Fetch | CancelFetch | StartWorker | StartSpare | RetaskWorker | StopWorker | PublishReport
+Action = Fetch | Prefetch | CancelFetch | StartWorker | StartSpare | RetaskWorker | StopWorker | PublishReport

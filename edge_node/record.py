@@ -12,8 +12,9 @@ import mmap
 import os
 import struct
 import tempfile
-from typing import Literal, Protocol
+from typing import Protocol
 
+from edge_node.events import At
 from slicemq.errors import ProtocolError
 from slicemq.messages import FrameName, from_plain
 
@@ -22,9 +23,6 @@ _IDLE, _LOADING, _COMPUTING = 0, 1, 2
 # After the byte that says what it is at: stream, sequence number, length of the client's id, the id.
 _FRAME = struct.Struct("<QQB64s")
 _FRAME_AT = 8
-
-At = FrameName | Literal["loading"] | None
-"""What a worker was at: a frame, loading its slice, or neither."""
 
 
 class Named(Protocol):

@@ -28,6 +28,7 @@ from edge_node.events import (
     Fetch,
     Fetched,
     FetchFailed,
+    Prefetch,
     PublishReport,
     RetaskWorker,
     StartSpare,
@@ -234,6 +235,7 @@ class NodeService:
             labels=dict(config.labels),
             operators=measured.operators,
             broker=self._data_broker_url(answers),
+            cache=config.cache_mb * 1_000_000,
         )
         self._agent = Agent(memory, measured.worker_memory, spare=config.spare_workers > 0)
         self._session.own(self._topic("state"), encode(self._state("init")))
@@ -338,6 +340,8 @@ class NodeService:
     def _act(self, action: Action) -> None:
         if isinstance(action, Fetch):
             self._fetcher.fetch(action.artifact, action.keep)
+        elif isinstance(action, Prefetch):
+            self._fetcher.prefetch(action)
         elif isinstance(action, CancelFetch):
             self._fetcher.cancel(action.sha256)
         elif isinstance(action, StartWorker):

@@ -106,7 +106,8 @@ class Capacity:
     class, runs per second of the shipped calibration model of that class. `operators` is the highest version
     of each operator that its runtime takes; empty: not known, every operator is assumed. `protocol` is the
     version that the node speaks. `broker` is the URL, as other nodes reach it, of a data broker on the board that
-    may carry the bundles of its slices; empty: there is none, or it does not answer.
+    may carry the bundles of its slices; empty: there is none, or it does not answer. `cache` is what its cache of
+    artifacts may take, in bytes; 0: not told.
     """
 
     node: str
@@ -126,6 +127,7 @@ class Capacity:
     operators: dict[str, int] = field(default_factory=dict)
     protocol: str = PROTOCOL
     broker: str = ""
+    cache: int = 0
 
     @property
     def knows_turns(self) -> bool:
@@ -145,6 +147,7 @@ class Capacity:
     def __post_init__(self) -> None:
         _expect(is_id(self.node), f"node: {self.node!r} is not an id")
         _expect(self.memory >= 0, "memory: must not be negative")
+        _expect(self.cache >= 0, "cache: must not be negative")
         _expect(all(v > 0 for v in self.speeds.values()), "speeds: must be positive")
         _expect(operators_are_sound(self.operators), "operators: expected at most 4096 names with versions from 1")
         fault = data_broker_fault(self.broker) if self.broker else ""

@@ -92,7 +92,7 @@ def test_a_plan_is_used_once(site: Site) -> None:
     assert len(site.jobs) == 2
 
 
-@pytest.mark.parametrize("change", ["node comes", "memory", "node goes", "shunned", "other pipeline", "files"])
+@pytest.mark.parametrize("change", ["node comes", "memory", "node goes", "shunned", "other pipeline"])
 def test_what_changes_the_inputs_makes_a_plan_useless_and_it_is_made_again(site: Site, change: str) -> None:
     site.run("n1", "n2")
     site.foresee()
@@ -110,11 +110,6 @@ def test_what_changes_the_inputs_makes_a_plan_useless_and_it_is_made_again(site:
             site.cluster.members.shun("n3")
         case "other pipeline":
             site.run("n3", name="birds")
-        case "files":
-            mine = site.record().revisions[next(iter(site.routes()))].blueprint.slices["n1"][0].artifact.sha256
-            site.do(
-                site.cluster.on_capacity(site.now, replace(capacity("n3", n3.epoch, n3.memory), artifacts=(mine,)))
-            )
     jobs = len(site.jobs)
     site.die("n2")
     assert len(site.jobs) == jobs + 1, "planned anew"
@@ -124,6 +119,22 @@ def test_what_changes_the_inputs_makes_a_plan_useless_and_it_is_made_again(site:
     ahead = len(site.ahead)
     site.foresee()
     assert len(site.ahead) > ahead
+
+
+def test_a_plan_stays_ready_while_nodes_fetch_files(site: Site) -> None:
+    """The files that come to its stand-ins are its own."""
+    site.run("n1", "n2")
+    site.foresee()
+    n3 = site.boards["n3"]
+    mine = site.record().revisions[next(iter(site.routes()))].blueprint.slices["n1"][0].artifact.sha256
+    site.do(site.cluster.on_capacity(site.now, replace(capacity("n3", n3.epoch, n3.memory), artifacts=(mine,))))
+    ahead = len(site.ahead)
+    site.wait(15.0)
+    assert len(site.ahead) == ahead
+    jobs = len(site.jobs)
+    site.die("n2")
+    assert len(site.jobs) == jobs
+    assert site.record().coming is not None
 
 
 def test_files_of_other_models_change_nothing(site: Site) -> None:

@@ -566,7 +566,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.fetching.add(action.artifact.sha256)
             elif isinstance(action, CancelFetch):
                 self.fetching.remove(action.sha256)
-            else:
+            elif isinstance(action, PublishReport):
                 self.report = action
 
     @rule(names=st.sets(st.sampled_from(["s0", "s1", "s2"])), number=st.integers(1, 2))
