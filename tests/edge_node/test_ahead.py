@@ -26,7 +26,7 @@ def file(number: int, size: int = 300_000) -> tuple[Artifact, bytes]:
 
 
 def served(request: ChunkRequest, data: bytes) -> bytes:
-    (payload,) = serve(request, len(data), lambda offset, count: data[offset : offset + count])
+    payload, *_ = serve(request, len(data), lambda offset, count: data[offset : offset + count])
     return payload
 
 
