@@ -30,9 +30,9 @@ from coordinator.documents import all_documents
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
 from coordinator.lifecycle import Settings, advance, flip, must_move, take_wish, wants_plan
 from coordinator.membership import Membership
-from coordinator.rebalance import Rebalance
 from coordinator.poison import Poison
 from coordinator.preship import Preship
+from coordinator.rebalance import Rebalance
 from coordinator.situation import Inputs, Situation
 from coordinator.upkeep import VERBS as UPKEEP
 from coordinator.upkeep import pinned, staying
