@@ -30,6 +30,9 @@ from coordinator.actions import PROBES_AT_ONCE
 from coordinator.intents import PipelineRecord, Revision, Wish
 from coordinator.membership import Membership
 
+MOST_LOST = 16
+"""So many lost revisions are shown at most, the latest: with more, clients send again at their own deadlines."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -112,6 +115,9 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
         elif phase == "lost" and record.active is not None and now - revision.since > settings.lost_shown:
             del record.revisions[revision.id]
         changed |= revision.id not in record.revisions or revision.phase != phase
+    for revision in record.in_phase("lost")[:-MOST_LOST]:
+        del record.revisions[revision.id]
+        changed = True
     return Change(changed, tuple(probe), tuple(unprobe), persist=changed)
 
 

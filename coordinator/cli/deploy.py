@@ -53,6 +53,12 @@ def command(
     max_difference: float | None = rollout_wishes.MAX_DIFFERENCE,
     promote: str = rollout_wishes.PROMOTE,
     golden: list[Path] = rollout_wishes.GOLDEN,
+    rebalance: bool = typer.Option(
+        True, "--rebalance/--no-rebalance", help="Let the pipeline move later to a plan that is better by 10 %."
+    ),
+    make_room: bool = typer.Option(
+        True, "--make-room/--no-make-room", help="Pause what serves if the new revision does not fit beside it."
+    ),
     wait: bool = typer.Option(True, "--wait/--no-wait", help="Wait until it has all frames, or has failed."),
     timeout: float | None = typer.Option(
         None,
@@ -97,6 +103,8 @@ def command(
         "max_difference": max_difference,
         "promote": promote,
         "golden": golden,
+        "rebalance": rebalance,
+        "make_room": make_room,
     }
     deployment = prepare(file, name, given, plan)
     with out.progress() as progress:

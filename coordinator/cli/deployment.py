@@ -104,6 +104,8 @@ def check_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
         "max_slices": given["max_slices"],
         "shapes": {name: list(shape) for name, shape in parse_shapes(given["input_shape"]).items()},
     }
+    # What is not said is allowed: so the same wishes are the same intent to coordinators of any age.
+    options |= {key: False for key in ("rebalance", "make_room") if not given[key]}
     return options, rollout_wishes.wishes(given)
 
 

@@ -105,6 +105,7 @@ def _pipeline(view: View, name: str) -> dict[str, Any]:
         "period_ms": plan.plan.get("period_ms") if plan is not None else None,
         "contingencies": planning.get("contingencies", {"ready": 0, "wanted": 0}),
         "prepared_for": planning.get("prepared_for") or None,
+        "moved": planning.get("moved") or None,
         "turns": turns,
         "slices": slices,
         "data_brokers": {
@@ -157,6 +158,8 @@ def status_text(body: dict[str, Any], out: Output) -> str:
             lines.append(f"  plans for the loss of a node: {ahead['ready']} of {ahead['wanted']} ready")
         if pipeline["prepared_for"]:
             lines.append(f"  runs by the plan made ahead for the loss of node {pipeline['prepared_for']}")
+        if pipeline["moved"]:
+            lines.append(f"  it moved by itself: {pipeline['moved']}")
         if pipeline["data_brokers"]:
             carried = ", ".join(f"{bundle} on {node}" for bundle, node in pipeline["data_brokers"].items())
             lines.append(f"  over data brokers: {carried}")
