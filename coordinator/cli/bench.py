@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,8 @@ def command(
             task = progress.add_task("frames", total=frames, note="")
             source = itertools.islice(itertools.cycle(inputs), frames)
             for result in pipeline.map(source, raise_errors=False, limit=limit):
-                results.append(result)
+                # Without the tensors: millions of frames would fill the memory.
+                results.append(replace(result, outputs={}, tensors={}))
                 rate = len(results) / (time.monotonic() - begun)
                 progress.update(task, advance=1, note=f"{rate:.1f} frames/s")
         seconds = time.monotonic() - begun
