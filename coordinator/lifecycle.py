@@ -67,7 +67,7 @@ class Change:
 
 def advance(record: PipelineRecord, members: Membership, settings: Settings, now: float) -> Change:
     """Move every revision of `record` as far as the facts allow; starts no planning."""
-    changed = False
+    changed = worded = False
     probe: list[Revision] = []
     unprobe: list[Revision] = []
     for revision in list(record.revisions.values()):
@@ -88,7 +88,8 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
             elif phase == "preparing":
                 missing = _unready(revision, members)
                 status = _preparing_status(revision, missing)
-                changed |= status != record.status
+                # Only a word: nothing that has to be stored before it is published.
+                worded |= status != record.status
                 record.status = status
                 if not missing:
                     rounds = math.ceil(revision.blueprint.route.turns / PROBES_AT_ONCE)
@@ -118,7 +119,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
     for revision in record.in_phase("lost")[:-MOST_LOST]:
         del record.revisions[revision.id]
         changed = True
-    return Change(changed, tuple(probe), tuple(unprobe), persist=changed)
+    return Change(changed or worded, tuple(probe), tuple(unprobe), persist=changed)
 
 
 def flip(record: PipelineRecord, revision: Revision, settings: Settings, now: float) -> None:

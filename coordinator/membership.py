@@ -21,6 +21,10 @@ HEARTBEAT_DEADLINE = 1.5
 # A data link that is down longer than its own reconnect back-off needs makes its slice not ready.
 LINK_GRACE = 6.0
 SHUN_SECONDS = 30.0
+# A node that is lost again and again is left out of new plans too, for twice as long after each further loss.
+FLAPS = 3
+FLAP_SECONDS = 300.0
+MOST_SHUN_SECONDS = 960.0
 # Against whoever invents nodes: ten times what a coordinator is meant for.
 MAX_NODES = 10_000
 # Sessions come back within 5 s (their longest back-off) after a broker was away.
@@ -54,6 +58,7 @@ class Node:
     beat: Heartbeat | None = None
     shunned_until: float = -1.0
     broker_shunned_until: float = -1.0
+    losses: list[float] = field(default_factory=list)
     progress: dict[SliceKey, _Progress] = field(default_factory=dict)
 
     @property
@@ -118,6 +123,7 @@ class Membership:
         } | self._willed
         for name in dead:
             self._end(self.nodes[name])
+            self._note_loss(self.nodes[name])
         return sorted(dead)
 
     @property
@@ -239,6 +245,15 @@ class Membership:
             progress.link_down = None
         elif progress.link_down is None:
             progress.link_down = self.clock
+
+    def _note_loss(self, node: Node) -> None:
+        """Shun a node that comes and goes: `FLAPS` losses, each within `FLAP_SECONDS` of the one before."""
+        if node.losses and self.clock - node.losses[-1] > FLAP_SECONDS + max(0.0, node.shunned_until - self.clock):
+            node.losses.clear()
+        node.losses = [*node.losses[-31:], self.clock]
+        if len(node.losses) >= FLAPS:
+            pause = min(MOST_SHUN_SECONDS, SHUN_SECONDS * 2.0 ** (len(node.losses) - FLAPS))
+            node.shunned_until = max(node.shunned_until, self.clock + pause)
 
     def _end(self, node: Node) -> None:
         node.epoch = None

@@ -35,6 +35,7 @@ from coordinator.intents import Blueprint, files_in_use
 from coordinator.mirroring import Mirroring
 from coordinator.narrator import Narrator
 from coordinator.planning import Tools
+from coordinator.preship import DEFAULT_RATE
 from coordinator.probe import Prober
 from coordinator.store import Store
 from coordinator.workshop import Workshop
@@ -55,13 +56,17 @@ _QUEUE = 65536
 
 @dataclass(frozen=True)
 class ServiceOptions:
-    """Where the cluster is, and where the coordinator keeps its store. Times in seconds."""
+    """Where the cluster is, and where the coordinator keeps its store. Times in seconds.
+
+    prefetch_rate: bytes per second at which all nodes together fetch files ahead; 0: no limit.
+    """
 
     broker: BrokerOptions
     cluster: str
     folder: Path
     tools: Tools
     heartbeat_deadline: float = 1.5
+    prefetch_rate: float = DEFAULT_RATE
 
 
 class CoordinatorService:
@@ -80,6 +85,7 @@ class CoordinatorService:
         stored = self._store.load(time.monotonic())
         self._cluster = Cluster(self._topics, instance=self.instance, records=stored.records, term=stored.term)
         self._cluster.members.deadline = options.heartbeat_deadline
+        self._cluster.preship.rate = options.prefetch_rate
         try:
             self._cluster.situation.load(stored.learnt)
         except ValueError as error:
@@ -357,6 +363,8 @@ class CoordinatorService:
                 self._workshop.make_ahead(action)
             case Probe():
                 self._prober.start(action)
+                # At once, and not with the next tick: a pipeline may stand still until the answer.
+                self._prober.tick(time.monotonic())
             case StopProbe(pipeline, revision):
                 self._prober.stop(pipeline, revision)
 

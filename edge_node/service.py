@@ -98,6 +98,7 @@ class NodeService:
         self._epoch = new_epoch()
         self._cache = Cache(Path(config.state_dir) / "artifacts", config.cache_mb * 1_000_000)
         self._committed = Committed(Path(config.state_dir), config.cluster, config.id)
+        self._to_commit: Assignment | None = None
         self._inbox: queue.SimpleQueue[_Message | Event | None] = queue.SimpleQueue()
         self._told_to_stop = False
         self._failed: SliceMQError | None = None
@@ -153,6 +154,8 @@ class NodeService:
         finally:
             systemd.notify("STOPPING=1", "STATUS=stopping")
             self._pulse.stop()
+            if self._to_commit is not None:
+                self._committed.received(self._to_commit)
             self._workers.stop_all()
             if self._data_broker is not None:
                 self._data_broker.stop()
@@ -269,6 +272,9 @@ class NodeService:
             now = time.monotonic()
             self._handle(Tick())
             self._workers.reap(now)
+            if self._to_commit is not None:
+                self._committed.received(self._to_commit)
+                self._to_commit = None
             if (kept := self._committed.due(now)) is not None:
                 self._handle(AssignmentReceived(kept))
             if self._data_broker is not None:
@@ -314,7 +320,8 @@ class NodeService:
                 f"{self._topic('assignment')}: field node: {assignment.node!r}, expected {self._config.id!r}"
             )
         self._handle(AssignmentReceived(assignment))
-        self._committed.received(assignment)
+        # What was asked for goes first: to write a file may take long on a board's disk.
+        self._to_commit = assignment
 
     def _heartbeat(self, beat: Heartbeat, at: float) -> None:
         verdict = self._identity.heard(beat.epoch, beat.counter, self._pulse.counter, at)

@@ -39,6 +39,12 @@ def command(
         min=0.5,
         help="Seconds of silence after which a node, or the coordinator before a standby, counts as lost.",
     ),
+    prefetch_rate: float = typer.Option(
+        8.0,
+        "--prefetch-rate",
+        min=0.0,
+        help="Mbit/s at which all nodes together fetch, in idle time, what losses would need; 0: no limit.",
+    ),
     standby: bool = typer.Option(
         False,
         "--standby",
@@ -54,7 +60,12 @@ def command(
 
     folder = state_dir or _default_folder(net.cluster)
     options = ServiceOptions(
-        net.options, net.cluster, folder, Tools(LOADER, CALIBRATION, RUNTIME), heartbeat_deadline
+        net.options,
+        net.cluster,
+        folder,
+        Tools(LOADER, CALIBRATION, RUNTIME),
+        heartbeat_deadline,
+        prefetch_rate * 125_000,
     )
     stop = threading.Event()
 

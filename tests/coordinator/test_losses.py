@@ -103,3 +103,35 @@ def test_all_but_one_are_lost_one_after_the_other(site: Site) -> None:
     active = site.record().active
     assert active is not None
     assert active.nodes == {"n5"}
+
+
+def test_a_node_that_comes_and_goes_is_left_out_of_plans_longer_each_time(site: Site) -> None:
+    members = site.cluster.members
+    site.run("n2", "n3")
+    pauses = []
+    for loss in range(1, 7):
+        site.die("n1")
+        site.wait(1.0)
+        site.boot("n1")
+        shunned = 0
+        while members.is_shunned("n1"):
+            site.wait(5.0)
+            shunned += 5
+        pauses.append(shunned)
+        assert (shunned > 0) == (loss >= 3)
+    assert pauses[2] < pauses[3] < pauses[4] < pauses[5]
+    site.wait(1500.0)
+    site.die("n1")
+    site.wait(1.0)
+    assert not members.is_shunned("n1"), "after a long calm it counts as any other"
+    assert site.routes() != {}
+
+
+def test_a_will_after_which_the_node_speaks_again_costs_nothing(site: Site) -> None:
+    """Its connection only blinked: the same life publishes its state before the coordinator's next beat is back."""
+    revision = site.run("n1", "n2")
+    board = site.boards["n2"]
+    site.do(site.cluster.on_node_state(site.now, board.state("lost")))
+    site.do(site.cluster.on_node_state(site.now, board.state("ready")))
+    site.wait(2.0)
+    assert site.routes() == {revision: "active"}
