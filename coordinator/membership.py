@@ -171,7 +171,8 @@ class Membership:
         """A heartbeat: the newest decides which life counts. Returns whether a life has just begun.
 
         While the current life is still heard, another one's heartbeats are a second node under the same id
-        (which stops by itself when it hears the first): they are not counted.
+        (which stops by itself when it hears the first): they are not counted. After the coordinator was cut off the
+        life that is heard first counts.
         """
         node = self.node(beat.node)
         ended = node.states.get(beat.epoch)
@@ -179,7 +180,10 @@ class Membership:
             # A straggler of a life that has said its end; a live one publishes its state again (rule 17).
             return False
         if node.epoch is not None and node.epoch != beat.epoch:
-            return False
+            if self._was_cut_off or node.heard <= self.clock:
+                return False
+            # It began while nothing could be heard of the end of the one before, of which nothing was heard since.
+            self._end(node)
         begins = node.epoch is None
         node.epoch = node.last_epoch = beat.epoch
         node.heard = self.clock

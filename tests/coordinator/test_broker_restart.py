@@ -68,6 +68,21 @@ def test_a_node_that_died_with_the_broker_is_lost_by_its_silence(site: Site) -> 
     assert site.routes()[revision] == "lost"
 
 
+def test_a_node_that_began_anew_while_the_broker_was_away_is_no_loss(site: Site) -> None:
+    """Rule 16: the newest heartbeat decides, and nothing waits for the silence of the life before."""
+    revision = site.run("n1", "n2")
+    resend = site.document().resend
+    site.cluster.on_disconnected()
+    site.wait(1, beats=False, heartbeats=False)
+    site.do(site.cluster.on_own_beat(site.now))
+    site.boot("n1")
+    assert site.cluster.members.node("n1").epoch == site.boards["n1"].epoch
+    site.obey()
+    site.wait(RECONNECT_GRACE + 3)
+    assert site.routes() == {revision: "active"}
+    assert site.document().resend > resend
+
+
 def links(site: Site, name: str, state: str) -> None:
     board = site.boards[name]
     board.beats = {key: {"link": state} for key in board.states}
