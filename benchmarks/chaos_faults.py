@@ -148,6 +148,8 @@ class World:
         node = self._node(fault)
         assert node.group is not None
         pids = sorted(node.group.processes())
+        if not pids:
+            raise ImpossibleError("the node does not run")
         ports = list(_ports({pids[fault.draw % len(pids)]}, _inside(node)))
         if not ports:
             raise ImpossibleError("a process without a connection")
