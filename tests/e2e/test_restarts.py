@@ -125,3 +125,21 @@ def test_broker_restart(tmp_path: Path, kind: BrokerKind) -> None:
             site.nodes[wire.nodes()[0]].signal(signal.SIGKILL)
             flow.moves_on()
             flow.passes()
+
+
+@pytest.mark.slow
+def test_a_broker_that_ends_in_order_costs_no_revision(tmp_path: Path) -> None:
+    """Rule 16: mosquitto publishes the wills of all its sessions when it ends, and keeps them."""
+    file = model()
+    with new_site(tmp_path) as site, Wire(started(site, NODES, coordinator=PATIENT)) as wire:
+        deploy(site, file)
+        with Flow(site, file) as flow:
+            flow.passes()
+            first = flow.revisions[:]
+            for _ in range(3):
+                site.broker.terminate()
+                site.broker.start()
+                flow.passes()
+                site.wait_ready(NODES)
+            assert flow.revisions == first
+        assert wire.state() == "running"
