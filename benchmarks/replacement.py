@@ -141,7 +141,7 @@ class Scene:
                 case PlanAhead():
                     self.ahead.append(time.monotonic())
                     self.workshop.make_ahead(action)
-                case Probe(pipeline, revision, _, _):
+                case Probe(pipeline=pipeline, revision=revision):
                     self.events.put(
                         lambda p=pipeline, r=revision: self.cluster.on_probed(time.monotonic(), p, r)  # type: ignore[misc]
                     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from coordinator.intents import Intent
+from coordinator.intents import GoldenCheck, Intent, PipelineRecord, Revision
 from coordinator.known import Known
 from slicemq.messages import Capacity, Response, Route, TensorSpec
 
@@ -81,13 +81,25 @@ PROBES_AT_ONCE = 16
 class Probe:
     """Send a frame through each turn of a revision, again until `StopProbe`.
 
-    `Cluster.on_probed` when for every turn all parts of one frame's result came.
+    `Cluster.on_probed` when for every turn all parts of one frame's result came. With `golden` these are its first
+    `frames` frames, each through every turn; `Cluster.on_golden_failed` when a result is not the expected one.
     """
 
     pipeline: str
     revision: str
     route: Route
     inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+    golden: GoldenCheck | None = None
+    frames: int = 1
+
+
+def probe_of(record: PipelineRecord, revision: Revision) -> Probe:
+    """The probe of a revision: all golden frames for a rollout, one where the same model served before."""
+    made = revision.blueprint
+    known = record.face is not None and revision.intent == record.intent
+    frames = made.golden.frames if made.golden is not None and not known else 1
+    return Probe(record.name, revision.id, made.route, made.inputs, made.outputs, made.golden, frames)
 
 
 @dataclass(frozen=True)

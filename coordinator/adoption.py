@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision
 from slicemq.errors import ProtocolError
-from slicemq.messages import Assignment, PipelineDocument, PlanDocument, SliceAssignment, decode
+from slicemq.messages import Assignment, PipelineDocument, PlanDocument, SliceAssignment, TensorSpec, decode
 from slicemq.topics import Topics
 
 logger = logging.getLogger("slicemq.coordinator.adoption")
@@ -150,7 +151,9 @@ def _record(
     assignments: Mapping[str, tuple[SliceAssignment, ...]],
     now: float,
 ) -> PipelineRecord | None:
-    active = next((route for route in document.routes if route.state == "active"), None)
+    # Of two, the lighter is a canary: whoever judged it is gone.
+    serving = sorted((r for r in document.routes if r.state == "active"), key=lambda route: -route.weight)
+    active = serving[0] if serving else None
     if document.state == "removed" or active is None or plan.revision != active.revision:
         return None
     slices = {
@@ -171,8 +174,8 @@ def _record(
         plan=plan.plan,
         slices=slices,
         route=active,
-        inputs=document.inputs,
-        outputs=document.outputs,
+        inputs=_indexed(document.inputs, active.inputs),
+        outputs=_indexed(document.outputs, active.outputs),
         spec=document.spec,
         window=document.window,
         stage_seconds=seconds,
@@ -184,5 +187,16 @@ def _record(
     seen += [i.revision for items in assignments.values() for i in items if i.pipeline == document.name]
     highest = max(map(_number, seen))
     record = PipelineRecord(document.name, intent, highest, {revision.id: revision}, face=made)
+    for canary in serving[1:]:
+        # Its clients are to know that what they sent there is lost.
+        gone = replace(made, digest=canary.revision.partition("-")[2], slices={}, route=canary)
+        record.revisions[canary.revision] = Revision(canary.revision, intent, gone, "lost", since=now)
     record.resend = document.resend
     return record
+
+
+def _indexed(specs: Sequence[TensorSpec], indices: Sequence[int]) -> tuple[TensorSpec, ...]:
+    """The document's tensors by their indices in the revision's model; as they are where it says none."""
+    if len(indices) != len(specs):
+        return tuple(specs)
+    return tuple(replace(spec, index=index) for spec, index in zip(specs, indices, strict=True))

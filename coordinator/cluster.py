@@ -13,6 +13,7 @@ from collections.abc import Iterable, Set
 from typing import Any
 
 from coordinator import makeroom
+from coordinator import rollout as rollouts
 from coordinator.actions import (
     Action,
     Clear,
@@ -20,15 +21,17 @@ from coordinator.actions import (
     MakePlan,
     Persist,
     PlanAhead,
-    Probe,
     Publish,
     Respond,
     StopProbe,
+    probe_of,
 )
+from coordinator.asked import RolloutAction, ask_rollout
 from coordinator.contingency import Contingencies, Unmade
 from coordinator.documents import all_documents
+from coordinator.gate import Policy, Testimony
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
-from coordinator.lifecycle import Settings, advance, flip, must_move, take_wish, wants_plan
+from coordinator.lifecycle import Settings, advance, must_move, reject, take_wish, wants_plan
 from coordinator.membership import Membership
 from coordinator.poison import Poison
 from coordinator.preship import Preship
@@ -36,7 +39,7 @@ from coordinator.rebalance import Rebalance
 from coordinator.situation import Inputs, Situation
 from coordinator.upkeep import VERBS as UPKEEP
 from coordinator.upkeep import pinned, staying
-from slicemq.errors import InsufficientCapacityError, PipelineError, SliceMQError
+from slicemq.errors import InsufficientCapacityError, PipelineError, RequestRefusedError, SliceMQError
 from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report, Response, Stamp
 from slicemq.topics import Topics, is_id
 
@@ -57,7 +60,9 @@ class Cluster:
         term: int = 0,
         settings: Settings | None = None,
         members: Membership | None = None,
+        unix_offset: float = 0.0,
     ) -> None:
+        """`unix_offset` is what the times of rollouts have on top of the caller's clock, in seconds."""
         self.topics = topics
         self.instance = instance
         self.settings = settings or Settings()
@@ -70,6 +75,7 @@ class Cluster:
         self.poison = Poison()
         self.term = term
         self.started = False
+        self._unix_offset = unix_offset
         self._counter = 0
         self._jobs = 0
         self._planned_from: tuple[int, Inputs] | None = None
@@ -178,7 +184,9 @@ class Cluster:
 
     # -- what is asked -------------------------------------------------------------------------------------
 
-    def on_deploy(self, now: float, client: str, transaction: str, intent: Intent) -> list[Action]:
+    def on_deploy(
+        self, now: float, client: str, transaction: str, intent: Intent, policy: Policy | None = None
+    ) -> list[Action]:
         """`deploy`: this model shall run under this name. Answered when its plan is made, or cannot be."""
         if self._is_repeat(client, transaction):
             return self._take()
@@ -191,12 +199,41 @@ class Cluster:
             resend = record.resend if record is not None else 0
             record = PipelineRecord(intent.name, highest=highest, resend=resend)
             self.records[intent.name] = record
-        for wish in (record.wish, record.job_wish):
-            self._answer(wish, error="a newer deploy took its place", exit_code=41)
-        record.job = record.job_wish = None
-        record.wish = Wish(intent, (client, transaction))
-        self._changed = True
+        self._wish(record, intent, (client, transaction), policy, now)
         return self.tick(now)
+
+    def on_rollout(
+        self, now: float, client: str, transaction: str, name: str, action: RolloutAction, to: str = ""
+    ) -> list[Action]:
+        """`rollout`: hold the one under way, let it go on, end it well or go back (to the revision `to`)."""
+        if self._is_repeat(client, transaction):
+            return self._take()
+        requester = (client, transaction)
+        record = self.records.get(name)
+        if record is None or record.removed_at is not None:
+            self._reply(requester, error=f"no pipeline is called {name!r}", exit_code=PipelineError.exit_code)
+            return self._take()
+        asked = ask_rollout(record, action, to, self.settings, self._unix(now), now)
+        self._actions += [StopProbe(name, revision.id) for revision in asked.unprobe]
+        if asked.refused:
+            self._reply(requester, error=asked.refused, exit_code=RequestRefusedError.exit_code)
+            return self._take()
+        if asked.cancel:
+            self._cancel(record, "asked for by an operator", now)
+        if asked.deploy is not None:
+            self._wish(record, asked.deploy, requester, None, now, f"rollback to {to or 'what served before'}")
+        else:
+            self._reply(requester, body={"name": name, "revision": asked.revision, "state": asked.state})
+        self._changed = True
+        self._actions.append(Persist())
+        return self.tick(now)
+
+    def on_evidence(self, now: float, testimony: Testimony) -> list[Action]:
+        """A client says how the revisions beside each other do; judged at the next tick."""
+        record = self.records.get(testimony.pipeline)
+        if record is not None and record.evidence is not None:
+            record.evidence.hear(testimony)
+        return []
 
     def on_undeploy(self, now: float, client: str, transaction: str, name: str) -> list[Action]:
         """`undeploy`: the pipeline shall not run any more."""
@@ -211,6 +248,7 @@ class Cluster:
             self._answer(wish, error="the pipeline was undeployed", exit_code=41)
         for revision in record.in_phase("probing"):
             self._actions.append(StopProbe(name, revision.id))
+        rollouts.end(record, "superseded", "the pipeline was undeployed", self._unix(now), now)
         record.wish = record.job_wish = record.job = None
         record.removed_at = now
         record.status = "undeployed"
@@ -277,14 +315,19 @@ class Cluster:
         active = record.active
         intent = wish.intent if wish is not None else record.intent
         assert intent is not None
+        record.room = record.room if record.coming is None else None
+        if wish is not None and wish.requester is not None:
+            ended = rollouts.end(record, "superseded", "a newer deploy took its place", self._unix(now), now)
+            self._actions += [StopProbe(record.name, revision.id) for revision in ended]
+            self._changed = True
         if coming := record.coming:
             # A wish superseded what was preparing.
-            record.room = None
             if coming.phase == "probing":
                 self._actions.append(StopProbe(record.name, coming.id))
             del record.revisions[coming.id]
             self._changed = True
         if active is not None and wish is not None and active.blueprint.digest == blueprint.digest:
+            rollouts.end(record, "superseded", "what served before is asked for", self._unix(now), now)
             active.intent = record.intent = intent
             active.blueprint = active.blueprint.with_error_of(blueprint)
             record.status = ""
@@ -292,7 +335,7 @@ class Cluster:
             self._actions.append(Persist())
             actions = self.tick(now)
             # After the plan's document, which whoever asks reads next.
-            self._answer(wish, body={"name": record.name, "revision": active.id, "unchanged": True})
+            self._answer(wish, body=_deployed(record, wish, active.id, "promoted", unchanged=True))
             return [*actions, *self._take()]
         self._prepare(record, wish, intent, blueprint, now)
         if wish is not None and wish.room and record.coming is not None:
@@ -326,8 +369,12 @@ class Cluster:
             return self.tick(now)
         if wish is not None and wish.requester is not None:
             self._answer(wish, error=str(error), exit_code=error.exit_code)
-            if record.intent is None:
+            if record.intent is None and not record.history:
                 self._forget(record, now)
+            else:
+                rollouts.refused(record, wish, str(error), self._unix(now))
+                self._changed = True
+                self._actions.append(Persist())
             return self.tick(now)
         short = isinstance(error, InsufficientCapacityError)
         if wish is not None and wish.why:
@@ -352,6 +399,9 @@ class Cluster:
             # Neither fits now; the next time the newer one has the first try.
             record.wish = dataclasses.replace(record.wish, later=False)
         record.status = str(error) if record.active is None else f"no newer revision: {error}"
+        if record.rollout is not None and wish is not None and record.wish is None and record.face is not None:
+            rollouts.end(record, "rolled-back", f"no plan: {error}", self._unix(now), now)
+            self._actions.append(Persist())
         self._changed = True
         return self.tick(now)
 
@@ -366,13 +416,29 @@ class Cluster:
         return str(error) if makeroom.may_help(record, wish) else None
 
     def on_probed(self, now: float, pipeline: str, revision_id: str) -> list[Action]:
-        """A probe frame has left every output of a revision (rule 11): flip."""
+        """A probe frame has left every output of a revision (rule 11): flip, or begin its shadow or canary."""
         record = self.records.get(pipeline)
         revision = record.revisions.get(revision_id) if record is not None else None
         if record is None or revision is None or revision.phase != "probing" or record.removed_at is not None:
             return []
-        flip(record, revision, self.settings, now)
+        if rollouts.probed(record, revision, self.settings, self._unix(now), now):
+            self._actions.append(StopProbe(pipeline, revision_id))
+        self._changed = True
+        self._actions.append(Persist())
+        return self.tick(now)
+
+    def on_golden_failed(self, now: float, pipeline: str, revision_id: str, why: str) -> list[Action]:
+        """A probe frame came back with other results than its golden file has: the revision is abandoned."""
+        record = self.records.get(pipeline)
+        revision = record.revisions.get(revision_id) if record is not None else None
+        if record is None or revision is None or revision.phase != "probing" or record.removed_at is not None:
+            return []
         self._actions.append(StopProbe(pipeline, revision_id))
+        rollout = record.rollout
+        if rollout is not None and rollout.revision == revision_id:
+            rollouts.end(record, "rolled-back", f"golden frame: {why}", self._unix(now), now)
+        else:
+            reject(record, revision, f"golden frame: {why}", self.members, self.settings, now)
         self._changed = True
         self._actions.append(Persist())
         return self.tick(now)
@@ -416,19 +482,62 @@ class Cluster:
             record.stays = ""
             self._changed = True
         change = advance(record, self.members, self.settings, now)
-        moved = makeroom.advance(record, self.members, self.settings, now)
-        if moved.changed:
-            self._changed = True
-            self._actions.append(Persist())
-        if moved.back is not None:
+        room = makeroom.advance(record, self.members, self.settings, now)
+        if room.back is not None:
             why = record.status
-            self._prepare(record, None, moved.back.intent, moved.back.blueprint, now)
+            self._prepare(record, None, room.back.intent, room.back.blueprint, now)
             record.status = f"{why}; what served before returns"
-        self._changed |= change.changed or bool(gone)
-        if change.persist:
+        self._expire(record, now)
+        moved = rollouts.advance(record, self.members, self.settings, change.gone, self._unix(now), now)
+        self._changed |= change.changed or room.changed or moved.changed or bool(gone)
+        if change.persist or room.changed or moved.persist:
             self._actions.append(Persist())
-        self._actions += [StopProbe(record.name, revision.id) for revision in change.unprobe]
-        self._actions += [Probe(record.name, r.id, r.blueprint.route, r.blueprint.inputs) for r in change.probe]
+        self._actions += [StopProbe(record.name, r.id) for r in (*change.unprobe, *moved.unprobe)]
+        self._actions += [probe_of(record, revision) for revision in change.probe]
+
+    def _expire(self, record: PipelineRecord, now: float) -> None:
+        """A deploy whose plan took too long is refused; the plan may still come, and counts for nothing."""
+        wish = record.asked
+        if wish is not None and wish.policy is not None and now > wish.deadline:
+            self._cancel(record, f"planning took longer than {wish.policy.deadline:g} s", now)
+
+    def _cancel(self, record: PipelineRecord, why: str, now: float) -> None:
+        """The deploy that waits for its plan ends without one."""
+        wish = record.asked
+        if wish is None:
+            return
+        self._answer(wish, error=f"refused: {why}", exit_code=RequestRefusedError.exit_code)
+        rollouts.refused(record, wish, why, self._unix(now))
+        if wish is record.wish:
+            record.wish = None
+        else:
+            record.job = record.job_wish = None
+        if record.intent is None:
+            self._forget(record, now)
+        self._changed = True
+        self._actions.append(Persist())
+
+    def _wish(
+        self,
+        record: PipelineRecord,
+        intent: Intent,
+        requester: tuple[str, str],
+        policy: Policy | None,
+        now: float,
+        reason: str = "",
+    ) -> None:
+        """This shall run; whoever asked for something else before is told."""
+        for wish in (record.wish, record.job_wish):
+            self._answer(wish, error="a newer deploy took its place", exit_code=41)
+        record.job = record.job_wish = None
+        deadline = now + policy.deadline if policy is not None else math.inf
+        record.wish = Wish(
+            intent, requester, policy=policy, begun=self._unix(now), deadline=deadline, reason=reason
+        )
+        self._changed = True
+
+    def _unix(self, now: float) -> float:
+        return now + self._unix_offset
 
     def _prepare(
         self,
@@ -449,6 +558,7 @@ class Cluster:
         revision.deadline = now + self.settings.prepare_most
         record.revisions[revision.id] = revision
         revision.factors = self.situation.factors_of(record, revision)
+        rollouts.prepare(record, wish, revision, now)
         record.intent = record.intent or intent
         record.draft = blueprint
         record.status = f"{revision.id}: nodes fetch their slices"
@@ -456,7 +566,7 @@ class Cluster:
         self._address(revision.nodes)
         self._changed = True
         self._actions.append(Persist())
-        self._answer(wish, body={"name": record.name, "revision": revision.id, "unchanged": False})
+        self._answer(wish, body=_deployed(record, wish, revision.id, "preparing", unchanged=False))
 
     def _plan(self, record: PipelineRecord, now: float) -> None:
         wish = take_wish(record, now, self.situation.drained)
@@ -512,10 +622,10 @@ class Cluster:
 
     def _preparing_already(self, record: PipelineRecord, intent: Intent) -> str | None:
         """The revision that prepares for this very intent, if nothing newer is asked for."""
-        coming = record.coming
-        if coming is None or record.removed_at is not None or record.wish is not None or record.job is not None:
+        coming = record.in_phase("waiting", "preparing", "probing", "shadow", "canary")
+        if not coming or record.removed_at is not None or record.wish is not None or record.job is not None:
             return None
-        return coming.id if coming.intent == intent else None
+        return coming[-1].id if coming[-1].intent == intent else None
 
     # -- documents and answers -----------------------------------------------------------------------------
 
@@ -635,6 +745,14 @@ class Cluster:
 
 def _make_plan(job: int, inputs: Inputs, client: str | None) -> MakePlan:
     return MakePlan(job, inputs.intent, inputs.capacities(), inputs.avoid, client, inputs.known)
+
+
+def _deployed(
+    record: PipelineRecord, wish: Wish | None, revision: str, state: str, *, unchanged: bool
+) -> dict[str, Any]:
+    """The answer to a deploy; one that goes back says the rollout's state, too."""
+    body: dict[str, Any] = {"name": record.name, "revision": revision, "unchanged": unchanged}
+    return {**body, "state": state} if wish is not None and wish.reason else body
 
 
 def _placement_view(capacity: Capacity) -> Capacity:

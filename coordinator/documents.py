@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from coordinator.intents import PipelineRecord
+from coordinator.intents import Blueprint, PipelineRecord, Revision
 from coordinator.makeroom import files_for
 from coordinator.poison import Poison
 from coordinator.preship import NOTHING, Preship, Shipment
+from coordinator.rollout import planned_for
 from slicemq.messages import (
     MOST_FILES,
     Assignment,
@@ -17,8 +18,10 @@ from slicemq.messages import (
     PipelineDocument,
     PlanDocument,
     Route,
+    RouteStateWord,
     Stamp,
 )
+from slicemq.operations import RolloutDocument
 from slicemq.topics import Topics
 
 UNSTAMPED = Stamp(0, "", 0)
@@ -33,12 +36,19 @@ def pipeline_document(record: PipelineRecord, poisoned: tuple[FrameName, ...] = 
     removed = record.removed_at is not None
     active = record.active
     routes: list[Route] = []
-    if not removed:
-        for revision in record.revisions.values():
-            if revision.phase in ("active", "draining", "lost"):
-                weight = 1.0 if revision.phase == "active" else 0.0
-                route = revision.blueprint.route
-                routes.append(replace(route, revision=revision.id, state=revision.phase, weight=weight))
+    shadow: Route | None = None
+    share = record.rollout.fraction if record.rollout is not None else 0.0
+    canary = share if record.in_phase("canary") else 0.0
+    for revision in record.revisions.values() if not removed else ():
+        match revision.phase:
+            case "active":
+                routes.append(_route(revision, face, "active", 1.0 - canary))
+            case "canary":
+                routes.append(_route(revision, face, "active", canary))
+            case "draining" | "lost":
+                routes.append(_route(revision, face, revision.phase, 0.0))
+            case "shadow":
+                shadow = _route(revision, face, "active", share)
     return PipelineDocument(
         name=record.name,
         stamp=UNSTAMPED,
@@ -54,7 +64,35 @@ def pipeline_document(record: PipelineRecord, poisoned: tuple[FrameName, ...] = 
         resend=record.resend,
         stateful=face.stateful,
         poisoned=poisoned,
+        shadow=shadow,
     )
+
+
+def _route(revision: Revision, face: Blueprint, state: RouteStateWord, weight: float) -> Route:
+    """The route of a revision; `face` is what the document's inputs and outputs are of."""
+    made = revision.blueprint
+    taken, given = tuple(s.index for s in made.inputs), tuple(s.index for s in made.outputs)
+    # Clients map tensors by position, which means nothing where there are more or fewer of them.
+    mapped = made.spec == face.spec and (
+        taken != tuple(s.index for s in face.inputs) or given != tuple(s.index for s in face.outputs)
+    )
+    return replace(
+        made.route,
+        revision=revision.id,
+        state=state,
+        weight=weight,
+        inputs=taken if mapped else (),
+        outputs=given if mapped else (),
+    )
+
+
+def rollout_document(record: PipelineRecord) -> RolloutDocument | None:
+    """The rollout under way and those that ended; None while there was none."""
+    wish = record.asked
+    current = record.rollout.entry() if record.rollout is not None else planned_for(wish) if wish else None
+    if current is None and not record.history:
+        return None
+    return RolloutDocument(record.name, UNSTAMPED, current, tuple(one.entry() for one in record.history))
 
 
 def plan_document(record: PipelineRecord, corrections: dict[str, dict[str, float]]) -> PlanDocument | None:
@@ -127,6 +165,7 @@ def all_documents(
         for topic, document in (
             (topics.pipeline(record.name), pipeline_document(record, poison.of(record.name))),
             (topics.plan(record.name), plan_document(record, corrections(record))),
+            (topics.rollout(record.name), rollout_document(record)),
         ):
             if document is not None:
                 documents[topic] = document

@@ -8,7 +8,9 @@ from typing import Any
 
 from converters.samples import MOST_BYTES
 from coordinator.actions import Action
+from coordinator.asked import ROLLOUT_ACTIONS, RolloutAction
 from coordinator.cluster import Cluster
+from coordinator.gate import policy_from_plain, read_testimony
 from coordinator.intents import Intent
 from coordinator.upkeep import VERBS as UPKEEP
 from slicemq.errors import CoordinatorError, ProtocolError, SliceMQError
@@ -25,13 +27,13 @@ from slicemq.messages import (
     decode,
     from_plain,
 )
-from slicemq.topics import Topics, is_id
+from slicemq.topics import Topics, is_id, is_revision
 
 # What a retained document may be kept as before the coordinator starts; a hostile cluster cannot grow it further.
 _MAX_RETAINED = 20_000
 Decode = Callable[[type[Any], Any, str], Any]
 _LONGEST_PIN = 64
-_VERBS = ("deploy", "undeploy", "attach", "detach", "pin", *UPKEEP)
+_VERBS = ("deploy", "undeploy", "rollout", "attach", "detach", "pin", *UPKEEP)
 
 
 class OutrankedError(CoordinatorError):
@@ -58,6 +60,7 @@ class Inbox:
             *nodes,
             topics.pipeline("+"),
             topics.plan("+"),
+            topics.rollout("+"),
             topics.request("+", "+"),
             topics.coordinator,
             topics.coordinator_marker,
@@ -179,6 +182,8 @@ class Inbox:
         if not self._cluster.started:
             return []
         request = self._decode(Request, payload, topic)
+        if verb == "evidence":
+            return self._cluster.on_evidence(now, read_testimony(client, request.body, topic))
         try:
             return self._asked(now, client, verb, topic, request)
         except SliceMQError as error:
@@ -187,8 +192,13 @@ class Inbox:
     def _asked(self, now: float, client: str, verb: str, topic: str, request: Request) -> Iterable[Action]:
         body, transaction = request.body, request.transaction
         if verb == "deploy":
-            intent = _intent(body, topic)
-            return self._cluster.on_deploy(now, client, transaction, intent)
+            intent, policy = _intent(body, topic), None
+            if body.get("rollout") is not None:
+                policy = policy_from_plain(body["rollout"], f"{topic}: field rollout")
+            return self._cluster.on_deploy(now, client, transaction, intent, policy)
+        if verb == "rollout":
+            action, to = _rollout(body, topic)
+            return self._cluster.on_rollout(now, client, transaction, _name(body, "name", topic), action, to)
         if verb == "undeploy":
             return self._cluster.on_undeploy(now, client, transaction, _name(body, "name", topic))
         if verb in ("attach", "detach"):
@@ -227,14 +237,27 @@ def _intent(body: dict[str, Any], topic: str) -> Intent:
     if not isinstance(options, dict):
         raise ProtocolError(f"{topic}: field options: expected an object")
     model = from_plain(Artifact, body.get("model"), f"{topic}: field model")
-    calibration = None
-    if body.get("calibration") is not None:
-        calibration = from_plain(Artifact, body["calibration"], f"{topic}: field calibration")
-        if calibration.size > MOST_BYTES:
-            raise ProtocolError(
-                f"{topic}: field calibration: {calibration.size} bytes, expected at most {MOST_BYTES}"
-            )
-    return Intent(name, model, plan, options, calibration)
+    return Intent(name, model, plan, options, _file(body, "calibration", topic), _file(body, "golden", topic))
+
+
+def _file(body: dict[str, Any], field: str, topic: str) -> Artifact | None:
+    if body.get(field) is None:
+        return None
+    file = from_plain(Artifact, body[field], f"{topic}: field {field}")
+    if file.size > MOST_BYTES:
+        raise ProtocolError(f"{topic}: field {field}: {file.size} bytes, expected at most {MOST_BYTES}")
+    return file
+
+
+def _rollout(body: dict[str, Any], topic: str) -> tuple[RolloutAction, str]:
+    action, to = body.get("action"), body.get("to")
+    if action not in ROLLOUT_ACTIONS:
+        raise ProtocolError(
+            f"{topic}: field action: expected one of {', '.join(ROLLOUT_ACTIONS)}, got {str(action)[:80]!r}"
+        )
+    if to is not None and (action != "rollback" or not isinstance(to, str) or not is_revision(to)):
+        raise ProtocolError(f"{topic}: field to: expected a revision, <n>-<8 hex>, and for a rollback only")
+    return action, to or ""
 
 
 def _name(body: dict[str, Any], field: str, topic: str, what: str = "a pipeline's id") -> str:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from coordinator.gate import Evidence, Policy
 from coordinator.membership import SliceKey
 from slicemq.messages import Artifact, Route, SliceAssignment, TensorSpec
 
-Phase = Literal["waiting", "preparing", "probing", "active", "draining", "lost"]
+if TYPE_CHECKING:
+    from coordinator.rollout import Rollout
+
+Phase = Literal["waiting", "preparing", "probing", "shadow", "canary", "active", "draining", "lost"]
+KEPT_BYTES = 2_000_000_000
+"""Of the models of earlier rollouts that can be gone back to; those of the latest two are kept in any case."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,8 @@ class Intent:
 
     `plan` is a plan file's content when the operator gave one; then no other is made while its nodes live.
     `options` are the planner's options as plain JSON. `calibration` are the typical inputs that codecs are measured
-    on (converters/samples.py; None: on noise).
+    on (converters/samples.py; None: on noise). `golden` are inputs with the results that are expected of them
+    (converters/golden.py; None: the coordinator makes one).
     """
 
     name: str
@@ -27,11 +34,24 @@ class Intent:
     plan: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     calibration: Artifact | None = None
+    golden: Artifact | None = None
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """The files that plans of it need."""
-        return (self.model,) if self.calibration is None else (self.model, self.calibration)
+        return (self.model, *(file for file in (self.calibration, self.golden) if file is not None))
+
+
+@dataclass(frozen=True)
+class GoldenCheck:
+    """Frames whose results are known: a file (converters/golden.py), how many it has, and how much may differ.
+
+    `tolerance` is max|a-b| / max|a| over a tensor; a frame may allow more of its own.
+    """
+
+    artifact: Artifact
+    frames: int
+    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,7 @@ class Blueprint:
     `slices` gives each node's assignments, whose revision is put in later.
     `stage_seconds` is the predicted time of each slice, by slice id. A `stateful` one has a window of 1 (rule 6).
     `computing` is slice -> node -> predicted seconds of one call of the interpreter, by the profile and the node's
-    speeds alone; empty where nothing was predicted.
+    speeds alone; empty where nothing was predicted. `golden` is what probe frames are compared with.
     """
 
     digest: str
@@ -55,6 +75,7 @@ class Blueprint:
     stage_seconds: dict[str, float]
     stateful: bool = False
     computing: dict[str, dict[str, float]] = field(default_factory=dict)
+    golden: GoldenCheck | None = None
 
     def with_error_of(self, made: Blueprint) -> Blueprint:
         """This one with the error of results that `made` states, a later one of the same digest."""
@@ -124,6 +145,8 @@ class Wish:
     `why` is what a pipeline that is served moves for by itself; that stands in the store, so such a wish does not.
     `room`: it is planned into the memory of what serves, because both do not fit (why not; empty: beside it).
     `later`: there is no room for it while nothing serves; what served before comes first, if that fits.
+    `policy` is how its revision takes over (None: as soon as its probe passed), `begun` the Unix time of the
+    request, `deadline` when its plan must be there on the caller's clock, `reason` why it was made.
     """
 
     intent: Intent
@@ -131,6 +154,10 @@ class Wish:
     why: str = ""
     room: str = ""
     later: bool = False
+    policy: Policy | None = None
+    begun: float = 0.0
+    deadline: float = math.inf
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,11 +178,12 @@ class Room:
 class PipelineRecord:
     """One pipeline: what runs, what is wished for, and what it waits for.
 
-    `intent` is None until the first plan succeeded; `highest` is the highest revision number ever used for
-    this name (rule 1); `face` is the blueprint whose specs clients see, once one was active, and `draft` the newest
-    one before that; `job` is the planning under way; `foreseen` is for how many losses of a node a plan is ready,
-    and for how many there shall be one. `stays` is why slices cannot leave nodes that are
-    drained, `moves_at` when to look for a way again (infinity: when there are other nodes or more memory).
+    `intent` is None until the first plan succeeded; `highest` is the highest revision number ever used for this
+    name (rule 1); `face` is the blueprint whose specs clients see, once one was active, and `draft` the newest
+    one before that; `job` is the planning under way; `foreseen` is for how many losses of a node a plan is
+    ready, and for how many there shall be one. `stays` is why slices cannot leave nodes that are drained,
+    `moves_at` when to look for a way again (infinity: when there are other nodes or more memory). `rollout` is
+    the one under way, with its `evidence` while it is judged; `history` are those that ended, oldest first.
     `room`: what is emptied for the revision that waits.
     """
 
@@ -179,6 +207,9 @@ class PipelineRecord:
     stays: str = ""
     moves_at: float = -math.inf
     room: Room | None = None
+    rollout: Rollout | None = None
+    evidence: Evidence | None = None
+    history: tuple[Rollout, ...] = ()
 
     def in_phase(self, *phases: Phase) -> list[Revision]:
         """The revisions in any of `phases`, oldest first."""
@@ -189,6 +220,11 @@ class PipelineRecord:
         """The revision that clients send to."""
         found = self.in_phase("active")
         return found[-1] if found else None
+
+    @property
+    def asked(self) -> Wish | None:
+        """The request that waits for its plan."""
+        return next((w for w in (self.wish, self.job_wish) if w is not None and w.requester is not None), None)
 
     @property
     def coming(self) -> Revision | None:
@@ -204,12 +240,32 @@ class PipelineRecord:
 
 
 def files_in_use(records: Iterable[PipelineRecord]) -> set[str]:
-    """The hashes of the models, calibration sets and slices that pipelines run, prepare, or are asked for with."""
+    """The hashes of the models, calibration sets, golden frames and slices that pipelines need.
+
+    They run or prepare them, are asked for with them, or may go back to them.
+    """
     found: set[str] = set()
     for record in records:
         wishes = [wish.intent for wish in (record.wish, record.job_wish) if wish is not None]
         for intent in (record.intent, *wishes, *(revision.intent for revision in record.revisions.values())):
             found |= {file.sha256 for file in intent.artifacts} if intent is not None else set()
         for revision in record.revisions.values():
-            found |= {item.artifact.sha256 for items in revision.blueprint.slices.values() for item in items}
+            made = revision.blueprint
+            found |= {item.artifact.sha256 for items in made.slices.values() for item in items}
+            found |= {made.golden.artifact.sha256} if made.golden is not None else set()
+        found |= _earlier(record)
     return found
+
+
+def _earlier(record: PipelineRecord) -> set[str]:
+    """The files of what rollouts promoted or replaced, newest first, as far as there is room for them."""
+    under_way = [] if record.rollout is None else [record.rollout.intent, record.rollout.before_intent]
+    ended = [one for one in reversed(record.history) if one.state == "promoted"]
+    intents = [*under_way, *(intent for one in ended for intent in (one.intent, one.before_intent))]
+    found: dict[str, int] = {}
+    for number, intent in enumerate(dict.fromkeys(i.model for i in intents if i is not None)):
+        files = {f.sha256: f.size for i in intents if i is not None and i.model == intent for f in i.artifacts}
+        if number >= 2 and sum((found | files).values()) > KEPT_BYTES:
+            break
+        found |= files
+    return set(found)

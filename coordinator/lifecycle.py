@@ -5,8 +5,13 @@
 | waiting   | there is room for it (makeroom.py)                         | preparing             |
 | preparing | every slice reports ready in its node's current life       | probing               |
 |           | a node is lost, a slice fails, the deadline passes         | (dropped), plan again |
-| probing   | of each turn a probe frame has left every output (rule 11) | active                |
+| probing   | of each turn a probe frame has left every output (rule 11) | active; shadow or     |
+|           |                                                            | canary by its rollout |
 |           | as above                                                   | (dropped), plan again |
+| shadow    | its rollout goes on                                        | canary, active        |
+|           | its rollout ends; a node is lost, a slice fails or hangs   | (dropped)             |
+| canary    | its rollout promotes it                                    | active                |
+|           | as above                                                   | lost                  |
 | active    | a newer revision becomes active                            | draining              |
 |           | a node is lost; a slice fails, hangs or stays not ready;   | lost, plan again      |
 |           | a data broker is withdrawn                                 |                       |
@@ -15,16 +20,18 @@
 | lost      | `lost_shown` s after a newer one became active             | (forgotten)           |
 
 Slices of `lost` revisions leave the assignments at once; their routes stay in the pipeline's document, so
-that clients know to send again. A slice that stops being ready and comes back in time (its worker was started
-again) raises the document's `resend`, because what it held is gone. So does a connection that comes back after
-it was down: frames that were sent meanwhile met no subscriber.
+that clients know to send again. A revision in canary has an active route besides the active revision's own, one
+in shadow has the document's `shadow`; what becomes of both is decided in rollout.py. A slice that stops being ready
+and comes back in time (its worker was started again) raises the document's `resend`, because what it held is gone.
+So does a connection that comes back after it was down: frames that were sent meanwhile met no subscriber.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from coordinator.actions import PROBES_AT_ONCE
 from coordinator.intents import PipelineRecord, Revision, Wish
@@ -53,16 +60,21 @@ class Settings:
     room_fetch: float = 60.0
     room_quiet: float = 1.0
     unload_most: float = 30.0
+    figures_every: float = 2.0
 
 
 @dataclass(frozen=True)
 class Change:
-    """What `advance` found: `probe` and `unprobe` name revisions; `changed` says that documents differ now."""
+    """What `advance` found: `probe` and `unprobe` name revisions; `changed` says that documents differ now.
+
+    `gone` has the revisions that were abandoned or lost, and why.
+    """
 
     changed: bool = False
     probe: tuple[Revision, ...] = ()
     unprobe: tuple[Revision, ...] = ()
     persist: bool = False
+    gone: dict[str, str] = field(default_factory=dict)
 
 
 def advance(record: PipelineRecord, members: Membership, settings: Settings, now: float) -> Change:
@@ -70,6 +82,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
     changed = worded = False
     probe: list[Revision] = []
     unprobe: list[Revision] = []
+    gone: dict[str, str] = {}
     for revision in list(record.revisions.values()):
         phase = revision.phase
         if phase in ("preparing", "probing"):
@@ -82,6 +95,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 for node, slices in _unready(revision, members).items():
                     _blame(revision, members, node, slices)
             if trouble is not None:
+                gone[revision.id] = trouble
                 abandon(record, revision, trouble, now, settings)
                 if phase == "probing":
                     unprobe.append(revision)
@@ -96,7 +110,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                     enter(revision, "probing", now, rounds * settings.probe_most)
                     probe.append(revision)
                     record.status = f"{revision.id}: waiting for the probe frame"
-        elif phase == "active":
+        elif phase in ("active", "canary", "shadow"):
             trouble = trouble_of(revision, members) or _hanging(revision, members)
             resend = record.resend
             trouble = trouble or _unready_for(record, revision, members, settings, now)
@@ -104,6 +118,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 _note_cut(record, revision, members)
             changed |= record.resend != resend
             if trouble is not None:
+                gone[revision.id] = trouble
                 _lose(record, revision, trouble, now)
         elif phase == "draining":
             if any(not members.node(name).alive for name in revision.nodes):
@@ -119,7 +134,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
     for revision in record.in_phase("lost")[:-MOST_LOST]:
         del record.revisions[revision.id]
         changed = True
-    return Change(changed or worded, tuple(probe), tuple(unprobe), persist=changed)
+    return Change(changed or worded, tuple(probe), tuple(unprobe), persist=changed, gone=gone)
 
 
 def flip(record: PipelineRecord, revision: Revision, settings: Settings, now: float) -> None:
@@ -128,12 +143,38 @@ def flip(record: PipelineRecord, revision: Revision, settings: Settings, now: fl
         enter(old, "draining", now, settings.drain_most)
     for lost in record.in_phase("lost"):
         lost.since = now
-    enter(revision, "active", now)
+    step_to(revision, "active", now)
     record.intent = revision.intent
     record.face = revision.blueprint
     record.failures = 0
     record.status = ""
     record.needs_nodes = False
+
+
+def step_to(revision: Revision, phase: Literal["shadow", "canary", "active"], now: float) -> None:
+    """The revision begins a phase in which it takes frames."""
+    enter(revision, phase, now)
+
+
+def drop_candidate(record: PipelineRecord, revision: Revision, now: float) -> None:
+    """A revision that its rollout gave up: clients that sent to it must know, all others never heard of it."""
+    if revision.phase == "canary":
+        enter(revision, "lost", now)
+    else:
+        del record.revisions[revision.id]
+
+
+def reject(
+    record: PipelineRecord, revision: Revision, why: str, members: Membership, settings: Settings, now: float
+) -> None:
+    """A revision that is being probed gives wrong results: it is abandoned.
+
+    Where the same model served before, the fault is with the nodes: others are planned with first.
+    """
+    if record.face is not None and revision.intent == record.intent:
+        for name in revision.nodes:
+            members.shun(name)
+    abandon(record, revision, why, now, settings)
 
 
 def wants_plan(record: PipelineRecord, now: float, drained: Collection[str] = ()) -> bool:
@@ -172,7 +213,8 @@ def _wish_is_due(record: PipelineRecord, now: float) -> bool:
 def must_move(record: PipelineRecord, drained: Collection[str]) -> bool:
     """Whether a pipeline that is served has slices on a drained node, and nothing of it is on its way."""
     active = record.active
-    return active is not None and record.coming is None and not active.nodes.isdisjoint(drained)
+    under_way = record.in_phase("waiting", "preparing", "probing", "shadow", "canary")
+    return active is not None and not under_way and not active.nodes.isdisjoint(drained)
 
 
 def trouble_of(revision: Revision, members: Membership) -> str | None:
@@ -328,6 +370,14 @@ def abandon(record: PipelineRecord, revision: Revision, why: str, now: float, se
 
 
 def _lose(record: PipelineRecord, revision: Revision, why: str, now: float) -> None:
+    if revision.phase in ("canary", "shadow"):
+        drop_candidate(record, revision, now)
+        record.status = f"{revision.id} was abandoned: {why}"
+        if why.startswith("node ") and record.wish is None and record.active is not None:
+            # It is no fault of what was asked for.
+            record.retry_at = now
+            record.wish = Wish(revision.intent, None)
+        return
     enter(revision, "lost", now)
     record.status = f"{revision.id} was lost: {why}"
     record.retry_at = now

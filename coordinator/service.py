@@ -83,7 +83,13 @@ class CoordinatorService:
         self._standbys = self._topics.standby("")
         self._store = Store(options.folder)
         stored = self._store.load(time.monotonic())
-        self._cluster = Cluster(self._topics, instance=self.instance, records=stored.records, term=stored.term)
+        self._cluster = Cluster(
+            self._topics,
+            instance=self.instance,
+            records=stored.records,
+            term=stored.term,
+            unix_offset=time.time() - time.monotonic(),
+        )
         self._cluster.members.deadline = options.heartbeat_deadline
         self._cluster.preship.rate = options.prefetch_rate
         try:

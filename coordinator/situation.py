@@ -199,6 +199,9 @@ class Situation:
             if record.removed_at is not None:
                 continue
             for revision in record.revisions.values():
+                if revision.phase in ("shadow", "canary") and not _serves_without(record, lost):
+                    # It goes with the revision that it runs beside.
+                    continue
                 if revision.phase != "lost" and lost not in revision.nodes:
                     level = 1.0
                     if revision.phase == "active":
@@ -224,6 +227,12 @@ class Situation:
             kept = (capacity, replace(capacity, epoch="", artifacts=()))
             self._stripped[capacity.node] = kept
         return replace(kept[1], broker="") if without_broker and capacity.broker else kept[1]
+
+
+def _serves_without(record: PipelineRecord, lost: str | None) -> bool:
+    """Whether the pipeline's active revision is there without the node `lost`."""
+    active = record.active
+    return active is not None and lost not in active.nodes
 
 
 def _free(capacity: Capacity, taken: list[int]) -> int:

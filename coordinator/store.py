@@ -7,16 +7,19 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from coordinator.gate import Policy
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
+from coordinator.rollout import MOST_KEPT, Rollout
 from slicemq.errors import ProtocolError, StoreError
 from slicemq.messages import from_plain
 from slicemq.topics import is_id, is_revision
 
 _FORMAT = 1
+_KEPT_PHASES = ("shadow", "canary", "active", "draining", "lost")
 T = TypeVar("T")
 
 
@@ -116,7 +119,7 @@ def _matters(record: PipelineRecord) -> bool:
 
 
 def _plain(record: PipelineRecord) -> dict[str, Any]:
-    kept = [r for r in record.revisions.values() if r.phase in ("active", "draining", "lost")]
+    kept = [r for r in record.revisions.values() if r.phase in _KEPT_PHASES]
     wished = _accepted(record)
     return {
         "name": record.name,
@@ -126,6 +129,8 @@ def _plain(record: PipelineRecord) -> dict[str, Any]:
         "status": record.status,
         "intent": asdict(record.intent) if record.intent is not None else None,
         "wish": asdict(wished) if wished is not None else None,
+        "rollout": _rollout_plain(record.rollout) if record.rollout is not None else None,
+        "history": [_rollout_plain(one) for one in record.history],
         "face": asdict(record.face) if record.face is not None else None,
         "revisions": [
             {
@@ -138,6 +143,12 @@ def _plain(record: PipelineRecord) -> dict[str, Any]:
             for r in kept
         ],
     }
+
+
+def _rollout_plain(rollout: Rollout) -> dict[str, Any]:
+    """Without what counts on the clock of this process: a step and its deadline begin anew with the next one."""
+    plain = asdict(rollout)
+    return {key: value for key, value in plain.items() if key not in ("since", "deadline", "passed")}
 
 
 def _accepted(record: PipelineRecord) -> Intent | None:
@@ -161,6 +172,7 @@ def _record(plain: Any, now: float, where: str = "pipelines") -> PipelineRecord:
         record.intent = _intent(plain, "intent", name, where)
     if plain.get("wish") is not None:
         record.wish = Wish(_intent(plain, "wish", name, where), None)
+    _rollouts(record, plain, now, where)
     if plain.get("face") is not None:
         record.face = from_plain(Blueprint, plain["face"], f"{where}.face")
     for number, entry in enumerate(_field(plain, "revisions", list, where)):
@@ -168,15 +180,34 @@ def _record(plain: Any, now: float, where: str = "pipelines") -> PipelineRecord:
         record.revisions[revision.id] = revision
         # A number below one in use would be used twice (rule 1).
         record.highest = max(record.highest, int(revision.id.partition("-")[0]))
+    rollout = record.rollout
+    if rollout is not None and rollout.revision not in record.revisions:
+        # What only prepared is prepared again, under a number of its own.
+        record.rollout = replace(rollout, state="planning", revision="", tries=max(0, rollout.tries - 1))
+        if record.wish is None and record.face is not None:
+            record.wish = Wish(rollout.intent, None)
     return record
+
+
+def _rollouts(record: PipelineRecord, plain: dict[str, Any], now: float, where: str) -> None:
+    history = plain.get("history", [])
+    if not isinstance(history, list):
+        raise ProtocolError(f"{where}.history: expected list")
+    record.history = tuple(
+        from_plain(Rollout, entry, f"{where}.history[{number}]") for number, entry in enumerate(history)
+    )[-MOST_KEPT:]
+    if plain.get("rollout") is not None:
+        rollout = from_plain(Rollout, plain["rollout"], f"{where}.rollout")
+        within = rollout.policy.deadline if isinstance(rollout.policy, Policy) else math.inf
+        record.rollout = replace(rollout, since=now, deadline=now + within)
 
 
 def _revision(entry: Any, name: str, where: str, now: float) -> Revision:
     revision_id, phase = _field(entry, "id", str, where), _field(entry, "phase", str, where)
     if not is_revision(revision_id):
         raise ProtocolError(f"{where}.id: {revision_id[:80]!r} is not <n>-<8 hex>")
-    if phase not in ("active", "draining", "lost"):
-        raise ProtocolError(f"{where}.phase: expected active, draining or lost, got {phase[:80]!r}")
+    if phase not in _KEPT_PHASES:
+        raise ProtocolError(f"{where}.phase: expected one of {', '.join(_KEPT_PHASES)}, got {phase[:80]!r}")
     return Revision(
         revision_id,
         _intent(entry, "intent", name, where),

@@ -88,6 +88,8 @@ def newest_intent(record: PipelineRecord) -> Intent | None:
     for wish in (record.wish, record.job_wish):
         if wish is not None:
             return wish.intent
+    if record.rollout is not None:
+        return record.rollout.intent
     return record.coming.intent if record.coming is not None else record.intent
 
 

@@ -11,9 +11,11 @@ from typing import Any
 from coordinator.actions import Action, Clear, MakePlan, Persist, PlanAhead, Probe, Publish, Respond, StopProbe
 from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
+from coordinator.gate import Policy
 from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.lifecycle import Settings
 from coordinator.membership import Membership
+from coordinator.rollout import MOST_KEPT
 from coordinator.store import _matters, _plain, _record
 from slicemq.errors import InsufficientCapacityError
 from slicemq.messages import (
@@ -41,6 +43,7 @@ from slicemq.messages import (
 from slicemq.topics import Topics
 
 MB = 10**6
+_ENDS = ("promoted", "rolled-back", "superseded", "refused")
 SPEC_IN = TensorSpec(0, "input", "float32", (1, 4))
 SPEC_MID = TensorSpec(7, "middle", "float32", (1, 8))
 SPEC_OUT = TensorSpec(9, "output", "float32", (1, 2))
@@ -243,11 +246,11 @@ class Site:
 
     # -- requests and answers ------------------------------------------------------------------------------
 
-    def deploy(self, wanted: Intent, transaction: str | None = None) -> str:
+    def deploy(self, wanted: Intent, transaction: str | None = None, policy: Policy | None = None) -> str:
         """Ask for a pipeline; returns the transaction."""
         self.transactions += 1
         name = transaction or f"t{self.transactions}"
-        self.do(self.cluster.on_deploy(self.now, "cli", name, wanted))
+        self.do(self.cluster.on_deploy(self.now, "cli", name, wanted, policy))
         return name
 
     def undeploy(self, name: str) -> None:
@@ -370,7 +373,7 @@ class Site:
                     self.jobs.append(action)
                 case PlanAhead():
                     self.ahead.append(action)
-                case Probe(name, revision, _, _):
+                case Probe(pipeline=name, revision=revision):
                     assert (name, revision) not in self.probing
                     self.probing.add((name, revision))
                 case StopProbe(name, revision):
@@ -395,7 +398,10 @@ class Site:
         if isinstance(document, PipelineDocument):
             stored = self.stored[document.name]
             for route in document.routes:
-                assert stored.revisions[route.revision].phase == route.state, "stored before published (rule 24)"
+                phase = stored.revisions[route.revision].phase
+                assert route.state == ("active" if phase == "canary" else phase), (
+                    "stored before published (rule 24)"
+                )
                 key = (document.name, route.revision)
                 assert not (route.state == "active" and key in self.gone), "a lost route never comes back"
                 if route.state != "active":
@@ -411,6 +417,7 @@ class Site:
         for record in self.cluster.records.values():
             assert len(record.in_phase("active")) <= 1
             assert len(record.in_phase("waiting", "preparing", "probing")) <= 1, "rule 12"
+            self._check_rollouts(record)
             for revision in record.revisions.values():
                 if (record.name, revision.id) not in self.ever:
                     number = int(revision.id.partition("-")[0])
@@ -427,12 +434,34 @@ class Site:
         if self.cluster.started:
             self._check_documents()
 
+    def _check_weights(self, document: PipelineDocument) -> None:
+        weights = sorted(route.weight for route in document.routes if route.state == "active")
+        assert len(weights) <= 2
+        assert not weights or abs(sum(weights) - 1.0) < 1e-9
+        assert len(weights) < 2 or 0.0 < weights[0] < weights[1], "one of two serves more frames"
+        assert document.shadow is None or len(weights) == 1
+        assert all(route.weight == 0.0 for route in document.routes if route.state != "active")
+
+    def _check_rollouts(self, record: PipelineRecord) -> None:
+        beside = record.in_phase("canary", "shadow")
+        assert len(beside) <= 1
+        rollout = record.rollout
+        assert all(rollout is not None and rollout.revision == one.id for one in beside)
+        assert rollout is None or (rollout.ended == 0.0 and rollout.state not in _ENDS)
+        assert all(one.state in _ENDS and one.ended > 0.0 for one in record.history)
+        assert len(record.history) <= MOST_KEPT
+        # A rollout ends once; what only waited for its plan has no revision.
+        named = [one.revision for one in (*record.history, *([rollout] if rollout else [])) if one.revision]
+        assert len(named) == len(set(named))
+        if self.cluster.started and beside:
+            assert record.active is not None, "what served serves until its candidate is promoted"
+
     def _check_documents(self) -> None:
         wanted: dict[str, set[str]] = {}
         for record in self.cluster.records.values():
             document = self.retained.get(TOPICS.pipeline(record.name))
             if document is not None:
-                assert sum(route.state == "active" for route in document.routes) <= 1
+                self._check_weights(document)
                 assert (document.state == "running") == any(r.state == "active" for r in document.routes)
             for revision in record.revisions.values():
                 if record.removed_at is None and revision.phase not in ("lost", "waiting"):

@@ -11,6 +11,7 @@ from coordinator.actions import Clear, Persist, Publish, Respond
 from coordinator.intents import files_in_use
 from coordinator.lifecycle import Settings
 from coordinator.membership import LINK_GRACE, RECONNECT_GRACE
+from coordinator.rollout import MOST_KEPT
 from slicemq.errors import InsufficientCapacityError, ModelError
 from slicemq.messages import Artifact, Heartbeat, Stamp
 from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent, sha
@@ -146,7 +147,7 @@ def test_plans_after_a_loss_and_ahead_are_made_with_the_calibration_set(site: Si
     assert kept.calibration == wanted.calibration
 
 
-def test_files_are_in_use_from_the_request_until_another_takes_its_place(site: Site) -> None:
+def test_files_are_in_use_from_the_request_for_as_long_as_one_may_go_back_to_them(site: Site) -> None:
     def used() -> set[str]:
         return files_in_use(site.cluster.records.values())
 
@@ -166,7 +167,13 @@ def test_files_are_in_use_from_the_request_until_another_takes_its_place(site: S
     site.wait(40.0)
     assert list(site.record().revisions.values()) == [site.record().active]
     assert files["second"] < used()
-    assert not files["first"] & used()
+    assert files["first"] < used()
+    assert not slices & used()
+    for number in range(MOST_KEPT + 1):
+        site.deploy(intent(model=f"other {number}"))
+        site.bring_up("n1")
+        site.wait(40.0)
+    assert not (files["first"] | files["second"]) & used()
 
 
 def test_the_same_plan_measured_on_other_inputs_states_their_error(site: Site) -> None:

@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from coordinator.asked import ROLLOUT_ACTIONS, RolloutAction
 from coordinator.contingency import Unmade
+from coordinator.gate import Policy, read_testimony
 from slicemq.errors import InsufficientCapacityError, ModelError
 from slicemq.messages import Heartbeat
 from tests.coordinator.site import TOPICS, Board, Site, blueprint, capacity, intent
@@ -17,6 +19,12 @@ from tests.coordinator.site import TOPICS, Board, Site, blueprint, capacity, int
 NODES = ("n1", "n2", "n3", "n4")
 node_names = st.sampled_from(NODES)
 pipelines = st.sampled_from(("faces", "birds"))
+POLICIES = (
+    None,
+    Policy(canary=0.1, deadline=60.0),
+    Policy(shadow=1.0, canary=0.4, frames=5, seconds=1.0),
+    Policy(canary=0.2, frames=5, promote="manual"),
+)
 chains = st.lists(node_names, min_size=1, max_size=3, unique=True)
 
 
@@ -98,11 +106,38 @@ class ClusterLife(RuleBasedStateMachine):
             board.beats[key] = {"frames": frames, "waiting": waiting, "link": "up" if up else "down"}
 
     @precondition(lambda self: self.site.cluster.started)
-    @rule(name=pipelines, model=st.sampled_from(("m1", "m2")), repeat=st.booleans())
-    def deploy(self, name: str, model: str, repeat: bool) -> None:
-        transaction = self.site.deploy(intent(name, model))
+    @rule(
+        name=pipelines, model=st.sampled_from(("m1", "m2")), repeat=st.booleans(), policy=st.sampled_from(POLICIES)
+    )
+    def deploy(self, name: str, model: str, repeat: bool, policy: Policy | None) -> None:
+        transaction = self.site.deploy(intent(name, model), policy=policy)
         if repeat:
-            self.site.deploy(intent(name, model), transaction)
+            self.site.deploy(intent(name, model), transaction, policy)
+
+    @precondition(lambda self: self.site.cluster.started)
+    @rule(name=pipelines, action=st.sampled_from(ROLLOUT_ACTIONS), back=st.integers(0, 3))
+    def a_rollout_is_asked(self, name: str, action: RolloutAction, back: int) -> None:
+        record = self.site.cluster.records.get(name)
+        known = ["", *(one.revision for one in record.history[-back:])] if record is not None and back else [""]
+        to = known[-1] if action == "rollback" else ""
+        self.site.transactions += 1
+        self.site.do(
+            self.site.cluster.on_rollout(self.site.now, "cli", f"t{self.site.transactions}", name, action, to)
+        )
+
+    @rule(name=pipelines, answered=st.sampled_from((0, 5, 200)), failed=st.sampled_from((0, 50)))
+    def a_client_tells(self, name: str, answered: int, failed: int) -> None:
+        record = self.site.cluster.records.get(name)
+        ids = list(record.revisions)[-4:] if record is not None else []
+        entry = {"answered": answered, "failed": failed, "p95_ms": 5.0}
+        shadow = {"revision": ids[-1], "compared": answered, "failed": failed} if ids else None
+        body = {"pipeline": name, "figures": dict.fromkeys(ids, entry), "shadow": shadow}
+        self.site.do(self.site.cluster.on_evidence(self.site.now, read_testimony("cam-1", body, "evidence")))
+
+    @rule()
+    def golden_results_differ(self) -> None:
+        for name, revision in sorted(self.site.probing):
+            self.site.do(self.site.cluster.on_golden_failed(self.site.now, name, revision, "it differs"))
 
     @precondition(lambda self: self.site.cluster.started)
     @rule(name=pipelines)
@@ -182,9 +217,14 @@ class ClusterLife(RuleBasedStateMachine):
             for job in site.jobs[-2:]:
                 site.do(site.cluster.on_planned(site.now, job.job, blueprint(job.intent, ("n1", "n2"))))
             site.obey()
+            for name in [name for name, record in site.cluster.records.items() if record.rollout is not None]:
+                site.transactions += 1
+                site.do(site.cluster.on_rollout(site.now, "cli", f"t{site.transactions}", name, "resume"))
             site.pass_probes()
         for record in site.cluster.records.values():
-            assert record.removed_at is not None or record.active is not None, record.status
+            # What was refused at first has nothing to come back to.
+            ended = record.removed_at is not None or record.intent is None
+            assert ended or record.active is not None, record.status
 
 
 TestClusterLife = ClusterLife.TestCase

@@ -128,7 +128,7 @@ def test_a_topic_of_another_cluster_and_another_nodes_document_are_refused() -> 
         ("deploy", {"name": "faces", "model": MODEL, "calibration": {"sha256": "x", "size": 1}}, "calibration"),
         ("deploy", {"name": "faces", "model": MODEL, "calibration": {**MODEL, "size": 10**8}}, "at most 32000000"),
         ("undeploy", {"name": 7}, "field name"),
-        ("reboot", {}, "expected one of deploy, undeploy, attach, detach"),
+        ("reboot", {}, "expected one of deploy, undeploy, rollout, attach, detach"),
     ],
 )
 def test_a_wrong_request_is_answered_with_what_was_expected(verb: str, body: dict[str, Any], text: str) -> None:
