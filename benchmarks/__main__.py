@@ -221,6 +221,12 @@ BENCHMARKS = (
         "30 min",
         "docs/explanation/placement-papers.md",
     ),
+    Benchmark(
+        "ingress",
+        "1,000 messages of a plain MQTT camera while the ingress is killed 20 times: missing, repeated",
+        "5 min",
+        "docs/how-to/plain-devices.md",
+    ),
     Benchmark("paper_layers", "what it makes: that experiment's layers, in benchmarks/data/, once", "1 min", "-"),
     Benchmark("make_models", "what it makes: Keras models in .cache/models/, once", "20 min", "-"),
 )

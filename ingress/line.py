@@ -42,8 +42,9 @@ COUNTERS = (
     *("arrived", "answered", "failed", "dropped", "too_large", "unanswered", "acknowledged"),
     *("retried", "rejoined", "left", "republished", "forgotten"),
 )
-# Messages on their way to the broker that it has not confirmed.
-MOST_PUBLISHING = 50
+# Answers on their way to the broker that it has not confirmed: enough to keep a link busy, and as many may come
+# twice after a crash.
+MOST_PUBLISHING = 8
 # Messages held beside those that wait: worked on, answered, or ended and behind others.
 MOST_OTHERS = 1000
 MOST_TRIES = 5
