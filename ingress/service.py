@@ -106,6 +106,8 @@ class IngressService:
                     self._tell()
         finally:
             notify("STOPPING=1")
+            with self._changed:
+                self._changed.notify_all()
             self._feeder.stop()
             drained(lambda: self._line.busy and self._link.up, _DRAIN_SECONDS)
             self._link.stop()
