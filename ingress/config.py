@@ -34,7 +34,7 @@ _OPTIONS: dict[str, Option] = {
     "in": Option("text", "what payloads are", "auto", choices=INPUT_KINDS),
     "out": Option("text", "what answers are", "json", choices=OUTPUT_KINDS),
     "policy": Option("text", "what happens when more waits than the queue holds", "block", choices=POLICIES),
-    "queue": Option("int", "most messages that wait in memory", 100, least=1, most=100_000),
+    "queue": Option("int", "most messages that wait in memory", 250, least=1, most=100_000),
     "queue_mb": Option("int", "most MB that messages and answers take in memory", 256, least=1, most=1_000_000),
     "max_message_mb": Option("int", "larger messages are refused, MB", 32, least=1, most=256),
     "resize": Option("text", "how a picture gets the input's size", "stretch", choices=RESIZES),

@@ -314,7 +314,7 @@ class IngressService:
             self._log(found.counters)
 
     def _log(self, counters: dict[str, int]) -> None:
-        names = ("failed", "dropped", "too_large", "left", "forgotten")
+        names = ("failed", "dropped", "too_large", "forgotten")
         rows = {name: counters[name] for name in names if counters[name] != self._logged.get(name, 0)}
         if rows:
             self._logged |= rows

@@ -21,7 +21,7 @@ def load(*words: str, **environment: str) -> IngressConfig:
 
 def test_the_shortest_command_line() -> None:
     found = load("faces", "--from", "cams/+/image", "--to", "cams/{1}/boxes")
-    assert (found.id, found.pipeline, found.policy, found.queue) == ("faces", "faces", "block", 100)
+    assert (found.id, found.pipeline, found.policy, found.queue) == ("faces", "faces", "block", 250)
     assert found.limits().message_bytes == 32_000_000
     assert found.input_rules().picture.max_pixels == 25_000_000
 
