@@ -18,6 +18,7 @@ from edge_node.events import (
     Fetch,
     Fetched,
     FetchFailed,
+    Prefetch,
     PublishReport,
     RetaskWorker,
     StartWorker,
@@ -120,6 +121,7 @@ class Node:
         self._watch = watch
         self._early: list[Event] = []
         self._fetching: dict[str, Artifact] = {}
+        self._ahead: tuple[Artifact, ...] = ()
         self._capacity: Capacity | None = None
         self._reports = self._counter = 0
         self._retries = False
@@ -250,6 +252,9 @@ class Node:
                 self.session.own(self._topic("report"), self._wire.pack(report))
             elif isinstance(action, RetaskWorker):
                 self._retask(action)
+            elif isinstance(action, Prefetch):
+                self._ahead = action.artifacts
+                self.process.after(0.2 + 0.8 * self._draw.random(), self._fetch_ahead, action.artifacts)
             elif isinstance(action, CancelFetch):
                 self._fetching.pop(action.sha256, None)
         self._retries |= isinstance(event, FetchFailed)
@@ -267,12 +272,24 @@ class Node:
         elif sha256 in self.board.cache or (self.session.up and self._serves(sha256)):
             del self._fetching[sha256]
             self._handle(Fetched(sha256))
-            if sha256 not in self.board.cache and self._capacity is not None:
-                self.board.cache[sha256] = None
-                self._capacity = replace(self._capacity, artifacts=tuple(sorted(self.board.cache)))
-                self.session.own(self._topic("capacity"), self._wire.pack(self._capacity))
+            self._keep(sha256)
         else:
             self.process.after(1.0, self._fetch, artifact, tries + 1)
+
+    def _fetch_ahead(self, artifacts: tuple[Artifact, ...]) -> None:
+        """Bring what it was told last into the cache, one file after the other, while nothing else is fetched."""
+        missing = [one for one in artifacts if one.sha256 not in self.board.cache]
+        if self._ahead is not artifacts or not missing:
+            return
+        if not self._fetching and self.session.up and self._serves(missing[0].sha256):
+            self._keep(missing[0].sha256)
+        self.process.after(1.0, self._fetch_ahead, artifacts)
+
+    def _keep(self, sha256: str) -> None:
+        if sha256 not in self.board.cache and self._capacity is not None:
+            self.board.cache[sha256] = None
+            self._capacity = replace(self._capacity, artifacts=tuple(sorted(self.board.cache)))
+            self.session.own(self._topic("capacity"), self._wire.pack(self._capacity))
 
     # -- its workers ---------------------------------------------------------------------------------------
 
