@@ -29,7 +29,7 @@
     │   ├── StreamReset                63   the state that it needs is gone; the next frame begins anew
     │   └── StreamBusy                 64   another client has the stream of this stateful pipeline
     ├── RuntimeUnavailableError        70   no TFLite runtime is installed
-    ├── DuplicateNodeError             71   two nodes with one id
+    ├── DuplicateNodeError             71   two nodes, or ingresses, with one id
     └── StoreError                     72   a full disk, a folder that cannot be written
 
 The numbers are stable: a code that falls out of use is not given to another error.
@@ -235,7 +235,7 @@ class RuntimeUnavailableError(SliceMQError):
 
 
 class DuplicateNodeError(SliceMQError):
-    """Another live node uses this node's id."""
+    """Another live node, or ingress, uses this one's id."""
 
     exit_code = 71
 
