@@ -188,7 +188,9 @@ def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) ->
         # An estimate is no measurement that another could correct.
         return plan, computing_of(plan, graph, profile, fleet) if profile.measured else {}
 
-    preferred = [capacity for capacity in job.nodes if capacity.node not in job.avoid]
+    # An operator's pin stands above what failed lately.
+    shunned = job.avoid - set(options.pins.values())
+    preferred = [capacity for capacity in job.nodes if capacity.node not in shunned]
     if preferred and len(preferred) < len(job.nodes):
         try:
             return attempt(preferred)

@@ -47,6 +47,13 @@ def test_a_plan_goes_where_the_node_is_faster_by_what_is_known(tmp_path: Path, s
     assert times[free] == max(times.values())
 
 
+def test_a_pin_stands_above_what_failed_lately_on_its_node(tmp_path: Path) -> None:
+    given = told(tmp_path, Known())
+    pinned = replace(given.intent, options={**given.intent.options, "pins": {"s0": "pi-1"}})
+    made = run(replace(given, intent=pinned, avoid=frozenset({"pi-1"})))
+    assert made.plan["slices"][0]["nodes"] == ["pi-1"]
+
+
 def test_an_estimate_predicts_nothing_that_is_compared(tmp_path: Path) -> None:
     assert run(told(tmp_path, Known())).computing == {}
 

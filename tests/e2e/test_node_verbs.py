@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from emulator.site import Site
 from tests.e2e.scene import Flow, Wire, command, failing, json_of
 from tests.waiting import eventually
 
 
+@pytest.mark.slow
 def test_a_node_is_emptied_and_used_again_without_a_frame_lost(site: Site, wire: Wire, faces: Path) -> None:
     """Rule 15: what was taken away is said explicitly; the verb returns when the node holds nothing."""
     with Flow(site, faces) as flow:
