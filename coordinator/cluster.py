@@ -39,6 +39,7 @@ from coordinator.rebalance import Rebalance
 from coordinator.situation import Inputs, Situation
 from coordinator.upkeep import VERBS as UPKEEP
 from coordinator.upkeep import pinned, staying
+from coordinator.urgency import give_up, is_outdated, make_way
 from slicemq.errors import InsufficientCapacityError, PipelineError, RequestRefusedError, SliceMQError
 from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report, Response, Stamp
 from slicemq.topics import Topics, is_id
@@ -452,10 +453,10 @@ class Cluster:
         for record in list(self.records.values()):
             self._advance(record, now)
         for record in list(self.records.values()):
-            # One at a time: two plans made from the same free memory would both take it.
-            if wants_plan(record, now, self.situation.drained) and not any(
-                other.job is not None for other in self.records.values()
-            ):
+            planned = self._planned_from
+            if planned is not None and planned[0] == record.job and is_outdated(record, planned[1], self.members):
+                give_up(record)
+            if wants_plan(record, now, self.situation.drained) and make_way(record, self.records.values()):
                 self._plan(record, now)
         self._clear_addresses(now)
         self._changed |= self.poison.expire(now)

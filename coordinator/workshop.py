@@ -73,12 +73,20 @@ class Workshop:
         self._thread.submit(self._warm_up)
 
     def make(self, action: MakePlan) -> None:
-        """Begin a job. A plan that is being made ahead is given up: its process ends."""
+        """Begin a job. A plan that is being made ahead is given up: its process ends.
+
+        A job that replaces what was lost does not wait for another one: it takes the process of plans ahead.
+        """
         with self._lock:
             self._urgent += 1
             self._made += 1
-            self._ahead.end()
-        self._thread.submit(self._run, action)
+            beside = self._urgent > 1 and action.client is None
+            if self._ahead_works or self._urgent == 1:
+                self._ahead.end()
+        if beside:
+            self._ahead_thread.submit(self._run, action, self._ahead)
+        else:
+            self._thread.submit(self._run, action, self._child)
 
     def make_ahead(self, action: PlanAhead) -> None:
         """Begin a job that nobody waits for, in a process of its own that gives way to all others."""
@@ -102,9 +110,9 @@ class Workshop:
             if not self._stopped:
                 logger.warning("measuring this machine failed: %s", error)
 
-    def _run(self, action: MakePlan) -> None:
+    def _run(self, action: MakePlan, child: Child) -> None:
         try:
-            self._planned(action.job, self._make(action))
+            self._planned(action.job, self._make(action, child))
         except SliceMQError as error:
             if self._stopped:
                 return
@@ -165,7 +173,7 @@ class Workshop:
     def _rest_now(self) -> None:
         with self._lock:
             # A job may have begun since the timer was set.
-            if not self._ahead_works:
+            if not self._ahead_works and not self._urgent:
                 self._ahead.end()
 
     def _job(self, action: MakePlan) -> PlanningJob:
@@ -174,7 +182,7 @@ class Workshop:
             action.intent, action.nodes, action.avoid, self._folder, self._tools, asked, action.known
         )
 
-    def _make(self, action: MakePlan) -> Blueprint:
+    def _make(self, action: MakePlan, child: Child) -> Blueprint:
         model = action.intent.model
         try:
             # Nobody offers the model unless a client is deploying it just now: do not wait long for a stranger.
@@ -186,9 +194,9 @@ class Workshop:
             ) from error
         self._fetch_calibration(action)
         try:
-            made: Blueprint = self._child.submit(planning.run, self._job(action)).result()
+            made: Blueprint = child.submit(planning.run, self._job(action)).result()
         except BrokenProcessPool as error:
-            self._child.forget()
+            child.forget()
             raise ModelError(
                 f"the process that read, measured and cut the model {model.sha256[:12]} died; "
                 "try --profile estimate, and 'slicemq model verify' on the file"

@@ -33,6 +33,7 @@ PURE = {
     "coordinator/preship.py",
     "coordinator/situation.py",
     "coordinator/upkeep.py",
+    "coordinator/urgency.py",
     "coordinator/documents.py",
     "coordinator/intents.py",
     "coordinator/revisions.py",

@@ -185,6 +185,16 @@ def test_a_plan_ahead_gives_way_to_a_request(bench: Bench, monkeypatch: pytest.M
     eventually(partial(gone, child))
 
 
+def test_a_loss_does_not_wait_for_a_request_that_is_planned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.planning.run", wait_forever)
+        wanted = Intent("faces", bench.store.put(b"a model"))
+        bench.workshop.make(MakePlan(1, wanted, (), frozenset(), "cli"))
+        eventually(bench.child)
+    assert isinstance(bench.make(2, b"no model"), ModelError)
+    assert bench.child() is not None, "the request is still planned"
+
+
 def test_a_plan_ahead_waits_for_no_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a request is under way none is begun."""
     with monkeypatch.context() as patch:
