@@ -29,6 +29,7 @@ from coordinator.actions import (
 from coordinator.asked import RolloutAction, ask_rollout
 from coordinator.contingency import Contingencies, Unmade
 from coordinator.documents import all_documents
+from coordinator.echoes import Echoes
 from coordinator.gate import Policy, Testimony
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision, Wish
 from coordinator.lifecycle import Settings, advance, must_move, reject, take_wish, wants_plan
@@ -77,6 +78,7 @@ class Cluster:
         self.term = term
         self.started = False
         self._unix_offset = unix_offset
+        self._echoes = Echoes()
         self._counter = 0
         self._jobs = 0
         self._planned_from: tuple[int, Inputs] | None = None
@@ -151,6 +153,8 @@ class Cluster:
         """A node's heartbeat; most change nothing, so only a new life is looked at at once."""
         if beat.seen is not None:
             self.saw_term(beat.seen.term)
+            if self.started and beat.seen.term > self.term:
+                self._exceed(beat.seen.term)
         if self.started and self.situation.heard(now, beat):
             self._changed = True
             self._actions.append(Persist())
@@ -159,6 +163,16 @@ class Cluster:
             self._nodes_changed()
             return self.tick(now)
         return []
+
+    def _exceed(self, echoed: int) -> None:
+        """A node ignores this coordinator's documents because it saw a higher term (rule 21)."""
+        term = self._echoes.exceeded(self.members.clock, echoed, self.term)
+        if term is not None:
+            self.term = term
+            # All documents go out again, with the higher term.
+            self._published = dict.fromkeys(self._published)
+            self._changed = True
+            self._actions.append(Persist())
 
     def on_own_beat(self, now: float) -> list[Action]:
         """The coordinator's own beat came back from the broker."""

@@ -105,6 +105,7 @@ class CoordinatorService:
         self._error: SliceMQError | None = None
         self._heard_back: float | None = None
         self._beat_counter = 0
+        self._told = 0
         self._fence = Fence(options.heartbeat_deadline)
         self._unverified: object | None = None
         name = f"coordinator-{self.instance[:8]}"
@@ -168,6 +169,8 @@ class CoordinatorService:
                 self._prober.tick(now)
                 if self._fence.open(now):
                     self._carry_out(self._cluster.tick(now))
+                    if self._cluster.started and self._cluster.term != self._told:
+                        self._tell()
                     self._mirroring.tick(now, self._files, self._cluster.stamp)
                 for line in self._narrator.lines(self._cluster):
                     logger.info("%s", line)
@@ -309,7 +312,7 @@ class CoordinatorService:
             return
         self._adopt(now)
         self._carry_out(self._cluster.start(now))
-        self._session.own(self._topics.coordinator, encode(self._state("ready")))
+        self._tell()
         for topic in self._inbox.retained:
             self._carry_out(self._cluster.on_foreign(now, topic))
         self._inbox.forget_retained()
@@ -328,6 +331,10 @@ class CoordinatorService:
         for name, number in numbers_seen(self._topics, self._inbox.retained).items():
             if name in records:
                 records[name].highest = max(records[name].highest, number)
+
+    def _tell(self) -> None:
+        self._told = self._cluster.term
+        self._session.own(self._topics.coordinator, encode(self._state("ready")))
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         """Carry out actions in order; hold them back while nothing may be written (rules 22 and 24)."""
