@@ -24,9 +24,9 @@ from slicemq.messages import (
     NodeState,
     Report,
     Request,
-    decode,
     from_plain,
 )
+from slicemq.quickdoc import decode_quickly
 from slicemq.topics import Topics, is_id, is_revision
 
 # What a retained document may be kept as before the coordinator starts; a hostile cluster cannot grow it further.
@@ -43,7 +43,7 @@ class OutrankedError(CoordinatorError):
 class Inbox:
     """Reads what comes on the control session; every method raises ProtocolError for what is malformed."""
 
-    def __init__(self, topics: Topics, cluster: Cluster, instance: str, decode: Decode = decode) -> None:
+    def __init__(self, topics: Topics, cluster: Cluster, instance: str, decode: Decode = decode_quickly) -> None:
         """`decode` reads a payload; another one lets documents come as the objects that they are."""
         self._decode = decode
         self._topics = topics

@@ -33,7 +33,7 @@ def decode(kind: type[Document], payload: bytes, topic: str) -> Document:
     Raises ProtocolError that names the topic, the field and what was expected, or VersionError for
     another major version.
     """
-    body = _json_object(payload, topic)
+    body = json_object(payload, topic)
     check_version(body, topic)
     try:
         return dacite.from_dict(kind, body, _DACITE)
@@ -67,7 +67,8 @@ def from_plain(kind: type[Document], body: Any, where: str) -> Document:
         raise ProtocolError(f"{where}: not a {kind.__name__}: {_why(error)}") from error
 
 
-def _json_object(payload: bytes, topic: str) -> dict[str, Any]:
+def json_object(payload: bytes, topic: str) -> dict[str, Any]:
+    """The JSON object in `payload`, bounded in size, depth and numbers. Raises ProtocolError naming the topic."""
     if len(payload) > MAX_DOCUMENT_BYTES:
         raise ProtocolError(f"{topic}: {len(payload)} bytes, expected at most {MAX_DOCUMENT_BYTES}")
     try:
