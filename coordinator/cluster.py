@@ -46,12 +46,18 @@ from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report,
 from slicemq.topics import Topics, is_id
 
 _REMEMBERED_ANSWERS = 512
+# What looks at every node, for things that are due after a second or more, need not be done at every tick.
+_SWEEP_SECONDS = 0.2
 # More clients than frames in any window change nothing: each has at least one place.
 _MOST_CLIENTS = 4096
 
 
 class Cluster:
-    """The state of one cluster as its coordinator sees it."""
+    """The state of one cluster as its coordinator sees it.
+
+    With `lazy` the events of nodes do not tick by themselves: they set `wants_tick`, and whoever hands them in
+    calls `tick` soon after the last of those that have come.
+    """
 
     def __init__(
         self,
@@ -78,6 +84,9 @@ class Cluster:
         self.term = term
         self.started = False
         self._unix_offset = unix_offset
+        self.lazy = False
+        self.wants_tick = False
+        self._swept = -math.inf
         self._echoes = Echoes()
         self._counter = 0
         self._jobs = 0
@@ -127,7 +136,7 @@ class Cluster:
         if self.members.waits_for_beat:
             self._actions.append(Listen())
         self._nodes_changed()
-        return self.tick(now)
+        return self._look(now)
 
     def on_capacity(self, now: float, document: Capacity) -> list[Action]:
         """A node's capacity."""
@@ -135,7 +144,7 @@ class Cluster:
         self.members.on_capacity(document)
         if known is None or _placement_view(known) != _placement_view(document):
             self._nodes_changed()
-            return self.tick(now)
+            return self._look(now)
         # Which files a node has matters for the plans that are made ahead.
         self.contingencies.disturb(now)
         return []
@@ -147,7 +156,7 @@ class Cluster:
         self._changed |= self.poison.heard(now, node.current_report)
         if self.situation.leftovers.reported(node.id, node.current_report):
             self._nodes_changed()
-        return self.tick(now)
+        return self._look(now)
 
     def on_heartbeat(self, now: float, beat: Heartbeat) -> list[Action]:
         """A node's heartbeat; most change nothing, so only a new life is looked at at once."""
@@ -161,7 +170,7 @@ class Cluster:
         if self.members.on_heartbeat(beat):
             self._address([beat.node])
             self._nodes_changed()
-            return self.tick(now)
+            return self._look(now)
         return []
 
     def _exceed(self, echoed: int) -> None:
@@ -178,7 +187,7 @@ class Cluster:
         """The coordinator's own beat came back from the broker."""
         if self.members.on_own_beat(now):
             self._nodes_changed()
-        return self.tick(now)
+        return self._look(now)
 
     def on_disconnected(self) -> None:
         """The connection to the broker is down."""
@@ -458,10 +467,18 @@ class Cluster:
         self._actions.append(Persist())
         return self.tick(now)
 
+    def _look(self, now: float) -> list[Action]:
+        """What an event leads to that comes from each of many nodes: with `lazy` one tick for many of them."""
+        if not self.lazy:
+            return self.tick(now)
+        self.wants_tick = True
+        return self._take()
+
     # -- time ----------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> list[Action]:
         """Move on whatever time or facts allow; returns all actions that have come up."""
+        self.wants_tick = False
         if not self.started:
             return self._take()
         for record in list(self.records.values()):
@@ -472,15 +489,19 @@ class Cluster:
                 give_up(record)
             if wants_plan(record, now, self.situation.drained) and make_way(record, self.records.values()):
                 self._plan(record, now)
-        self._clear_addresses(now)
         self._changed |= self.poison.expire(now)
+        sweeps = self._changed or not 0.0 <= now - self._swept < _SWEEP_SECONDS
+        if sweeps:
+            self._swept = now
+            self._clear_addresses(now)
         if self._changed:
             self.contingencies.disturb(now)
         self._plan_ahead(now)
         if self._changed:
             self._changed = False
             self._flush(now)
-        self._repeat_unseen(now)
+        if sweeps:
+            self._repeat_unseen(now)
         return self._take()
 
     def _advance(self, record: PipelineRecord, now: float) -> None:

@@ -50,6 +50,8 @@ from slicemq.version import __version__
 
 logger = logging.getLogger("slicemq.coordinator")
 _TICK_SECONDS = 0.05
+_OVERTIME = 0.1
+_TELL_SECONDS = 0.2
 _MARKER_PATIENCE = 5.0
 _QUEUE = 65536
 
@@ -92,6 +94,8 @@ class CoordinatorService:
         )
         self._cluster.members.deadline = options.heartbeat_deadline
         self._cluster.preship.rate = options.prefetch_rate
+        self._cluster.lazy = True
+        self._ticked = self._tick_took = 0.0
         try:
             self._cluster.situation.load(stored.learnt)
         except ValueError as error:
@@ -150,7 +154,7 @@ class CoordinatorService:
         self._workshop.warm_up()
         logger.info("coordinator %s of cluster %s at %s", self.instance[:8], self._topics.cluster, self._where)
         begun = time.monotonic()
-        next_tick = next_beat = begun
+        next_tick = next_beat = next_line = begun
         asked_again = begun
         try:
             while not stop.is_set() and self._error is None:
@@ -172,8 +176,10 @@ class CoordinatorService:
                     if self._cluster.started and self._cluster.term != self._told:
                         self._tell()
                     self._mirroring.tick(now, self._files, self._cluster.stamp)
-                for line in self._narrator.lines(self._cluster):
-                    logger.info("%s", line)
+                if now >= next_line:
+                    next_line = now + _TELL_SECONDS
+                    for line in self._narrator.lines(self._cluster):
+                        logger.info("%s", line)
         finally:
             self._workshop.stop()
             self._exchange.stop()
@@ -206,7 +212,7 @@ class CoordinatorService:
                 logger.warning("%d events dropped: the coordinator is too slow for this cluster", self._dropped)
 
     def _handle_until(self, deadline: float) -> None:
-        """Handle events until `deadline`, or until none is left after it."""
+        """Handle events until `deadline`, and those that wait then, for `_OVERTIME` s at most."""
         while True:
             wait = deadline - time.monotonic()
             try:
@@ -215,10 +221,24 @@ class CoordinatorService:
                 return
             try:
                 self._carry_out(event(time.monotonic()))
+                if self._cluster.wants_tick and self._events.empty():
+                    self._tick_soon()
             except SliceMQError as error:
                 logger.warning("ignored: %s", error)
             except Exception:
                 logger.exception("an event failed")
+            if time.monotonic() > deadline + _OVERTIME:
+                # More comes than can be handled; beats and what is due by time must not wait for its end.
+                return
+
+    def _tick_soon(self) -> None:
+        """One tick for all events that have come; it takes at most half of the time when there are many nodes."""
+        now = time.monotonic()
+        if now - self._ticked < self._tick_took or not self._fence.open(now):
+            return
+        self._carry_out(self._cluster.tick(now))
+        self._ticked = time.monotonic()
+        self._tick_took = self._ticked - now
 
     def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
         if self._topics.parts(topic)[0] == "artifacts":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from slicemq.errors import ProtocolError
@@ -17,6 +16,7 @@ from slicemq.jsondoc import check_version, decode, json_object
 
 Document = TypeVar("Document")
 Read = Callable[[Any], Any]
+_READERS: dict[type[Any], Read | None] = {}
 
 
 class _UnsureError(Exception):
@@ -38,12 +38,13 @@ def decode_quickly(kind: type[Document], payload: bytes, topic: str) -> Document
     return decode(kind, payload, topic)
 
 
-@cache
 def _reader_of(kind: type[Any]) -> Read | None:
-    try:
-        return _reader(kind)
-    except ProtocolError:
-        return None
+    if kind not in _READERS:
+        try:
+            _READERS[kind] = _reader(kind)
+        except ProtocolError:
+            _READERS[kind] = None
+    return _READERS[kind]
 
 
 def _reader(annotation: Any) -> Read:
