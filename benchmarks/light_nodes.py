@@ -125,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         for count in counts:
             say(f"{count} nodes")
             rows.append(_measured(count, given, speeds))
+            say(str(rows[-1]))
     except SliceMQError as error:
         sys.stderr.write(f"light_nodes: {error}\n")
         return error.exit_code

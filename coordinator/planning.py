@@ -25,6 +25,7 @@ from converters.profile import Profile, estimate
 from converters.shapes import named_shapes, resolve_shapes
 from converters.slicing import iter_slices
 from coordinator.artifacts import ArtifactStore
+from coordinator.candidates import STEPS, chosen_nodes, limited
 from coordinator.codec_notes import calibration_frames, error_of_plan, measures_of
 from coordinator.error_budget import kept_budget, lossless
 from coordinator.intents import Blueprint, Intent
@@ -188,15 +189,29 @@ def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) ->
         # An estimate is no measurement that another could correct.
         return plan, computing_of(plan, graph, profile, fleet) if profile.measured else {}
 
+    def among(nodes: list[Capacity]) -> tuple[Plan, Computing]:
+        """Plan on some of very many nodes, and on more of them only when those do not suffice."""
+        able = [node for node in nodes if all(node.labels.get(k) == v for k, v in options.require.items())]
+        named = {*options.pins.values(), *options.exclude, *job.known.held}
+        for most in STEPS:
+            if len(able) <= most:
+                break
+            try:
+                plan, computing = attempt(chosen_nodes(able, most, named, job.known.usage))
+                return replace(plan, reason=limited(plan.reason, most, len(able))), computing
+            except InsufficientCapacityError:
+                logger.info("%s: %d of %d nodes do not suffice", job.intent.name, most, len(able))
+        return attempt(nodes)
+
     # An operator's pin stands above what failed lately.
     shunned = job.avoid - set(options.pins.values())
     preferred = [capacity for capacity in job.nodes if capacity.node not in shunned]
     if preferred and len(preferred) < len(job.nodes):
         try:
-            return attempt(preferred)
+            return among(preferred)
         except InsufficientCapacityError:
             logger.info("not enough without the nodes that failed lately: planning with them")
-    return attempt(list(job.nodes))
+    return among(list(job.nodes))
 
 
 def _error(job: PlanningJob, graph: Graph, path: str, plan: Plan, calibration: str | None) -> float:

@@ -42,6 +42,7 @@ PURE = {
     "coordinator/cli/course.py",
     "coordinator/cli/drained.py",
     "coordinator/fence.py",
+    "coordinator/candidates.py",
     "coordinator/echoes.py",
     "coordinator/standby.py",
     "coordinator/rollout.py",
