@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BROKER, COORDINATOR = "broker", "coordinator"
 # Longer than the default heartbeat deadline, so that it counts as a death.
@@ -76,6 +76,14 @@ class Planned:
 def possible(*, isolated: bool, stored: bool) -> list[Kind]:
     """The kinds that can be carried out here."""
     return [kind for kind in KINDS if (isolated or not kind.isolated) and (stored or not kind.stored)]
+
+
+def aimed(fault: Planned, serving: Sequence[str]) -> Planned:
+    """Two of three faults of a single node go to one that serves just now, if any does; disks stay in place."""
+    kind = BY_NAME[fault.kind]
+    if kind.on != "node" or kind.disks or not serving or fault.draw % 3 == 0:
+        return fault
+    return replace(fault, targets=(sorted(serving)[fault.draw // 3 % len(serving)],))
 
 
 def faults(

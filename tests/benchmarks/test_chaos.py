@@ -15,7 +15,7 @@ import pytest
 from benchmarks.chaos_check import Tally
 from benchmarks.chaos_client import digest_of, load_frames, save_frames
 from benchmarks.chaos_faults import World
-from benchmarks.chaos_plan import KINDS, Planned, faults, possible
+from benchmarks.chaos_plan import KINDS, Planned, aimed, faults, possible
 
 NODES = ("n1", "n2", "n3", "n4")
 CLIENTS = ("client-1", "client-2")
@@ -52,6 +52,17 @@ def test_what_cannot_be_done_here_is_left_out() -> None:
     assert not any(kind.isolated for kind in possible(isolated=False, stored=True))
     assert "broker-emptied" not in {kind.name for kind in possible(isolated=True, stored=False)}
     assert possible(isolated=True, stored=True) == list(KINDS)
+
+
+def test_most_faults_of_nodes_hit_one_that_serves() -> None:
+    found = [(one, aimed(one, ["n2"])) for one in drawn(5, 500)]
+    single = [(one, hit) for one, hit in found if one.kind in ("node-kill", "worker-freeze", "link-down")]
+    share = sum(hit.targets == ("n2",) for _, hit in single) / len(single)
+    assert 0.6 < share < 1.0
+    for one, hit in found:
+        assert aimed(one, []) == one
+        if len(one.targets) == 2 or one.targets[0] not in NODES or "disk" in one.kind:
+            assert hit == one
 
 
 def line(number: int, digest: str = "", **more: Any) -> dict[str, Any]:
