@@ -241,6 +241,8 @@ def _for_present(options: PlanOptions, job: PlanningJob) -> PlanOptions:
     pins = {key: node for key, node in options.pins.items() if job.asked or node in present}
     for key in options.pins.keys() - pins.keys():
         logger.warning("pin %s=%s: the node is not here, the pin is left out", key, options.pins[key])
+    for node in sorted(options.exclude - present) if job.asked else ():
+        logger.warning("exclude %s: no node of that name is here", node)
     goal = options.goal
     if not job.asked and job.known.held:
         goal = replace(goal, within=max(goal.within, REPLACEMENT_WITHIN))
