@@ -30,7 +30,8 @@
     │   └── StreamBusy                 64   another client has the stream of this stateful pipeline
     ├── RuntimeUnavailableError        70   no TFLite runtime is installed
     ├── DuplicateNodeError             71   two nodes, or ingresses, with one id
-    └── StoreError                     72   a full disk, a folder that cannot be written
+    ├── StoreError                     72   a full disk, a folder that cannot be written
+    └── InvariantError                 80   a simulated run broke a promise
 
 The numbers are stable: a code that falls out of use is not given to another error.
 """
