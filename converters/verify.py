@@ -79,7 +79,7 @@ def verify_chain(
     its operators are not sorted or it declares other sizes of inputs, is written anew first. Raises what `load`
     raises, ModelError for a chain that does not fit together, InputError for a frame that does not fit the model.
     """
-    model = _load_whole(whole, graph, load, path)
+    model = load_whole(whole, graph, load, path)
     links = [(item, _open(item, load)) for item in chain]
     outputs = list(dict.fromkeys(graph.outputs))
     count, compared, differences = 0, 0, []
@@ -105,14 +105,15 @@ def bounded(whole: Bytes, graph: Graph, load: Load, path: Path | None = None) ->
     """`graph` with random inputs that the whole model takes; arguments and errors are those of `verify_chain`."""
 
     def run(frame: Mapping[int, Array]) -> None:
-        model = _load_whole(whole, graph, load, path)
+        model = load_whole(whole, graph, load, path)
         feed(model, [frame[t] for t in graph.inputs])
         model.invoke()
 
     return with_bounded_integers(graph, run)
 
 
-def _load_whole(whole: Bytes, graph: Graph, load: Load, path: Path | None) -> Interpreter:
+def load_whole(whole: Bytes, graph: Graph, load: Load, path: Path | None) -> Interpreter:
+    """The whole model in an interpreter; arguments are those of `verify_chain`."""
     if graph.is_sorted and _has_shapes(whole, graph):
         return load(path if path is not None else bytes(whole))
     return load(write_slice(whole, graph, graph.closure(graph.steps, graph.outputs), graph.inputs, graph.outputs))

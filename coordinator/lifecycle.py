@@ -106,7 +106,9 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                 worded |= status != record.status
                 record.status = status
                 if not missing:
-                    rounds = math.ceil(revision.blueprint.route.turns / PROBES_AT_ONCE)
+                    golden = revision.blueprint.golden
+                    probes = revision.blueprint.route.turns * (golden.frames if golden is not None else 1)
+                    rounds = math.ceil(probes / PROBES_AT_ONCE)
                     enter(revision, "probing", now, rounds * settings.probe_most)
                     probe.append(revision)
                     record.status = f"{revision.id}: waiting for the probe frame"

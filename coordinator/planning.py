@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import mmap
+import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -28,7 +29,8 @@ from coordinator.artifacts import ArtifactStore
 from coordinator.candidates import STEPS, chosen_nodes, limited
 from coordinator.codec_notes import calibration_frames, error_of_plan, measures_of
 from coordinator.error_budget import kept_budget, lossless
-from coordinator.intents import Blueprint, Intent
+from coordinator.golden_check import given_golden, own_golden, tolerance_of
+from coordinator.intents import Blueprint, GoldenCheck, Intent
 from coordinator.known import Known, informed
 from coordinator.planner import make_plan
 from coordinator.planner.fleet import fleet_from_capacities
@@ -115,7 +117,25 @@ def run(job: PlanningJob) -> Blueprint:
             takes.append(piece.inputs)
             gives.append(piece.outputs)
     brokers = {capacity.node: capacity.broker for capacity in job.nodes}
-    return replace(blueprint(job.intent.name, graph, plan, takes, gives, artifacts, brokers), computing=computing)
+    made = blueprint(job.intent.name, graph, plan, takes, gives, artifacts, brokers)
+    return replace(made, computing=computing, golden=_golden(job, store, graph, path, plan, calibration))
+
+
+def _golden(
+    job: PlanningJob, store: ArtifactStore, graph: Graph, path: Path, plan: Plan, calibration: str | None
+) -> GoldenCheck | None:
+    """What probe frames are compared with. Raises InputError for an operator's file that does not fit the model."""
+    load = job.tools.function(job.tools.load)
+    used = {node for item in plan.slices for node in item.nodes}
+    capacities = [capacity for capacity in job.nodes if capacity.node in used]
+    budget = plan.error.budget if plan.error is not None else 0.0
+    tolerance = tolerance_of(capacities, job.tools.function(job.tools.runtime)(), platform.machine(), budget)
+    if job.intent.golden is not None and (job.asked or store.path(job.intent.golden.sha256).is_file()):
+        file, frames = given_golden(store, job.intent.golden, path, graph, load)
+        return GoldenCheck(file, frames, tolerance)
+    typical = [] if calibration is None else calibration_frames(calibration, graph)
+    own = own_golden(store, job.folder / "profiles", path, graph, load, typical)
+    return None if own is None else GoldenCheck(own, 1, tolerance)
 
 
 def _calibration(job: PlanningJob, store: ArtifactStore, graph: Graph) -> str | None:

@@ -1,4 +1,4 @@
-"""Probe frames: zeros sent through each turn of a revision until all parts of a result come (protocol rule 11).
+"""Probe frames: golden ones, else zeros, through each turn of a revision until all parts of results come (rule 11).
 
 They say that they are probes, so that a slice which keeps state forgets them (rule 6).
 """
@@ -8,15 +8,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from converters.golden import Golden
 from coordinator.actions import PROBES_AT_ONCE, Probe
 from slicemq.datalink import DataLink
 from slicemq.errors import FrameError
-from slicemq.frames import FrameHeader, decode_frame, encode_frame
+from slicemq.evidence import difference
+from slicemq.frames import Frame, FrameHeader, decode_frame, encode_frame
 from slicemq.messages import TensorSpec
 from slicemq.topics import Topics
 
@@ -28,25 +30,42 @@ _LONGEST_WAIT = 15.0
 _SEND_SECONDS = 0.5
 
 
+Item = tuple[int, int]
+"""A turn, and the number of a golden frame."""
+
+
 @dataclass
 class _Running:
     probe: Probe
     next_at: float = 0.0
     wait: float = _FIRST_WAIT
-    parts: dict[int, set[int]] = field(default_factory=dict)
-    # Turns through which no probe has come yet, and those of them that frames were sent to last.
-    left: list[int] = field(default_factory=list)
-    asked: set[int] = field(default_factory=set)
+    golden: tuple[Golden, ...] = ()
+    parts: dict[int, dict[int, Frame]] = field(default_factory=dict)
+    # (turn, frame) of which no probe has come yet, those of them that were sent last, and all by their number.
+    left: list[Item] = field(default_factory=list)
+    asked: set[Item] = field(default_factory=set)
+    sent: dict[int, Item] = field(default_factory=dict)
 
 
 class Prober:
-    """Sends probe frames over `link` and calls `on_passed(pipeline, revision)` from the link's thread."""
+    """Sends probe frames over `link` and calls `on_passed(pipeline, revision)` from the link's thread.
 
-    def __init__(self, link: DataLink, topics: Topics, client: str, on_passed: Callable[[str, str], None]) -> None:
+    `on_failed(pipeline, revision, why)` where a result is not the one that a golden frame has.
+    """
+
+    def __init__(
+        self,
+        link: DataLink,
+        topics: Topics,
+        client: str,
+        on_passed: Callable[[str, str], None],
+        on_failed: Callable[[str, str, str], None] = lambda pipeline, revision, why: None,
+    ) -> None:
         self._link = link
         self._topics = topics
         self._client = client
         self._on_passed = on_passed
+        self._on_failed = on_failed
         self._running: dict[tuple[str, str], _Running] = {}
         self._lock = threading.Lock()
         self._stream = int.from_bytes(np.random.default_rng().bytes(8), "big")
@@ -54,10 +73,12 @@ class Prober:
         # Once, for all pipelines: to subscribe later would make the coordinator wait for the broker.
         link.subscribe([topics.results("+", client)])
 
-    def start(self, probe: Probe) -> None:
-        """Begin to probe a revision; `tick` sends."""
+    def start(self, probe: Probe, golden: tuple[Golden, ...] = ()) -> None:
+        """Begin to probe a revision; `tick` sends. `golden`: the frames of its golden file (none: zeros)."""
+        used = golden[: probe.frames]
+        items = [(turn, number) for number in range(max(1, len(used))) for turn in range(probe.route.turns)]
         with self._lock:
-            self._running[probe.pipeline, probe.revision] = _Running(probe, left=list(range(probe.route.turns)))
+            self._running[probe.pipeline, probe.revision] = _Running(probe, golden=used, left=items)
 
     def stop(self, pipeline: str, revision: str) -> None:
         """Forget a revision."""
@@ -82,7 +103,8 @@ class Prober:
     def on_frame(self, topic: str, payload: bytes | memoryview) -> None:
         """A frame on this prober's results topic."""
         try:
-            header = decode_frame(payload).header
+            frame = decode_frame(payload)
+            header = frame.header
         except FrameError as error:
             logger.warning("%s: dropped: %s", topic, error)
             return
@@ -94,44 +116,69 @@ class Prober:
             if header.error:
                 logger.warning("probe of %s %s: %s %s", name, header.revision, header.error, header.message)
                 return
-            turn = header.sequence % running.probe.route.turns
-            if turn not in running.left or header.parts != running.probe.route.lane(turn).parts:
+            item = running.sent.get(header.sequence)
+            if item not in running.left or header.parts != running.probe.route.lane(item[0]).parts:
                 return
-            seen = running.parts.setdefault(header.sequence, set())
-            seen.add(header.part)
+            # A golden frame's tensors are compared when all are there; their bytes may be lent until then.
+            seen = running.parts.setdefault(header.sequence, {})
+            seen[header.part] = decode_frame(bytes(payload)) if running.golden else frame
             if len(seen) < header.parts:
                 return
-            running.left.remove(turn)
-            running.asked.discard(turn)
-            if not running.asked:
-                running.next_at, running.wait = 0.0, _FIRST_WAIT
+            del running.parts[header.sequence]
+            fault = _fault(running, item, seen) if running.golden else ""
+            if fault:
+                self._running.pop((name, header.revision))
+            else:
+                running.left.remove(item)
+                running.asked.discard(item)
+                if not running.asked:
+                    running.next_at, running.wait = 0.0, _FIRST_WAIT
             passed = not running.left
-        if passed:
+        if fault:
+            self._on_failed(name, header.revision, fault)
+        elif passed:
             self._on_passed(name, header.revision)
 
     def _send(self, running: _Running) -> None:
         with self._lock:
-            turns = running.left[:PROBES_AT_ONCE]
-            running.asked = set(turns)
-        for turn in turns:
-            if not self._send_turn(running.probe, turn):
+            items = running.left[:PROBES_AT_ONCE]
+            running.asked = set(items)
+        for item in items:
+            if not self._send_item(running, item):
                 # What is left waits for its time: the coordinator must not stand before a full link.
                 return
 
-    def _send_turn(self, probe: Probe, turn: int) -> bool:
-        route = probe.route
+    def _send_item(self, running: _Running, item: Item) -> bool:
+        probe, route, (turn, number) = running.probe, running.probe.route, item
         with self._lock:
             self._sequence += 1
             self._sequence += (turn - self._sequence) % route.turns
             header = FrameHeader(
                 self._client, self._stream, self._sequence, time.time(), probe.revision, probe=True
             )
+            running.sent[self._sequence] = item
+        known = running.golden[number].inputs if running.golden else ()
+        given = {spec.index: array for spec, array in zip(probe.inputs, known, strict=False)}
         for bundle in route.lane(header.sequence).entry:
-            tensors = [(spec, _zeros(spec)) for spec in bundle.tensors]
+            tensors = [(spec, given[spec.index] if given else _zeros(spec)) for spec in bundle.tensors]
             topic = self._topics.data(probe.pipeline, probe.revision, bundle.id, route.turn(header.sequence))
             if not self._link.send(topic, encode_frame(header, tensors, bundle.codec), timeout=_SEND_SECONDS):
                 return False
         return True
+
+
+def _fault(running: _Running, item: Item, parts: Mapping[int, Frame]) -> str:
+    """How a result differs from what its golden frame has; empty: it does not by more than may be."""
+    frame, check = running.golden[item[1]], running.probe.golden
+    allowed = max(frame.tolerance, check.tolerance if check is not None else 0.0)
+    made = {index: array for part in parts.values() for index, array in part.arrays().items()}
+    for spec, expected in zip(running.probe.outputs, frame.outputs, strict=False):
+        if spec.index not in made:
+            return f"output {spec.name!r} is missing"
+        off = difference({0: expected}, {0: made[spec.index]})
+        if not off <= allowed:
+            return f"output {spec.name!r} differs by {off:.3g}, at most {allowed:.3g} may be (frame {item[1]})"
+    return ""
 
 
 def _zeros(spec: TensorSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.golden import Golden
 from coordinator.actions import (
     Action,
     Clear,
@@ -30,6 +31,7 @@ from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
 from coordinator.fence import Fence
+from coordinator.golden_check import read_golden
 from coordinator.inbox import Inbox, OutrankedError, stamp_of
 from coordinator.intents import Blueprint, files_in_use
 from coordinator.mirroring import Mirroring
@@ -128,7 +130,11 @@ class CoordinatorService:
         )
         self._link = open_link(options.broker, f"{name}-data", on_frame=self._on_frame)
         self._prober = Prober(
-            self._link, self._topics, name, lambda p, r: self._put(lambda now: self._cluster.on_probed(now, p, r))
+            self._link,
+            self._topics,
+            name,
+            lambda p, r: self._put(lambda now: self._cluster.on_probed(now, p, r)),
+            lambda p, r, why: self._put(lambda now: self._cluster.on_golden_failed(now, p, r, why)),
         )
         self._mirroring = Mirroring(
             options.folder, self._artifacts, self._topics, self._session.own, self._session.disown
@@ -395,11 +401,21 @@ class CoordinatorService:
             case PlanAhead():
                 self._workshop.make_ahead(action)
             case Probe():
-                self._prober.start(action)
+                self._prober.start(action, self._golden(action))
                 # At once, and not with the next tick: a pipeline may stand still until the answer.
                 self._prober.tick(time.monotonic())
             case StopProbe(pipeline, revision):
                 self._prober.stop(pipeline, revision)
+
+    def _golden(self, probe: Probe) -> tuple[Golden, ...]:
+        """The frames that a revision is probed with; none, which means zeros, where its file is lost."""
+        if probe.golden is None:
+            return ()
+        try:
+            return read_golden(self._artifacts.path(probe.golden.artifact.sha256))
+        except SliceMQError as error:
+            logger.warning("%s %s is probed without its golden frames: %s", probe.pipeline, probe.revision, error)
+            return ()
 
     def _prune(self) -> None:
         keep = self._cluster.contingencies.artifacts() | self._files() | self._mirroring.keep

@@ -192,7 +192,7 @@ class Workshop:
                 f"the model {model.sha256[:12]} is not in the coordinator's store and nobody sent it ({error}); "
                 "deploy it again"
             ) from error
-        self._fetch_calibration(action)
+        self._fetch_frames(action)
         try:
             made: Blueprint = child.submit(planning.run, self._job(action)).result()
         except BrokenProcessPool as error:
@@ -204,19 +204,20 @@ class Workshop:
         self._check_size(made)
         return made
 
-    def _fetch_calibration(self, action: MakePlan) -> None:
-        """Bring the frames that codecs are measured on; a plan that nobody asks for can do without."""
-        calibration = action.intent.calibration
-        if calibration is None:
-            return
-        try:
-            self._exchange.fetch(calibration, patience=15.0 if action.client is not None else 3.0)
-        except ArtifactError as error:
-            if action.client is not None:
-                raise CoordinatorError(
-                    f"the calibration set {calibration.sha256[:12]} is not in the coordinator's store and nobody "
-                    f"sent it ({error}); deploy it again"
-                ) from error
+    def _fetch_frames(self, action: MakePlan) -> None:
+        """Bring calibration set and golden frames; a plan that nobody asks for can do without."""
+        intent = action.intent
+        for what, file in (("calibration set", intent.calibration), ("golden file", intent.golden)):
+            if file is None:
+                continue
+            try:
+                self._exchange.fetch(file, patience=15.0 if action.client is not None else 3.0)
+            except ArtifactError as error:
+                if action.client is not None:
+                    raise CoordinatorError(
+                        f"the {what} {file.sha256[:12]} is not in the coordinator's store and nobody "
+                        f"sent it ({error}); deploy it again"
+                    ) from error
 
     def _check_size(self, made: Blueprint) -> None:
         if not made.plan["bundles"]:

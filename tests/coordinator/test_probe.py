@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from converters.golden import Golden
 from coordinator.actions import PROBES_AT_ONCE, Probe
+from coordinator.intents import GoldenCheck
 from coordinator.probe import Prober
 from slicemq.frames import FrameHeader, decode_frame, encode_frame
-from slicemq.messages import Bundle, Lane, Route, TensorSpec
+from slicemq.messages import Artifact, Bundle, Lane, Route, TensorSpec
 from tests.coordinator.site import SPEC_IN, SPEC_OUT, TOPICS
 
 REVISION = "1-0123abcd"
@@ -53,7 +56,14 @@ class Bench:
 
     def __init__(self) -> None:
         self.link, self.passed = Link(), list[tuple[str, str]]()
-        self.prober = Prober(self.link, TOPICS, "coordinator-1", lambda *what: self.passed.append(what))
+        self.failed: list[tuple[str, str, str]] = []
+        self.prober = Prober(
+            self.link,
+            TOPICS,
+            "coordinator-1",
+            lambda *what: self.passed.append(what),
+            lambda *what: self.failed.append(what),
+        )
 
     def sent(self) -> FrameHeader:
         return decode_frame(self.link.sent[-1][1]).header
@@ -204,3 +214,54 @@ def test_a_full_link_ends_a_round() -> None:
     bench.link.takes = None
     bench.prober.tick(1.0)
     assert [decode_frame(payload).header.sequence % 4 for _, payload in bench.link.sent] == [0, 1, 2, 3]
+
+
+GOLDEN = tuple(
+    Golden((np.full((1, 4), value, np.float32),), (np.full((1, 2), 2 * value, np.float32),), tolerance)
+    for value, tolerance in ((1.0, 0.0), (3.0, 0.5))
+)
+
+
+def golden_bench(frames: int) -> Bench:
+    bench = Bench()
+    check = GoldenCheck(Artifact("a" * 64, 9), len(GOLDEN), 1e-4)
+    one = replace(probe(SPEC_IN), route=Route(REVISION, "active", 1.0, (Bundle("b0", (SPEC_IN,)),), 1))
+    bench.prober.start(replace(one, outputs=(SPEC_OUT,), golden=check, frames=frames), GOLDEN)
+    bench.prober.tick(0.0)
+    return bench
+
+
+def give(bench: Bench, header: FrameHeader, value: float) -> None:
+    data = [(SPEC_OUT, np.full((1, 2), value, np.float32))]
+    payload = b"".join(bytes(part) for part in encode_frame(replace(header, part=0, parts=1), data))
+    bench.prober.on_frame(RESULTS, payload)
+
+
+def test_golden_frames_are_sent_and_pass_when_all_agree() -> None:
+    bench = golden_bench(2)
+    sent = [decode_frame(payload) for _, payload in bench.link.sent]
+    assert [float(frame.arrays()[0][0, 0]) for frame in sent] == [1.0, 3.0]
+    give(bench, sent[0].header, 2.0001)
+    assert bench.passed == []
+    give(bench, sent[1].header, 6.5)
+    assert (bench.passed, bench.failed) == ([("faces", REVISION)], [])
+
+
+@pytest.mark.parametrize("value", [2.01, math.nan])
+def test_another_result_fails_and_names_tensor_difference_and_tolerance(value: float) -> None:
+    bench = golden_bench(2)
+    first = decode_frame(bench.link.sent[0][1]).header
+    give(bench, first, value)
+    ((name, revision, why),) = bench.failed
+    assert (name, revision, bench.passed) == ("faces", REVISION, [])
+    assert "output 'output' differs by" in why
+    assert "at most 0.0001 may be (frame 0)" in why
+    give(bench, first, 2.0)
+    assert bench.passed == []
+
+
+def test_after_a_loss_one_golden_frame_is_enough() -> None:
+    bench = golden_bench(1)
+    assert len(bench.link.sent) == 1
+    give(bench, bench.sent(), 2.0)
+    assert bench.passed == [("faces", REVISION)]
