@@ -12,7 +12,7 @@ from simulator.client import Client
 from simulator.coordinator import Coordinator
 from simulator.models import Model, expected, whole_of
 from simulator.node import Node
-from slicemq.messages import Assignment, PipelineDocument, SliceAssignment, Stamp
+from slicemq.messages import Assignment, FrameName, PipelineDocument, SliceAssignment, Stamp
 from slicemq.outcomes import Outcome
 
 
@@ -60,6 +60,8 @@ class Checks:
     next_frame: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     answered: int = 0
+    # How many workers died while they computed a frame of a client.
+    deaths: dict[tuple[str, int], int] = field(default_factory=dict)
     on_end: Callable[[Node], None] = lambda node: None
 
     def outcome(self, client: Client, outcome: Outcome) -> None:
@@ -69,6 +71,9 @@ class Checks:
             raise BrokenError(Invariant.ONCE, f"{client.name}: expected frame {due}, got {outcome.sequence}")
         self.next_frame[client.name] = due + 1
         if outcome.reason:
+            name = (client.name, due)
+            if outcome.reason == "poisoned" and self.deaths.get(name, 0) < 2:
+                raise BrokenError(Invariant.NAMED, f"{name} is poisoned after {self.deaths.get(name, 0)} deaths")
             if outcome.reason not in self.errors:
                 raise BrokenError(Invariant.NAMED, f"{client.name} frame {due}: {outcome.reason} {outcome.message}")
             self.failed[outcome.reason] = self.failed.get(outcome.reason, 0) + 1
@@ -162,6 +167,11 @@ class Checks:
     def gave_way(self, node: Node) -> None:
         """It ended because another node has its id; what supervises it starts it again."""
         self.on_end(node)
+
+    def died_of(self, frame: FrameName) -> None:
+        """A worker died while it computed a frame."""
+        name = (frame.client, frame.sequence)
+        self.deaths[name] = self.deaths.get(name, 0) + 1
 
     def ready_slice(self, node: Node, one: SliceAssignment) -> None:
         """A slice is ready."""

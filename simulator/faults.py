@@ -17,6 +17,7 @@ class Fault(enum.Enum):
     NODE_TWIN = "node-twin"
     WORKER_CRASH = "worker-crash"
     FRAME_CRASH = "frame-crash"
+    FRAME_POISON = "frame-poison"
     FETCH_FAILS = "fetch-fails"
     COORDINATOR_CRASH = "coordinator-crash"
     COORDINATOR_PAUSE = "coordinator-pause"
@@ -46,6 +47,7 @@ MEANS: dict[Fault, str] = {
     Fault.NODE_TWIN: "a second node is started under an id that is in use",
     Fault.WORKER_CRASH: "a worker's process dies (SIGKILL, as by the memory cgroup)",
     Fault.FRAME_CRASH: "a frame kills the worker that computes it, once",
+    Fault.FRAME_POISON: "a frame kills each worker that computes it",
     Fault.FETCH_FAILS: "a node cannot store the next files that it fetches",
     Fault.COORDINATOR_CRASH: "the coordinator is killed and started again from its store",
     Fault.COORDINATOR_PAUSE: "the coordinator is stopped (SIGSTOP) for a while",

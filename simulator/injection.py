@@ -40,15 +40,20 @@ class Injection:
     def change(self, kind: str) -> None:
         """An operator asks for something."""
         world = self._world
+        world.counts[kind] += 1
+        world.healed_at = max(world.healed_at, world.clock.now)
+        if kind == "drain":
+            seconds = self._some(2.0, 8.0)
+            world.drain(world.random.choice(world.boards), seconds)
+            world.healed_at = max(world.healed_at, world.clock.now + seconds)
+            return
         name = world.random.choice(list(world.models))
         before = world.models[name]
         if kind == "again":
             world.undeploy(name)
         shape = world.random.choice(SHAPES) if kind == "reshape" else before.name
         world.models[name] = known(shape, before.version + 1)
-        world.counts[kind] += 1
         world.deploy(name)
-        world.healed_at = max(world.healed_at, world.clock.now)
 
     # -- helpers -------------------------------------------------------------------------------------------
 
@@ -195,6 +200,14 @@ class Injection:
         if node is not None:
             sequence = len(client.payloads) + world.random.randint(0, 4)
             node.board.manners.poison[client.name, client.stream, sequence] = 1
+
+    def _do_frame_poison(self) -> None:
+        world = self._world
+        client = world.random.choice(world.clients)
+        name = (client.name, client.stream, len(client.payloads) + world.random.randint(0, 4))
+        world.say(f"{client.name} frame {name[2]} is poisoned")
+        for board in world.boards:
+            board.manners.poison[name] = 1000
 
     def _do_fetch_fails(self) -> None:
         if (node := self._node()) is not None:

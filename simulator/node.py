@@ -40,6 +40,7 @@ from slicemq.messages import (
     Assignment,
     Capacity,
     CoordinatorState,
+    FrameName,
     Heartbeat,
     Link,
     NodeState,
@@ -85,6 +86,9 @@ class Watch(Protocol):
 
     def gave_way(self, node: Node) -> None:
         """It ended because another node has its id."""
+
+    def died_of(self, frame: FrameName) -> None:
+        """A worker died while it computed a frame."""
 
     def ready_slice(self, node: Node, one: SliceAssignment) -> None:
         """A slice is ready."""
@@ -248,7 +252,9 @@ class Node:
             elif isinstance(action, PublishReport):
                 self._reports += 1
                 self._watch.reported(self, action.seen)
-                report = Report(self.board.name, self.epoch, self._reports, action.slices, action.seen)
+                report = Report(
+                    self.board.name, self.epoch, self._reports, action.slices, action.seen, action.crashes
+                )
                 self.session.own(self._topic("report"), self._wire.pack(report))
             elif isinstance(action, RetaskWorker):
                 self._retask(action)
@@ -305,6 +311,7 @@ class Node:
             on_ready=lambda: self._is_ready(number),
             on_death=lambda how: self.kill(number, how),
             reachable=lambda: self.board.reachable,
+            poisoned=action.poisoned,
         )
         self.workers[number] = worker
         self._watch.started(self)
@@ -320,7 +327,9 @@ class Node:
         worker.process.die()
         if worker.link.connection is not None:
             worker.link.connection.abort()
-        self.process.after(0.01, self._buried, number, how)
+        if worker.at is not None:
+            self._watch.died_of(worker.at)
+        self.process.after(0.01, self._buried, number, how, worker.at)
 
     def _retask(self, action: RetaskWorker) -> None:
         """The worker's process goes on with another slice, under another number."""
@@ -341,11 +350,11 @@ class Node:
         worker.process.die()
         self.process.after(0.02 + 0.2 * self._draw.random(), self._buried, number, "exit code 0")
 
-    def _buried(self, number: int, how: str) -> None:
+    def _buried(self, number: int, how: str, at: FrameName | None = None) -> None:
         if self.workers.pop(number, None) is not None:
             self.stopping.pop(number, None)
             self._beats.pop(number, None)
-            self._handle(WorkerDied(number, how))
+            self._handle(WorkerDied(number, how, at))
 
     def _state(self, word: NodeStateWord) -> NodeState:
         return NodeState(self.board.name, word, self.epoch)

@@ -15,6 +15,7 @@ _NODES = (
     Fault.NODE_SLOW,
     Fault.WORKER_CRASH,
     Fault.FRAME_CRASH,
+    Fault.FRAME_POISON,
     Fault.FETCH_FAILS,
 )
 _COORDINATOR = (
@@ -41,7 +42,8 @@ class Scenario:
     """`nodes`, `frames` (of each client) and `faults` are bounds, from which each seed draws.
 
     `kinds` are the faults that may be drawn. `changes` are what operators ask for meanwhile: `deploy` (another
-    version of the model), `reshape` (a model that gives other tensors), `again` (undeploy, and deploy again).
+    version of the model), `reshape` (a model that gives other tensors), `again` (undeploy, and deploy again),
+    `drain` (a node is drained, and undrained some seconds later).
     `errors` are the reasons with which frames may end besides an answer.
     """
 
@@ -55,7 +57,7 @@ class Scenario:
     pipelines: tuple[int, int] = (1, 1)
     changes: tuple[str, ...] = ()
     most_changes: int = 0
-    errors: frozenset[str] = frozenset()
+    errors: frozenset[str] = frozenset({"poisoned"})
 
 
 SCENARIOS = {
@@ -72,16 +74,16 @@ SCENARIOS = {
             "deploys",
             "models are deployed, replaced and removed while nodes die",
             (*_NODES, *_COORDINATOR),
-            changes=("deploy", "reshape", "again"),
+            changes=("deploy", "reshape", "again", "drain"),
             most_changes=4,
-            errors=frozenset({"spec-changed", "removed"}),
+            errors=frozenset({"spec-changed", "removed", "poisoned"}),
         ),
         Scenario(
             "chaos",
             "everything, with new versions being deployed meanwhile",
             tuple(Fault),
             pipelines=(1, 2),
-            changes=("deploy",),
+            changes=("deploy", "drain"),
             most_changes=3,
         ),
     )

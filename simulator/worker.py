@@ -5,8 +5,8 @@ What edge_node/intake.py and edge_node/stage.py do with threads, around the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edge_node.join import Backlog, Bounds, Joiner
@@ -15,7 +15,7 @@ from simulator.clock import Process
 from simulator.models import Value, compute
 from simulator.session import Session
 from slicemq.frames import FrameHeader
-from slicemq.messages import SliceAssignment, SliceBeat
+from slicemq.messages import FrameName, SliceAssignment, SliceBeat
 from slicemq.topics import Topics
 from slicemq.turns import topic_turns, turn_of
 
@@ -46,6 +46,7 @@ class Worker:
         on_ready: Callable[[], None],
         on_death: Callable[[str], None],
         reachable: Callable[[], bool],
+        poisoned: Iterable[FrameName] = (),
     ) -> None:
         self.assignment = assignment
         self.process = process
@@ -60,6 +61,9 @@ class Worker:
             for bundle in assignment.inputs
             for turn in topic_turns(assignment.turns, assignment.of)
         }
+        self._poisoned = {(name.client, int(name.stream, 16), name.sequence) for name in poisoned}
+        # The frame that is being computed.
+        self.at: FrameName | None = None
         self._since: float | None = None
         self._frames = self._unsent = 0
         self._ready = False
@@ -120,9 +124,13 @@ class Worker:
         popped = self.backlog.pop(self.process.clock.now)
         if popped is not None:
             self._since, (header, values) = popped
+            self.at = FrameName(header.client, f"{header.stream:016x}", header.sequence)
             self.process.after(self._manners.seconds, self._computed, header, values)
 
     def _computed(self, header: FrameHeader, values: dict[int, Value]) -> None:
+        if header.key in self._poisoned:
+            self._refuse(header)
+            return
         left = self._manners.poison.get(header.key, 0)
         if left and not header.probe:
             self._manners.poison[header.key] = left - 1
@@ -146,9 +154,18 @@ class Worker:
             )
             values = {spec.index: Value(found[spec.index]) for spec in one.result.tensors}
             self._send(self._topics.results(one.pipeline, header.client), named, values)
+        self._ended()
+
+    def _ended(self) -> None:
         self._frames += 1
-        self._since = None
+        self._since = self.at = None
         self._next()
+
+    def _refuse(self, header: FrameHeader) -> None:
+        """An error frame (rule 10)."""
+        named = replace(header, error="poisoned", message=f"slice {self.assignment.slice}", probe=False)
+        self._send(self._topics.results(self.assignment.pipeline, header.client), named, {})
+        self._ended()
 
     def _send(self, topic: str, header: FrameHeader, tensors: dict[int, Value]) -> None:
         if not self.link.publish(topic, (header, tensors), qos=0):

@@ -180,9 +180,15 @@ class World:
         self.say(f"{name}: undeploy")
         self.operator.ask("undeploy", {"name": name})
 
+    def drain(self, board: Board, seconds: float) -> None:
+        """Ask for a node to be emptied, and `seconds` later to be used again."""
+        self.say(f"{board.name}: drain for {seconds:.1f} s")
+        self.operator.ask("drain", {"node": board.name})
+        self.clock.after(seconds, self.operator.ask, "undrain", {"node": board.name})
+
     def _answered(self, verb: str, body: dict[str, Any], response: Response) -> None:
-        self.say(f"answer to {verb} {body['name']}: {response.error or response.body}")
-        name = body["name"]
+        self.say(f"answer to {verb} {body}: {response.error or response.body}")
+        name = body.get("name", "")
         if verb == "undeploy" and not response.error:
             self.wanted[name] = None
         elif verb == "deploy":
@@ -238,6 +244,11 @@ class World:
         key = (document.name, revision)
         if why and key in self.checks.models and (not why.startswith("node ") or key in self.checks.waited):
             self.given_up.add((document.name, self.checks.models[key].artifact.sha256))
+        record = self.coordinator.cluster.records.get(document.name) if self.coordinator is not None else None
+        for key in self.checks.waited - self.checks.phases.keys() if record is not None else ():
+            # Another plan may have begun in the same moment, whose progress the document tells.
+            if record is not None and key[0] == record.name and key[1] not in record.revisions:
+                self.given_up.add((key[0], self.checks.models[key].artifact.sha256))
 
     def _delivered(self, connection: Connection | None, message: Message) -> None:
         if message.retain and message.document is not None:
