@@ -68,7 +68,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
         return Moved()
     coming = record.coming
     if coming is None or record.removed_at is not None:
-        return _end(record, room, members)
+        return _end(record, room, members, now)
     if coming.phase != "waiting":
         return Moved()
     trouble = trouble_of(coming, members)
@@ -76,7 +76,7 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
         trouble = f"{', '.join(_holders(record, members))} still held slices after {settings.unload_most:.0f} s"
     if trouble is not None:
         abandon(record, coming, trouble, now, settings)
-        return _end(record, room, members)
+        return _end(record, room, members, now)
     if room.step == "fetching" and record.active is not None:
         if record.wish is not None or record.job is not None:
             # Something newer may take its place: no pause before that is known.
@@ -137,12 +137,15 @@ def _holders(record: PipelineRecord, members: Membership) -> list[str]:
     return sorted(found)
 
 
-def _end(record: PipelineRecord, room: Room, members: Membership) -> Moved:
+def _end(record: PipelineRecord, room: Room, members: Membership, now: float) -> Moved:
     """It is over; what served returns where nothing serves, nothing else is asked for, and its nodes are there."""
     record.room = None
     asked = record.wish is not None or record.job is not None
     gone = record.active is None and record.removed_at is None and not asked
     there = all(members.node(name).usable for name in room.blueprint.slices)
+    for old in record.in_phase("draining") if gone else ():
+        # Its plan returns in its own place: beside it there may be no room (rule 12).
+        enter(old, "lost", now)
     return Moved(True, room if gone and there else None)
 
 

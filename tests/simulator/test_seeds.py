@@ -17,6 +17,7 @@ FOUND = {
         # A plan that nodes came for while it was made.
         142,
         160,
+        # Rule 13: what returns beside the draining revision whose place was to be taken.
         175,
         619,
         # An accepted deploy for which there was no room while nothing served.
