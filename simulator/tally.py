@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.play import Result
@@ -68,7 +68,7 @@ class Tally:
 
     def to_plain(self) -> dict[str, Any]:
         """In JSON's terms."""
-        plain = asdict(self)
+        plain = dict(vars(self))
         for name in ("failed", "faults", "broken"):
             plain[name] = dict(sorted(plain[name].items()))
         plain["settled"] = {str(seconds): count for seconds, count in sorted(self.settled.items())}
