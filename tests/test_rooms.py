@@ -24,6 +24,13 @@ ALLOWED = {
 # The pure cores: no I/O, no locks, no clocks.
 PURE = {
     "coordinator/cluster.py",
+    "coordinator/state.py",
+    "coordinator/publishing.py",
+    "coordinator/replies.py",
+    "coordinator/requests.py",
+    "coordinator/jobs.py",
+    "coordinator/idle.py",
+    "coordinator/progress.py",
     "coordinator/membership.py",
     "coordinator/lifecycle.py",
     "coordinator/leftovers.py",

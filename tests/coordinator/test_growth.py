@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 from coordinator.actions import Clear, Publish
-from coordinator.cluster import _MOST_CLIENTS, _REMEMBERED_ANSWERS
 from coordinator.contingency import Unmade
 from coordinator.leftovers import Leftovers
 from coordinator.lifecycle import MOST_LOST
+from coordinator.replies import REMEMBERED
+from coordinator.requests import MOST_CLIENTS
 from coordinator.rollout import MOST_KEPT
 from coordinator.store import _plain
 from tests.coordinator.site import TOPICS, Board, Site, blueprint, intent
@@ -22,9 +23,9 @@ def sizes(site: Site) -> dict[str, int]:
     stored = json.dumps([{**_plain(record), "history": []} for record in cluster.records.values()])
     return {
         "retained": len(site.retained),
-        "published": len(cluster._published),
-        "sent": len(cluster._sent),
-        "addressed": len(cluster._addressed),
+        "published": len(cluster.published),
+        "sent": len(cluster.publishing.sent),
+        "addressed": len(cluster.publishing.addressed),
         "records": len(cluster.records),
         "revisions": sum(len(record.revisions) for record in cluster.records.values()),
         "clients": sum(len(record.clients) for record in cluster.records.values()),
@@ -95,7 +96,7 @@ def test_200_revisions_leave_what_5_left() -> None:
     assert {key: (before[key], after[key]) for key in before if after[key] > before[key] + 1} == {}
     assert after["retained"] == before["retained"]
     assert after["revisions"] == before["revisions"] == 1
-    assert len(site.cluster._answers) <= _REMEMBERED_ANSWERS
+    assert len(site.cluster.replies.given) <= REMEMBERED
 
 
 def test_published_minus_cleared_is_what_stands() -> None:
@@ -116,7 +117,7 @@ def test_published_minus_cleared_is_what_stands() -> None:
             standing.add(action.topic)
         elif isinstance(action, Clear):
             standing.discard(action.topic)
-    assert standing == site.retained.keys() == site.cluster._published.keys()
+    assert standing == site.retained.keys() == site.cluster.published
     assert not any(topic.startswith(f"{TOPICS.prefix}/pipelines") for topic in standing)
     assert len(topics) > len(standing)
 
@@ -135,19 +136,19 @@ def test_ghosts_of_nodes_are_cleared_with_them() -> None:
     site.wait(site.settings.removed_shown + 1.0)
     assert set(site.cluster.members.nodes) == {"n1", "n2"}
     assert not any("guest" in topic for topic in site.retained)
-    assert not any("guest" in name for name in site.cluster._addressed)
+    assert not any("guest" in name for name in site.cluster.publishing.addressed)
 
 
 def test_clients_and_requests_are_bounded() -> None:
     site = Site(Board("n1"), read_back=False)
     site.start()
     site.run("n1")
-    for number in range(_MOST_CLIENTS + 10):
+    for number in range(MOST_CLIENTS + 10):
         site.cluster.on_attach(site.now, f"c{number}", "faces", True)
-    assert len(site.record().clients) == _MOST_CLIENTS
-    for number in range(_REMEMBERED_ANSWERS + 10):
+    assert len(site.record().clients) == MOST_CLIENTS
+    for number in range(REMEMBERED + 10):
         site.cluster.on_upkeep(site.now, "cli", f"x{number}", "drain", "nowhere")
-    assert len(site.cluster._answers) == _REMEMBERED_ANSWERS
+    assert len(site.cluster.replies.given) == REMEMBERED
     site.wait(site.settings.client_expires + 1.0)
     assert site.record().clients == {}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import coordinator.cluster
+import coordinator.jobs
 from edge_node.agent import Agent
 from simulator.models import compute
 from simulator.play import Result, play
@@ -64,13 +64,13 @@ def test_mixture_of_revisions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_number_that_is_used_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 1."""
-    original = coordinator.cluster.Cluster._prepare
+    original = coordinator.jobs.Jobs.prepare
 
     def prepare(self: Any, record: Any, *values: Any, **more: Any) -> None:
         record.highest = min(record.highest, 1)
         original(self, record, *values, **more)
 
-    monkeypatch.setattr(coordinator.cluster.Cluster, "_prepare", prepare)
+    monkeypatch.setattr(coordinator.jobs.Jobs, "prepare", prepare)
     broken("deploys", "NUMBERS")
 
 

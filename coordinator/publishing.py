@@ -1,0 +1,148 @@
+"""The coordinator's retained documents on the broker: which, with which stamp, and until when. PURE.
+
+What they say is made in documents.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from coordinator.actions import Clear, Publish
+from coordinator.documents import all_documents
+from coordinator.echoes import Echoes
+from coordinator.state import State
+from coordinator.upkeep import staying
+from slicemq.messages import Assignment, Stamp
+from slicemq.topics import is_id
+
+
+class Publishing:
+    """What stands on the broker from this coordinator.
+
+    `published`: topic -> document without its stamp. `sent`: topic -> stamp, and when it was sent last. `addressed`
+    are the nodes that have an assignment, and since when it is an empty one of an absent node (else infinity).
+    """
+
+    def __init__(self, state: State, instance: str, term: int) -> None:
+        self._state = state
+        self.instance = instance
+        self.term = term
+        self.published: dict[str, Any] = {}
+        self.sent: dict[str, tuple[Stamp, float]] = {}
+        self.addressed: dict[str, float] = {}
+        self._counter = 0
+        self._echoes = Echoes()
+
+    def stamp(self) -> Stamp:
+        """The next stamp of this coordinator."""
+        self._counter += 1
+        return Stamp(self.term, self.instance, self._counter)
+
+    def echoed(self, term: int) -> None:
+        """A node ignores this coordinator's documents when it saw a higher term (rule 21)."""
+        if term <= self.term:
+            return
+        higher = self._echoes.exceeded(self._state.members.clock, term, self.term)
+        if higher is not None:
+            self.term = higher
+            # All documents go out again, with the higher term.
+            self.published = dict.fromkeys(self.published)
+            self._state.decided()
+
+    def address(self, nodes: Iterable[str]) -> None:
+        """Publish assignments to these nodes from now on."""
+        for name in nodes:
+            self.addressed[name] = math.inf
+
+    def found(self, topic: str) -> bool:
+        """A retained document of the coordinator's kind: one that it does not know is cleared.
+
+        An assignment is ended explicitly first (rule 15): whether documents change by it.
+        """
+        if topic in self.published:
+            return False
+        parts = self._state.topics.parts(topic)
+        if parts[0] == "nodes" and is_id(parts[1]):
+            self.address([parts[1]])
+            self._state.changed = True
+            return True
+        self._state.actions.append(Clear(topic))
+        return False
+
+    def forget_node(self, node: str) -> None:
+        """Clear all retained documents of a node that is not there; its assignment with the next `flush`."""
+        self.addressed.pop(node, None)
+        topics = self._state.topics
+        self._state.actions += [Clear(topics.node(node, leaf)) for leaf in ("state", "capacity", "report")]
+
+    def flush(self, now: float) -> None:
+        """Publish the documents that differ from those that stand, and clear those that are over."""
+        state = self._state
+        drained = staying(state.records, state.situation.drained)
+        self.address((drained.keys() | state.preship.nodes) - self.addressed.keys())
+        wanted = all_documents(
+            state.topics,
+            state.records,
+            sorted(self.addressed),
+            state.situation.factors,
+            drained,
+            state.poison,
+            state.preship,
+        )
+        for topic in [topic for topic in self.published if topic not in wanted]:
+            del self.published[topic]
+            self.sent.pop(topic, None)
+            state.actions.append(Clear(topic))
+        for topic, document in wanted.items():
+            before = self.published.get(topic)
+            if before == document:
+                continue
+            if isinstance(document, Assignment) and (before is None or before.slices != document.slices):
+                self._told(before, document)
+            self.published[topic] = document
+            stamped = dataclasses.replace(document, stamp=self.stamp())
+            self.sent[topic] = (stamped.stamp, now)
+            state.actions.append(Publish(topic, stamped))
+
+    def _told(self, before: Assignment | None, document: Assignment) -> None:
+        """A node is told to run other slices: what it still lists of those before takes memory (rule 12)."""
+        state = self._state
+        known = state.members.nodes.get(document.node)
+        report = known.current_report if known is not None else None
+        told = before.slices if before is not None else ()
+        state.situation.leftovers.assigned(state.members.clock, document.node, told, document.slices, report)
+        # Memory may have become free.
+        state.look_again()
+
+    def repeat_unseen(self, now: float) -> None:
+        """Send an assignment again until the node's report says that it saw it (rule 7)."""
+        state = self._state
+        for name in self.addressed:
+            node = state.members.nodes.get(name)
+            topic = state.topics.node(name, "assignment")
+            if node is None or not node.alive or topic not in self.sent:
+                continue
+            stamp, when = self.sent[topic]
+            report = node.current_report
+            seen = report.seen if report is not None else None
+            if (seen is None or seen < stamp) and now - when >= state.settings.resend_assignment:
+                self.sent[topic] = (stamp, now)
+                state.actions.append(Publish(topic, dataclasses.replace(self.published[topic], stamp=stamp)))
+
+    def clear_addresses(self, now: float) -> None:
+        """Clear the empty assignments of nodes that have been away for a grace period (rule 15)."""
+        state = self._state
+        for name, since in list(self.addressed.items()):
+            node = state.members.nodes.get(name)
+            document = self.published.get(state.topics.node(name, "assignment"))
+            told = document is None or document.slices or document.draining
+            if (node is not None and node.alive) or told:
+                self.addressed[name] = math.inf
+            elif since == math.inf:
+                self.addressed[name] = now
+            elif now - since > state.settings.removed_shown:
+                del self.addressed[name]
+                state.changed = True
