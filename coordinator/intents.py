@@ -107,6 +107,7 @@ class Revision:
     prepared_for: str = ""
     why: str = ""
     factors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    _kept: _Numbered | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def nodes(self) -> Set[str]:
@@ -116,11 +117,7 @@ class Revision:
     @property
     def brokers(self) -> dict[str, str]:
         """The data brokers that carry bundles of it: node -> URL."""
-        found: dict[str, str] = {}
-        for items in self.blueprint.slices.values():
-            for item in items:
-                found |= item.brokers
-        return found
+        return self._numbered.brokers
 
     def brokers_of(self, node: str, slices: Iterable[str]) -> set[str]:
         """The nodes whose data brokers carry bundles of these slices on `node`."""
@@ -131,11 +128,33 @@ class Revision:
 
     def keys(self, node: str) -> list[SliceKey]:
         """The slices that `node` runs for it."""
-        return [(item.pipeline, self.id, item.slice) for item in self.blueprint.slices[node]]
+        return self._numbered.keys[node]
 
     def assignments(self, node: str) -> list[SliceAssignment]:
         """What `node` is told to run for it."""
-        return [replace(item, revision=self.id) for item in self.blueprint.slices.get(node, ())]
+        return self._numbered.items.get(node, [])
+
+    @property
+    def _numbered(self) -> _Numbered:
+        kept = self._kept
+        if kept is None or kept.slices is not self.blueprint.slices:
+            kept = self._kept = _Numbered(self.id, self.blueprint.slices)
+        return kept
+
+
+class _Numbered:
+    """What follows from a revision's slices and its name, made once: it is asked for at every tick."""
+
+    def __init__(self, revision: str, slices: dict[str, tuple[SliceAssignment, ...]]) -> None:
+        self.slices = slices
+        self.items = {node: [replace(item, revision=revision) for item in items] for node, items in slices.items()}
+        self.keys = {
+            node: [(item.pipeline, revision, item.slice) for item in items] for node, items in slices.items()
+        }
+        self.brokers: dict[str, str] = {}
+        for items in slices.values():
+            for item in items:
+                self.brokers |= item.brokers
 
 
 @dataclass

@@ -226,9 +226,8 @@ def trouble_of(revision: Revision, members: Membership) -> str | None:
         if not node.alive:
             return f"node {name} was lost" if node.state == "lost" else f"node {name} has stopped"
         report = node.current_report
-        wanted = {(p, r, s) for p, r, s in revision.keys(name)}
         for entry in report.slices if report is not None else ():
-            if (entry.pipeline, entry.revision, entry.slice) in wanted and entry.state == "failed":
+            if entry.state == "failed" and (entry.pipeline, entry.revision, entry.slice) in revision.keys(name):
                 _blame(revision, members, name, [entry.slice])
                 return f"slice {entry.slice} failed on {name}: {entry.reason or 'no reason given'}"
     for name, url in revision.brokers.items():

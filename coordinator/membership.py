@@ -105,9 +105,12 @@ class Membership:
 
     def node(self, name: str) -> Node:
         """The node called `name`, made when it is new. Raises ProtocolError when there are too many."""
-        if name not in self.nodes and len(self.nodes) >= MAX_NODES:
-            raise ProtocolError(f"node {name}: the cluster has {MAX_NODES} nodes already")
-        return self.nodes.setdefault(name, Node(name))
+        node = self.nodes.get(name)
+        if node is None:
+            if len(self.nodes) >= MAX_NODES:
+                raise ProtocolError(f"node {name}: the cluster has {MAX_NODES} nodes already")
+            node = self.nodes[name] = Node(name)
+        return node
 
     def on_own_beat(self, now: float) -> list[str]:
         """One of the coordinator's own beats came back: advance the listening clock, count silence."""

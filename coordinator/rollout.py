@@ -267,7 +267,9 @@ def advance(
     after = record.rollout
     changed = (after, record.history) != before
     # Figures are not worth a write to the disk.
-    decided = after is None or replace(after, evidence={}, reason="") != replace(rollout, evidence={}, reason="")
+    decided = after is None or (
+        changed and replace(after, evidence={}, reason="") != replace(rollout, evidence={}, reason="")
+    )
     return Moved(changed or bool(strays), decided or bool(strays), tuple(unprobe))
 
 

@@ -147,6 +147,10 @@ class Agent:
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event in."""
+        if isinstance(event, WorkerBeat):
+            # Figures, many times a second: nothing but the heartbeat says them.
+            self._worker_event(event, now)
+            return []
         again = False
         if isinstance(event, AssignmentReceived):
             again = self._assignment(event.assignment)

@@ -16,15 +16,17 @@ of QoS 1 may come again: then the latest ones do, in their order (section 4.6 of
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
 from simulator.clock import Clock, Process
-from slicemq.subscriptions import matches
+from slicemq import subscriptions
 
 Kind = Literal["mosquitto", "amqtt"]
+matches = functools.lru_cache(1 << 16)(subscriptions.matches)
 HOP = 0.001
 """Seconds that a message takes between a client and the broker, at least; up to three times as many are drawn."""
 KEEPALIVE = 5.0
@@ -217,10 +219,10 @@ class Broker:
         self.connections: dict[Connection, None] = {}
         self.loses_subscriptions_until = -1.0
         self.delivered: Callable[[Connection | None, Message], None] = lambda connection, message: None
-        # Filters -> who subscribed; those with wildcards apart, with the topics that they are known to match.
+        # Filters -> who subscribed; those with wildcards apart. Then topics -> whom they go to, while that lasts.
         self._exact: dict[str, dict[Connection, None]] = {}
         self._wild: dict[str, dict[Connection, None]] = {}
-        self._matching: dict[str, tuple[str, ...]] = {}
+        self._heard_by: dict[str, tuple[Connection, ...]] = {}
 
     def connect(
         self,
@@ -257,15 +259,16 @@ class Broker:
         for one in self._subscribers(topic):
             one.give(topic, document, False, qos)
 
-    def _subscribers(self, topic: str) -> list[Connection]:
+    def _subscribers(self, topic: str) -> tuple[Connection, ...]:
         """Who is subscribed to a topic, each once."""
-        found = list(self._exact.get(topic, ()))
-        matching = self._matching.get(topic)
-        if matching is None:
-            matching = self._matching[topic] = tuple(text for text in self._wild if matches(text, topic))
-        for text in matching:
-            found += [one for one in self._wild[text] if one not in found]
-        return found
+        known = self._heard_by.get(topic)
+        if known is None:
+            found = dict.fromkeys(self._exact.get(topic, ()))
+            for text, connections in self._wild.items():
+                if matches(text, topic):
+                    found |= connections
+            known = self._heard_by[topic] = tuple(found)
+        return known
 
     def subscribe(self, connection: Connection, filters: tuple[str, ...], confirmed: Callable[[], None]) -> None:
         """A SUBSCRIBE comes in: a SUBACK and the retained documents go out."""
@@ -276,10 +279,8 @@ class Broker:
             if "+" not in text and "#" not in text:
                 self._exact.setdefault(text, {})[connection] = None
                 continue
-            if text not in self._wild:
-                self._wild[text] = {}
-                self._matching.clear()
-            self._wild[text][connection] = None
+            self._wild.setdefault(text, {})[connection] = None
+        self._heard_by.clear()
         connection.tell(confirmed)
         wild = [text for text in filters if text in self._wild]
         for topic, document in self.retained.items():
@@ -311,6 +312,7 @@ class Broker:
             self.lose(connection)
 
     def _forget(self, connection: Connection) -> None:
+        self._heard_by.clear()
         for text in connection.filters:
             (self._wild if text in self._wild else self._exact)[text].pop(connection, None)
 

@@ -42,7 +42,8 @@ from slicemq.topics import Topics
 
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 15.0
-_MARKER_PATIENCE = 5.0
+# How long the events that are there keep a coordinator busy.
+_TICK_AFTER = 0.005
 SETTINGS = Settings(lost_shown=12.0, removed_shown=6.0, prepare_most=60.0)
 
 
@@ -106,6 +107,8 @@ class Coordinator:
         self._on_probed = on_probed
         term, records = disk.load(process.clock.now)
         self.cluster = Cluster(topics, instance=self.instance, records=records, term=term, settings=SETTINGS)
+        self.cluster.lazy = True
+        self._ticks = False
         self._inbox = Inbox(topics, self.cluster, self.instance, wire.unpack)
         self._held: list[Action] = []
         self._hold_until = 0.0
@@ -172,11 +175,19 @@ class Coordinator:
             self._heard_back = self._now
         try:
             self._carry_out(self._inbox.read(self._now, topic, payload, retained))
+            if self.cluster.wants_tick and not self._ticks:
+                self._ticks = True
+                self.process.after(_TICK_AFTER, self._tick)
         except CoordinatorError as error:
             self.error = error
             self.session.stop()
             self.link.stop()
             self.process.die()
+
+    def _tick(self) -> None:
+        """One tick for all events that have come (coordinator/service.py)."""
+        self._ticks = False
+        self._carry_out(self.cluster.tick(self._now))
 
     def _on_down(self) -> None:
         self.cluster.on_disconnected()

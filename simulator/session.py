@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from simulator.broker import Broker, Connection, Will
+from simulator.broker import Broker, Connection, Will, matches
 from simulator.clock import Process
 from slicemq.owned import OwnedDocuments
-from slicemq.subscriptions import ASK_AGAIN, matches
+from slicemq.subscriptions import ASK_AGAIN
 
 _BACK_OFF_FIRST = 0.1
 _BACK_OFF_LAST = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ class Topics:
     def __post_init__(self) -> None:
         check_id("cluster", self.cluster)
 
-    @property
+    @functools.cached_property
     def prefix(self) -> str:
         """`slicemq/v1/<cluster>`, without a slash at the end."""
         return f"slicemq/v{PROTOCOL_MAJOR}/{self.cluster}"
