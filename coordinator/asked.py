@@ -67,8 +67,10 @@ def _rollback(record: PipelineRecord, to: str, unix: float, now: float) -> Asked
     # While one is under way, what serves is what it goes back to.
     here = active is not None and (to == active.id or (under_way and not to))
     if deploy is None and not here and not (under_way and not to):
+        if not to:
+            return Asked(f"nothing that ran before in {record.name!r} is known: there is nothing to go back to")
         known = ", ".join(rollouts.revisions_known(record)) or "none"
-        return Asked(f"no revision {to or 'before this one'} of {record.name!r} is known: expected one of {known}")
+        return Asked(f"revision {to} of {record.name!r} is not known; it can go back to: {known}")
     if not under_way and here:
         return Asked(f"revision {to} of {record.name!r} serves already")
     probing = rollouts.end(record, "rolled-back", "asked for by an operator", unix, now)

@@ -13,6 +13,7 @@ from coordinator.poison import Poison
 from coordinator.preship import Preship
 from coordinator.rebalance import Rebalance
 from coordinator.situation import Situation
+from coordinator.upkeep import no_pipeline
 from slicemq.errors import PipelineError
 from slicemq.topics import Topics
 
@@ -75,7 +76,7 @@ class State:
         """The pipeline that runs, or shall run. Raises PipelineError."""
         record = self.records.get(name)
         if record is None or record.removed_at is not None:
-            raise PipelineError(f"no pipeline is called {name!r}")
+            raise PipelineError(no_pipeline(self.records, name))
         return record
 
     def forget(self, record: PipelineRecord, now: float) -> None:

@@ -57,26 +57,29 @@ VERBS = {"drain": drain, "undrain": undrain, "forget": forget}
 def pinned(record: PipelineRecord, slice_id: str, node: str, situation: Situation) -> Intent:
     """The pipeline's newest intent with a slice, or a range of operators, pinned to a node (empty: to none).
 
-    Raises PipelineError where there is nothing to pin, RequestRefusedError for an unknown node, PlanError for what
-    is neither a slice nor a range.
+    Raises PipelineError where nothing runs, RequestRefusedError for a node that is unknown or away and where there
+    is nothing to pin or unpin, PlanError for what is neither a slice nor a range.
     """
     intent = newest_intent(record)
     if intent is None or record.removed_at is not None:
         raise PipelineError(f"no pipeline is called {record.name!r}")
     if intent.plan is not None:
-        raise PipelineError(
+        raise RequestRefusedError(
             f"pipeline {record.name} runs by a plan file, which says where slices go: deploy it without one to pin"
         )
     before = intent.options.get("pins")
     pins = dict(before) if isinstance(before, Mapping) else {}
     if node:
         check_known(situation, node)
+        known = situation.members.nodes[node]
+        if not known.alive:
+            raise RequestRefusedError(f"node {node} is {known.state}: start it before a slice is pinned there")
         options = PlanOptions(pins={slice_id: node})
         options.slice_pins()
         options.range_pins()
         pins[slice_id] = node
     elif pins.pop(slice_id, None) is None:
-        raise PipelineError(
+        raise RequestRefusedError(
             f"pipeline {record.name} has no pin of {slice_id[:80]!r}; it has {_listed(sorted(pins)) or 'none'}"
         )
     options_body = {key: value for key, value in intent.options.items() if key != "pins"}
@@ -122,6 +125,12 @@ def check_known(situation: Situation, node: str) -> None:
     raise RequestRefusedError(
         f"no node is called {node[:80]!r}; the cluster has {_listed(known) if known else 'no nodes'}"
     )
+
+
+def no_pipeline(records: Mapping[str, PipelineRecord], name: str) -> str:
+    """What is said where no pipeline has this name: it, and those that there are."""
+    there = sorted(one.name for one in records.values() if one.removed_at is None)
+    return f"no pipeline is called {name[:80]!r}; there are: {_listed(there) or 'none'}"
 
 
 def _listed(names: list[str]) -> str:

@@ -63,8 +63,18 @@ def _load(file: Path) -> Any:
     try:
         return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "it ends too early"
+        reason = getattr(error, "strerror", None) or _damage(file) or str(error) or "it ends too early"
         raise InputError(f"{file}: cannot be read as numpy file: {reason}") from error
+
+
+def _damage(file: Path) -> str:
+    """What is wrong with a file's first bytes; empty where they are those of a numpy file."""
+    with file.open("rb") as opened:
+        first = opened.read(6)
+    # numpy takes what begins otherwise for a pickle, and proposes to load that.
+    return (
+        "" if first.startswith((b"\x93NUMPY", b"PK")) else f"it is no .npy or .npz file, it begins with {first!r}"
+    )
 
 
 def read_npz(file: Path) -> dict[str, npt.NDArray[Any]]:

@@ -302,8 +302,8 @@ def test_rollback_of_a_deploy_that_waits_for_its_plan(site: Site) -> None:
         ("pause", "", "no rollout of 'faces' is under way"),
         ("resume", "", "no rollout of 'faces' is under way"),
         ("promote", "", "no rollout of 'faces' is under way"),
-        ("rollback", "", "no revision before this one"),
-        ("rollback", "9-00000000", "no revision 9-00000000 of 'faces' is known"),
+        ("rollback", "", "nothing that ran before in 'faces' is known"),
+        ("rollback", "9-00000000", "revision 9-00000000 of 'faces' is not known; it can go back to: none"),
     ],
 )
 def test_what_cannot_be_done_is_refused(site: Site, action: str, to: str, text: str) -> None:

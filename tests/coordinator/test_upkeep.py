@@ -204,6 +204,25 @@ def test_a_pin_is_another_intent_and_a_new_revision(site: Site) -> None:
     assert site.jobs[-1].intent.options["pins"] == {"10-20": "n1"}, "of what was asked for last"
 
 
+def test_a_pin_to_a_node_that_is_away_is_refused(site: Site) -> None:
+    site.run("n1", "n2")
+    site.die("n3")
+    answer = pin(site, "s1", "n3")
+    assert answer is not None
+    assert answer.exit_code == RequestRefusedError.exit_code
+    assert answer.error == "node n3 is lost: start it before a slice is pinned there"
+
+
+def test_an_unknown_pipeline_is_refused_with_the_known_ones(site: Site) -> None:
+    site.run("n1", "n2")
+    site.do(site.cluster.on_undeploy(site.now, "cli", "x1", "face"))
+    site.do(site.cluster.on_rollout(site.now, "cli", "x2", "face", "pause"))
+    site.do(site.cluster.on_pin(site.now, "cli", "x3", "face", "s0", "n1"))
+    for answer in site.answers[-3:]:
+        assert answer.exit_code == PipelineError.exit_code
+        assert answer.error == "no pipeline is called 'face'; there are: faces"
+
+
 def test_the_last_pin_leaves_the_options_as_they_were(site: Site) -> None:
     site.run("n1", "n2")
     pin(site, "s1", "n3")
@@ -218,7 +237,7 @@ def test_the_last_pin_leaves_the_options_as_they_were(site: Site) -> None:
         ("s1", "nowhere", RequestRefusedError, "no node is called 'nowhere'"),
         ("last", "n1", PlanError, "expected a slice such as s0, or a range"),
         ("9-3", "n1", PlanError, "ends before it starts"),
-        ("s1", "", PipelineError, "has no pin of 's1'; it has none"),
+        ("s1", "", RequestRefusedError, "has no pin of 's1'; it has none"),
     ],
 )
 def test_a_wrong_pin_is_refused(site: Site, slice_id: str, node: str, error: Any, text: str) -> None:

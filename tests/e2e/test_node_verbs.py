@@ -32,7 +32,7 @@ def test_a_node_is_emptied_and_used_again_without_a_frame_lost(site: Site, wire:
         assert pinned["running"] is True
         assert wire.nodes()[0] == node
         assert site.json("node", "unpin", "faces", "s0")["running"] is True
-        assert "has no pin" in failing(site, 61, "node", "unpin", "faces", "s0")
+        assert "has no pin" in failing(site, 41, "node", "unpin", "faces", "s0")
         flow.passes(20)
 
 
