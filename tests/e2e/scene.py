@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 
 from benchmarks.models import real_models
@@ -117,6 +118,13 @@ def start_node(site: Site, name: str, *arguments: str) -> None:
 def new_site(folder: Path, kind: BrokerKind = "mosquitto") -> Site:
     """A site whose cluster is called `e2e`; enter it. Logs and state stay in `folder`."""
     return Site(kind, cluster="e2e", folder=folder)
+
+
+def worker_of(site: Site, node: str) -> psutil.Process:
+    """The process of the one slice that a node runs; a spare one has no connection."""
+    children = psutil.Process(site.nodes[node].process.pid).children(recursive=True)
+    (worker,) = [one for one in children if "edge_node.worker" in one.cmdline() and one.net_connections()]
+    return worker
 
 
 def deploy(site: Site, file: Path, name: str = "faces", *words: str) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def test_damaged_inside(site: Site, tmp_path: Path) -> None:
     assert str(file) in failing(site, 10, "deploy", "--name", "bad", str(file))
 
 
+@pytest.mark.slow
 def test_operator_that_the_runtime_lacks(site: Site, wire: Wire, tmp_path: Path) -> None:
     file = tmp_path / "strange.tflite"
     file.write_bytes(without_operator(model()))
@@ -97,6 +98,7 @@ def test_a_version_that_is_higher_than_its_operator_needs(tmp_path: Path) -> Non
             assert pipeline.infer(inputs(file)[0], timeout=30.0).error is None
 
 
+@pytest.mark.slow
 def test_no_node_left(site: Site, wire: Wire) -> None:
     without = [word for node in site.nodes for word in ("--exclude", node)]
     text = failing(site, 21, "deploy", "--name", "big", str(model()), *without)

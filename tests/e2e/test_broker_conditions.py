@@ -50,6 +50,7 @@ def test_no_coordinator() -> None:
         assert "there are none" in refused(command("bench", "x", "--broker", broker.url), 61)
 
 
+@pytest.mark.slow
 def test_password(tmp_path: Path) -> None:
     known, wrong = tmp_path / "password", tmp_path / "wrong"
     known.write_text("correct horse\n")

@@ -12,6 +12,7 @@ from converters.graph import read_graph
 from converters.samples import unpack
 from emulator.site import Site
 from slicemq.client import Pipeline
+from slicemq.errors import InputError
 from tests.converters.tiny import Tiny
 from tests.e2e.scene import Array
 
@@ -96,4 +97,8 @@ def is_set(path: Path) -> bool:
     data = path.read_bytes()
     if data[4:8] == b"TFL3":
         return False
-    return len(unpack(data, read_graph(outliers()))) == 8
+    try:
+        return len(unpack(data, read_graph(outliers()))) == 8
+    except InputError:
+        # A golden frame, which the coordinator makes.
+        return False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import pytest
+
 from slicemq.client import Pipeline
 from tests.e2e.scene import (
     LARGER,
@@ -23,6 +25,7 @@ from tests.e2e.scene import (
 from tests.waiting import eventually, never
 
 
+@pytest.mark.slow
 def test_pause_and_recovery(tmp_path: Path) -> None:
     file = model(LARGER)
     with new_site(tmp_path) as site, Wire(started(site, ["n1"], *room_for(13))) as wire:

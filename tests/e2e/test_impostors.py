@@ -69,6 +69,7 @@ def liar(site: Site) -> Iterator[Liar]:
         yield running
 
 
+@pytest.mark.slow
 def test_wrong_artifacts_are_never_loaded(
     site: Site, wire: Wire, undisturbed: Flow, liar: Liar, tmp_path: Path
 ) -> None:

@@ -7,14 +7,13 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 
-import psutil
 import pytest
 
 from emulator.site import Site
 from slicemq.client import Pipeline
 from slicemq.errors import SliceMQError
 from slicemq.messages import Heartbeat, decode
-from tests.e2e.scene import ONE_TURN, PATIENT, Flow, Wire, deploy, inputs, model, new_site, started
+from tests.e2e.scene import ONE_TURN, PATIENT, Flow, Wire, deploy, inputs, model, new_site, started, worker_of
 from tests.waiting import eventually, never
 
 pytestmark = pytest.mark.slow
@@ -82,11 +81,7 @@ def test_a_slow_node_makes_the_client_wait(pair: Site) -> None:
     with Wire(pair) as wire, Flow(pair, file, limit=10_000) as flow:
         flow.passes(20)
         revision = flow.revisions[-1]
-        (worker,) = [
-            child
-            for child in psutil.Process(pair.nodes["n2"].process.pid).children(recursive=True)
-            if "edge_node.worker" in " ".join(child.cmdline()) and child.num_threads() > 2
-        ]
+        worker = worker_of(pair, "n2")
         before = worker.memory_info().rss
         for _ in range(5):
             answered = flow.answered

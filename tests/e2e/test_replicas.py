@@ -7,7 +7,6 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,7 +30,8 @@ from tests.e2e.scene import (
 from tests.waiting import eventually
 
 NODES = ("n1", "n2", "n3", "n4")
-BOTH: list[Any] = ["mosquitto", pytest.param("amqtt", marks=pytest.mark.slow)]
+pytestmark = pytest.mark.slow
+BOTH = ["mosquitto", "amqtt"]
 ROUNDS = 8
 Slice = tuple[Sequence[int], dict[str, list[int]]]
 """The operators of a slice, and the turns of each of its nodes."""

@@ -80,6 +80,7 @@ def second_coordinator_refuses(site: Site) -> bool:
     return "another coordinator" in refused(done, 40)
 
 
+@pytest.mark.slow
 def test_node_death_after_coordinator_restart(tmp_path: Path) -> None:
     file = model()
     with new_site(tmp_path) as site, Wire(started(site, NODES)) as wire:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import pytest
 
 from edge_node.runtime import open_interpreter
 from emulator.site import BrokerKind, Site
 from slicemq.client import Pipeline
 from slicemq.errors import StreamBusy, StreamReset
-from tests.e2e.scene import PATIENT, Wire, deploy, model, new_site, output_bytes, refused, started
+from tests.e2e.scene import PATIENT, Wire, deploy, model, new_site, output_bytes, refused, started, worker_of
 from tests.edge_node import models
 from tests.waiting import eventually
 
@@ -167,9 +165,7 @@ def test_a_worker_that_dies_resets_the_stream_once(site: Site, file: Path) -> No
     expected = one_device(file, [frame] * 1000)
     with client(site) as pipeline:
         assert said(pipeline, [frame] * 5) == expected[:5]
-        node = site.nodes["n2"].process.pid
-        (worker,) = [p for p in psutil.Process(node).children(recursive=True) if "edge_node.worker" in p.cmdline()]
-        os.kill(worker.pid, signal.SIGKILL)
+        worker_of(site, "n2").kill()
         before = reset_of(pipeline, frame, lambda number: expected[5 + number])
         assert before < 900
         assert said(pipeline, [frame] * FRAMES) == expected[:FRAMES]

@@ -81,14 +81,9 @@ def within(chain: Sequence[Sequence[Array]], *answers: Sequence[Sequence[Array]]
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "first"),
-    [
-        ("float32", "new"),
-        ("int8", "old"),
-        pytest.param("float32", "old", marks=pytest.mark.slow),
-        pytest.param("int8", "new", marks=pytest.mark.slow),
-    ],
+    ("kind", "first"), [("float32", "new"), ("int8", "old"), ("float32", "old"), ("int8", "new")]
 )
 def test_a_mixed_chain_is_within_the_tolerance(mixed: Site, tmp_path: Path, kind: str, first: str) -> None:
     rng = np.random.default_rng(2)
