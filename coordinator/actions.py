@@ -82,7 +82,8 @@ class Probe:
     """Send a frame through each turn of a revision, again until `StopProbe`.
 
     `Cluster.on_probed` when for every turn all parts of one frame's result came. With `golden` these are its first
-    `frames` frames, each through every turn; `Cluster.on_golden_failed` when a result is not the expected one.
+    `frames` frames, each through every turn; `Cluster.on_probe_failed` when a result is not the expected one.
+    `coarse`: a difference up to this is only worth a line in the log.
     """
 
     pipeline: str
@@ -92,14 +93,24 @@ class Probe:
     outputs: tuple[TensorSpec, ...] = ()
     golden: GoldenCheck | None = None
     frames: int = 1
+    coarse: float = 0.0
+
+
+COARSE = 0.5
+"""max|a-b| / max|a| that replaces a golden frame's tolerance where the same model served and nothing does."""
 
 
 def probe_of(record: PipelineRecord, revision: Revision) -> Probe:
-    """The probe of a revision: all golden frames for a rollout, one where the same model served before."""
+    """The probe of a revision: all golden frames for a rollout, one where the same model served before.
+
+    After a loss the nodes that are left may compute with other kernels than those before. They serve although their
+    results differ somewhat, because else nothing would; results that are wrong by far are never given.
+    """
     made = revision.blueprint
     known = record.face is not None and revision.intent == record.intent
     frames = made.golden.frames if made.golden is not None and not known else 1
-    return Probe(record.name, revision.id, made.route, made.inputs, made.outputs, made.golden, frames)
+    coarse = COARSE if known and record.active is None else 0.0
+    return Probe(record.name, revision.id, made.route, made.inputs, made.outputs, made.golden, frames, coarse)
 
 
 @dataclass(frozen=True)

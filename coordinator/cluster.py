@@ -15,7 +15,7 @@ carry out in order (service.py). An event changes the state, then `tick` has eve
 | `on_evidence`, `on_refused`                  |                                     |                          |
 | `on_planned`, `on_plan_failed`               | the shell: a plan that was needed   | jobs.py                  |
 | `on_foreseen`, `on_unforeseen`               | the shell: a plan ahead             | idle.py                  |
-| `on_probed`, `on_golden_failed`              | the shell: probe frames             | progress.py              |
+| `on_probed`, `on_probe_failed`               | the shell: probe frames             | progress.py              |
 | `tick`                                       | the shell's clock                   | progress.py, jobs.py,    |
 |                                              |                                     | idle.py, publishing.py   |
 
@@ -248,9 +248,9 @@ class Cluster:
         """A probe frame has left every output of a revision (rule 11): flip, or begin its shadow or canary."""
         return self._follow(now, self._progress.probed(now, pipeline, revision_id))
 
-    def on_golden_failed(self, now: float, pipeline: str, revision_id: str, why: str) -> list[Action]:
-        """A probe frame came back with other results than its golden file has: the revision is abandoned."""
-        return self._follow(now, self._progress.golden_failed(now, pipeline, revision_id, why))
+    def on_probe_failed(self, now: float, pipeline: str, revision_id: str, why: str) -> list[Action]:
+        """A probe frame came back with other results than its golden file has, or with errors: abandoned."""
+        return self._follow(now, self._progress.probe_failed(now, pipeline, revision_id, why))
 
     # -- time ----------------------------------------------------------------------------------------------
 

@@ -129,13 +129,14 @@ def _golden(
     used = {node for item in plan.slices for node in item.nodes}
     capacities = [capacity for capacity in job.nodes if capacity.node in used]
     budget = plan.error.budget if plan.error is not None else 0.0
-    tolerance = tolerance_of(capacities, job.tools.function(job.tools.runtime)(), platform.machine(), budget)
+    runtime = job.tools.function(job.tools.runtime)()
+    tolerance = tolerance_of(capacities, runtime, platform.machine(), graph)
     if job.intent.golden is not None and (job.asked or store.path(job.intent.golden.sha256).is_file()):
-        file, frames = given_golden(store, job.intent.golden, path, graph, load)
-        return GoldenCheck(file, frames, tolerance)
+        file, frames = given_golden(store, job.intent.golden, path, graph, load, tolerance)
+        return GoldenCheck(file, frames, budget)
     typical = [] if calibration is None else calibration_frames(calibration, graph)
-    own = own_golden(store, job.folder / "profiles", path, graph, load, typical)
-    return None if own is None else GoldenCheck(own, 1, tolerance)
+    own = own_golden(store, job.folder / "profiles", path, graph, load, runtime, typical)
+    return None if own is None else GoldenCheck(own, 1, max(tolerance, budget))
 
 
 def _calibration(job: PlanningJob, store: ArtifactStore, graph: Graph) -> str | None:

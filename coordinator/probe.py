@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ import numpy as np
 from converters.golden import Golden
 from coordinator.actions import PROBES_AT_ONCE, Probe
 from slicemq.datalink import DataLink
-from slicemq.errors import FrameError
+from slicemq.errors import STREAM_BUSY, FrameError
 from slicemq.evidence import difference
 from slicemq.frames import Frame, FrameHeader, decode_frame, encode_frame
 from slicemq.messages import TensorSpec
@@ -28,6 +29,8 @@ logger = logging.getLogger("slicemq.coordinator.probe")
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 15.0
 _SEND_SECONDS = 0.5
+_MOST_ERRORS = 2
+"""Error frames of one probe frame that end the probing: one alone may be of something that passes."""
 
 
 Item = tuple[int, int]
@@ -45,12 +48,14 @@ class _Running:
     left: list[Item] = field(default_factory=list)
     asked: set[Item] = field(default_factory=set)
     sent: dict[int, Item] = field(default_factory=dict)
+    errors: Counter[Item] = field(default_factory=Counter)
 
 
 class Prober:
     """Sends probe frames over `link` and calls `on_passed(pipeline, revision)` from the link's thread.
 
-    `on_failed(pipeline, revision, why)` where a result is not the one that a golden frame has.
+    `on_failed(pipeline, revision, why)` where a result is not the one that a golden frame has, or a slice ends the
+    same frame twice with an error.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Prober:
         self._lock = threading.Lock()
         self._stream = int.from_bytes(np.random.default_rng().bytes(8), "big")
         self._sequence = 0
+        self._now = 0.0
         # Once, for all pipelines: to subscribe later would make the coordinator wait for the broker.
         link.subscribe([topics.results("+", client)])
 
@@ -88,6 +94,7 @@ class Prober:
     def tick(self, now: float) -> None:
         """Send what is due."""
         with self._lock:
+            self._now = now
             due = [running for running in self._running.values() if now >= running.next_at]
             for running in due:
                 running.next_at = now + running.wait
@@ -113,19 +120,24 @@ class Prober:
             running = self._running.get((name, header.revision))
             if running is None or header.client != self._client or header.stream != self._stream:
                 return
+            item = running.sent.get(header.sequence)
+            if item not in running.left:
+                return
             if header.error:
                 logger.warning("probe of %s %s: %s %s", name, header.revision, header.error, header.message)
-                return
-            item = running.sent.get(header.sequence)
-            if item not in running.left or header.parts != running.probe.route.lane(item[0]).parts:
-                return
-            # A golden frame's tensors are compared when all are there; their bytes may be lent until then.
-            seen = running.parts.setdefault(header.sequence, {})
-            seen[header.part] = decode_frame(bytes(payload)) if running.golden else frame
-            if len(seen) < header.parts:
-                return
-            del running.parts[header.sequence]
-            fault = _fault(running, item, seen) if running.golden else ""
+                fault = self._error(running, item, header)
+                if not fault:
+                    return
+            else:
+                if header.parts != running.probe.route.lane(item[0]).parts:
+                    return
+                # A golden frame's tensors are compared when all are there; their bytes may be lent until then.
+                seen = running.parts.setdefault(header.sequence, {})
+                seen[header.part] = decode_frame(bytes(payload)) if running.golden else frame
+                if len(seen) < header.parts:
+                    return
+                del running.parts[header.sequence]
+                fault = _fault(running, item, seen) if running.golden else ""
             if fault:
                 self._running.pop((name, header.revision))
             else:
@@ -138,6 +150,19 @@ class Prober:
             self._on_failed(name, header.revision, fault)
         elif passed:
             self._on_passed(name, header.revision)
+
+    def _error(self, running: _Running, item: Item, header: FrameHeader) -> str:
+        """An error frame: what ends the probing, or empty where the frame is sent once more."""
+        # Each of a frame's slices may end it with an error of its own: they count once.
+        del running.sent[header.sequence]
+        running.parts.pop(header.sequence, None)
+        if header.error == STREAM_BUSY:
+            return ""
+        running.errors[item] += 1
+        if running.errors[item] >= _MOST_ERRORS:
+            return f"probe frame: {header.error}: {header.message}"
+        running.next_at, running.wait = self._now + _FIRST_WAIT, _FIRST_WAIT
+        return ""
 
     def _send(self, running: _Running) -> None:
         with self._lock:
@@ -169,15 +194,21 @@ class Prober:
 
 def _fault(running: _Running, item: Item, parts: Mapping[int, Frame]) -> str:
     """How a result differs from what its golden frame has; empty: it does not by more than may be."""
-    frame, check = running.golden[item[1]], running.probe.golden
+    probe, frame = running.probe, running.golden[item[1]]
+    check = probe.golden
     allowed = max(frame.tolerance, check.tolerance if check is not None else 0.0)
     made = {index: array for part in parts.values() for index, array in part.arrays().items()}
-    for spec, expected in zip(running.probe.outputs, frame.outputs, strict=False):
+    for spec, expected in zip(probe.outputs, frame.outputs, strict=False):
         if spec.index not in made:
-            return f"output {spec.name!r} is missing"
+            return f"golden frame: output {spec.name!r} is missing"
         off = difference({0: expected}, {0: made[spec.index]})
-        if not off <= allowed:
-            return f"output {spec.name!r} differs by {off:.3g}, at most {allowed:.3g} may be (frame {item[1]})"
+        most = max(allowed, probe.coarse)
+        if not off <= most:
+            differs = f"output {spec.name!r} differs by {off:.3g}, at most {most:.3g} may be (frame {item[1]})"
+            return f"golden frame: {differs}"
+        if off > allowed:
+            what = f"output {spec.name!r} differs by {off:.3g} from its golden frame, more than {allowed:.3g}"
+            logger.warning("%s %s: %s; it serves, for nothing else does", probe.pipeline, probe.revision, what)
     return ""
 
 

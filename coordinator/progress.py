@@ -74,8 +74,8 @@ class Progress:
         state.decided()
         return True
 
-    def golden_failed(self, now: float, pipeline: str, revision_id: str, why: str) -> bool:
-        """A probe frame came back with other results than its golden file has: the revision is abandoned.
+    def probe_failed(self, now: float, pipeline: str, revision_id: str, why: str) -> bool:
+        """A probe frame came back with other results than its golden file has, or with errors: it is abandoned.
 
         Whether it was waited for.
         """
@@ -87,9 +87,9 @@ class Progress:
         state.actions.append(StopProbe(pipeline, revision_id))
         rollout = record.rollout
         if rollout is not None and rollout.revision == revision_id:
-            rollouts.end(record, "rolled-back", f"golden frame: {why}", state.unix(now), now)
+            rollouts.end(record, "rolled-back", why, state.unix(now), now)
         else:
-            reject(record, revision, f"golden frame: {why}", state.members, state.settings, now)
+            reject(record, revision, why, state.members, state.settings, now)
         state.decided()
         return True
 

@@ -134,7 +134,7 @@ class CoordinatorService:
             self._topics,
             name,
             lambda p, r: self._put(lambda now: self._cluster.on_probed(now, p, r)),
-            lambda p, r, why: self._put(lambda now: self._cluster.on_golden_failed(now, p, r, why)),
+            lambda p, r, why: self._put(lambda now: self._cluster.on_probe_failed(now, p, r, why)),
         )
         self._mirroring = Mirroring(
             options.folder, self._artifacts, self._topics, self._session.own, self._session.disown

@@ -156,7 +156,7 @@ class Site:
         self.answers: list[Response] = []
         self.jobs: list[MakePlan] = []
         self.ahead: list[PlanAhead] = []
-        self.probing: set[tuple[str, str]] = set()
+        self.probing: dict[tuple[str, str], Probe] = {}
         self.stored: dict[str, PipelineRecord] = {}
         self.stored_term = 0
         self.highest: dict[str, int] = {}
@@ -375,9 +375,9 @@ class Site:
                     self.ahead.append(action)
                 case Probe(pipeline=name, revision=revision):
                     assert (name, revision) not in self.probing
-                    self.probing.add((name, revision))
+                    self.probing[name, revision] = action
                 case StopProbe(name, revision):
-                    self.probing.discard((name, revision))
+                    self.probing.pop((name, revision), None)
         self.check()
 
     def _persist(self) -> None:

@@ -137,7 +137,7 @@ class ClusterLife(RuleBasedStateMachine):
     @rule()
     def golden_results_differ(self) -> None:
         for name, revision in sorted(self.site.probing):
-            self.site.do(self.site.cluster.on_golden_failed(self.site.now, name, revision, "it differs"))
+            self.site.do(self.site.cluster.on_probe_failed(self.site.now, name, revision, "it differs"))
 
     @precondition(lambda self: self.site.cluster.started)
     @rule(name=pipelines)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from coordinator.actions import COARSE
 from coordinator.gate import Policy, read_testimony
 from coordinator.rollout import MOST_KEPT, MOST_TRIES
 from slicemq.errors import ModelError
@@ -409,7 +410,7 @@ def test_wrong_golden_results_never_flip(site: Site) -> None:
     site.plan("n3")
     site.obey()
     ((name, revision),) = site.probing
-    site.do(site.cluster.on_golden_failed(site.now, name, revision, "output differs by 0.5, at most 0.0001 may be"))
+    site.do(site.cluster.on_probe_failed(site.now, name, revision, "output differs by 0.5, at most 0.0001 may be"))
     assert not site.probing
     assert (weights(site), last(site).state) == ({old: 1.0}, "rolled-back")
     assert "differs by 0.5" in last(site).reason
@@ -425,7 +426,7 @@ def test_a_first_deploy_with_wrong_golden_results_is_refused(site: Site) -> None
     site.plan("n1")
     site.obey()
     ((name, revision),) = site.probing
-    site.do(site.cluster.on_golden_failed(site.now, name, revision, "it differs"))
+    site.do(site.cluster.on_probe_failed(site.now, name, revision, "it differs"))
     assert last(site).state == "refused"
     assert (site.document().state, "it differs" in site.document().reason) == ("paused", True)
     site.wait(60.0)
@@ -440,10 +441,59 @@ def test_a_replacement_with_wrong_golden_results_is_tried_on_other_nodes(site: S
     site.plan("n2", "n3")
     site.obey()
     ((name, revision),) = site.probing
-    site.do(site.cluster.on_golden_failed(site.now, name, revision, "it differs"))
+    site.do(site.cluster.on_probe_failed(site.now, name, revision, "it differs"))
     site.wait(10.0)
     assert site.jobs[-1].avoid >= {"n2", "n3"}
     site.bring_up("n4", "n5")
+
+
+def coarse(site: Site) -> float:
+    (probe,) = site.probing.values()
+    return probe.coarse
+
+
+def test_results_may_differ_by_more_only_where_the_same_model_served_and_nothing_does(site: Site) -> None:
+    """Rule 11 has a pipeline stand still for results that are wrong, and not for those of other kernels."""
+    site.deploy(intent())
+    site.plan("n1", "n2")
+    site.obey()
+    assert coarse(site) == 0.0
+    site.pass_probes()
+    site.obey()
+    site.die("n1")
+    site.plan("n2", "n3")
+    site.obey()
+    assert coarse(site) == COARSE
+    site.pass_probes()
+    site.obey()
+    site.deploy(intent(model="m2"))
+    site.plan("n4")
+    site.obey()
+    assert coarse(site) == 0.0
+
+
+def test_a_move_from_a_drained_node_is_held_to_the_whole_tolerance(site: Site) -> None:
+    old = site.run("n1", "n2")
+    site.do(site.cluster.on_upkeep(site.now, "cli", "t90", "drain", "n1"))
+    site.plan("n2", "n3")
+    site.obey()
+    assert coarse(site) == 0.0
+    ((name, revision),) = site.probing
+    site.do(site.cluster.on_probe_failed(site.now, name, revision, "golden frame: it differs"))
+    assert weights(site) == {old: 1.0}
+
+
+def test_a_probe_that_ends_with_errors_abandons_at_once_with_the_slice_s_words(site: Site) -> None:
+    old = site.run("n1", "n2")
+    begun = site.now
+    site.deploy(intent(model="m2"))
+    site.plan("n3")
+    site.obey()
+    ((name, revision),) = site.probing
+    why = "probe frame: slice-error: gather index out of bounds"
+    site.do(site.cluster.on_probe_failed(site.now, name, revision, why))
+    assert (weights(site), last(site).state, last(site).reason) == ({old: 1.0}, "rolled-back", why)
+    assert site.now - begun < 10.0
 
 
 @pytest.mark.parametrize(
