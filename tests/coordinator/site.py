@@ -156,7 +156,8 @@ class Site:
         self.answers: list[Response] = []
         self.jobs: list[MakePlan] = []
         self.ahead: list[PlanAhead] = []
-        self.probing: dict[tuple[str, str], Probe] = {}
+        self.probing: set[tuple[str, str]] = set()
+        self.probes: list[Probe] = []
         self.stored: dict[str, PipelineRecord] = {}
         self.stored_term = 0
         self.highest: dict[str, int] = {}
@@ -375,9 +376,10 @@ class Site:
                     self.ahead.append(action)
                 case Probe(pipeline=name, revision=revision):
                     assert (name, revision) not in self.probing
-                    self.probing[name, revision] = action
+                    self.probing.add((name, revision))
+                    self.probes.append(action)
                 case StopProbe(name, revision):
-                    self.probing.pop((name, revision), None)
+                    self.probing.discard((name, revision))
         self.check()
 
     def _persist(self) -> None:
