@@ -46,6 +46,7 @@ from slicemq.topics import Topics
 HEARTBEAT = 0.4
 LOADING = 0.1
 MEMORY = 40_000_000
+LINK = 125e6
 
 
 class LightNode:
@@ -88,7 +89,7 @@ class LightNode:
             worker_memory=1_000_000,
             runtime=RuntimeInfo("ai_edge_litert", "2"),
             speeds=self._speeds,
-            link=Link(12.5e6, 12.5e6, 0.001),
+            link=Link(LINK, LINK, 0.001),
         )
 
     def _topic(self, leaf: str) -> str:

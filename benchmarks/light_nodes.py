@@ -1,11 +1,12 @@
 """A coordinator with 10, 100 and 1,000 nodes: seconds to join, plan and recover; its memory and processor time.
 
-    python -m benchmarks.light_nodes [--nodes 10,100,1000] [--slices 20] [--lose 50] [--model mobilenetv2] [--write]
+    python -m benchmarks.light_nodes [--nodes 10,100,1000] [--slices 20] [--lose 50] [--model densenet121] [--write]
 
 One mosquitto with the shipped configuration, one real coordinator, and nodes that are real in all but the runtime
 (benchmarks.light_fleet), 100 to a process, whose heartbeats come at the usual rate. A pipeline is deployed over at
-most `--slices` of them; then `--lose` nodes, those of the pipeline first, close their sockets at once. With --write
-the table goes into docs/explanation/performance.md. A step that takes longer than `--patience` seconds is an error.
+most `--slices` of them; then `--lose` nodes, those of the pipeline first, close their sockets at once. Light nodes
+answer every frame with zeros, so the deploy's golden frame expects zeros. With --write the table goes into
+docs/explanation/performance.md. A step that takes longer than `--patience` seconds is an error.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import pages
 from benchmarks.fleet import say
 from benchmarks.machine import describe_machine
 from benchmarks.models import real_models
+from converters.graph import read_graph
 from edge_node.capacity import measure_speeds, read_board
 from emulator.site import Site
 from slicemq.errors import SliceMQError
@@ -177,6 +181,7 @@ def _measured(count: int, given: Any, speeds: dict[str, float]) -> Row:
         idle = _share(coordinator.process.pid, given.seconds)
         begun = time.monotonic()
         words = ["--shape", "pipeline", "--max-slices", str(given.slices), "--profile", "estimate"]
+        words += ["--golden", str(_zeros(model, folder / "zeros.npz"))]
         site.json("deploy", str(model), "--name", NAME, *words, timeout=given.patience)
         plan = _wait(lambda: bool(watch.active()), given.patience, "plan") - begun
         running = _share(coordinator.process.pid, given.seconds)
@@ -200,6 +205,19 @@ def _measured(count: int, given: Any, speeds: dict[str, float]) -> Row:
             running,
             _dropped(coordinator.log),
         )
+
+
+def _zeros(model: Path, file: Path) -> Path:
+    """A golden frame of zeros, for a model of fixed sizes."""
+    with model.open("rb") as data:
+        graph = read_graph(data.read())
+    arrays = {
+        prefix + str(index): np.zeros(graph.tensors[index].frame_shape, graph.tensors[index].dtype)
+        for prefix, tensors in (("", graph.inputs), ("expect.", graph.outputs))
+        for index in tensors
+    }
+    np.savez(file, **arrays)
+    return file
 
 
 def _wait(happened: Callable[[], bool], patience: float, what: str) -> float:
@@ -239,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", default="10,100,1000")
     parser.add_argument("--slices", type=int, default=20, help="the most slices of the pipeline")
     parser.add_argument("--lose", type=int, default=50, help="how many nodes die at once (at most half of them)")
-    parser.add_argument("--model", default="mobilenetv2")
+    parser.add_argument("--model", default="densenet121")
     parser.add_argument("--speed", type=float, default=0.02, help="a node's speed as a share of this machine's")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long processor time is measured")
     parser.add_argument("--patience", type=float, default=300.0)

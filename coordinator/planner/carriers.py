@@ -122,7 +122,7 @@ def with_carriers(costs: Costs, layout: Layout, able: list[Choice], chosen: froz
             extra = work(place, kind) - float(kind.compute[stage.start, stage.end])
             seconds = max(float(kind.period[stage.start, stage.end]), work(place, kind))
             period = max(period, seconds * part)
-            energy += part * (float(kind.energy[stage.start, stage.end]) + extra * kind.spec.watts)
+            energy += part * (kind.energy_of(stage.start, stage.end) + extra * kind.spec.watts)
     if costs.broker_rate is not None:
         period = max(period, _main_bytes(costs, layout, mine) / costs.broker_rate)
     return replace(
@@ -159,7 +159,7 @@ def _latency(
     for place, (stage, kinds) in enumerate(zip(stages, served, strict=True)):
         for turn, kind in kinds.items():
             extra = work(place, kind) - float(kind.compute[stage.start, stage.end])
-            taken[turn] += float(kind.latency[stage.start, stage.end]) + extra
+            taken[turn] += kind.latency_of(stage.start, stage.end) + extra
     for choice in chosen:
         for turn, receiver in served[choice.target].items():
             sender = served[choice.source][turn]

@@ -113,6 +113,20 @@ class NodeType:
         """Joules that a frame costs in an arc: computing, receiving and sending."""
         return self.compute * self.spec.watts + (self.bytes_in + self.bytes_out) * self.spec.joules_per_byte
 
+    # A single arc's figure, by the same sums as the whole table's.
+    def latency_of(self, start: int, end: int) -> float:
+        """Seconds that a frame spends in the arc (start, end): `latency` there."""
+        at = start, end
+        down, up = self.bytes_in[at] / self.spec.free_down, self.bytes_out[at] / self.spec.free_up
+        seconds = self.compute[at] + down + up + self.spec.rtt
+        return float(seconds if self.saved is None else seconds - self.saved[at])
+
+    def energy_of(self, start: int, end: int) -> float:
+        """Joules that a frame costs in the arc (start, end): `energy` there."""
+        at = start, end
+        moved = (self.bytes_in[at] + self.bytes_out[at]) * self.spec.joules_per_byte
+        return float(self.compute[at] * self.spec.watts + moved)
+
     @property
     def count(self) -> int:
         """How many nodes there are of this type."""

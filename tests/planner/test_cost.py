@@ -51,6 +51,19 @@ def test_tables_equal_the_definitions() -> None:
         assert sum(kind.count for kind in costs.types) == 3
 
 
+def test_an_arcs_latency_and_energy_are_those_of_the_tables() -> None:
+    rng = random.Random(3)
+    graph = random_graph(rng, 6)
+    fleet = random_fleet(rng, 3, 10_000_000)
+    table = segment_memory(graph, weights_memory)
+    costs = build_costs(graph, random_profile(rng, graph), fleet, table, PlanOptions())
+    saved = np.full_like(costs.types[0].compute, 1e-4)
+    for kind in [*costs.types, *(replace(kind, saved=saved) for kind in costs.types)]:
+        for start, end in itertools.combinations(range(costs.n + 1), 2):
+            assert kind.latency_of(start, end) == kind.latency[start, end]
+            assert kind.energy_of(start, end) == kind.energy[start, end]
+
+
 def test_a_skip_connection_is_published_once_and_forwarded_by_nobody() -> None:
     graph = make_graph(
         [

@@ -107,3 +107,35 @@ def test_the_broker_moves_turns_to_lanes_of_few_bytes() -> None:
     for a, b in itertools.product(range(20), repeat=2):
         if a + b:
             assert with_broker.period <= max(0.1 * a, 0.1 * b, (100 * a + b) / 500) / (a + b) + 1e-12
+
+
+def in_fractions(lanes: list[list[list[float]]], most: int) -> list[tuple[tuple[int, ...], Fraction]]:
+    """For each number of turns the counts of the lanes and the period: the greedy rule, word by word."""
+
+    def need(lane: list[list[float]], count: int) -> Fraction:
+        return max(least_of_stage(stage, count) for stage in lane)
+
+    def least_of_stage(stage: list[float], count: int) -> Fraction:
+        seconds = [Fraction(each) for each in stage]
+        taken = [0] * len(stage)
+        for _ in range(count):
+            taken[min(range(len(stage)), key=lambda k: ((taken[k] + 1) * seconds[k], k))] += 1
+        return max(n * each for n, each in zip(taken, seconds, strict=True))
+
+    counts, found = [0] * len(lanes), []
+    for turns in range(1, most + 1):
+        counts[min(range(len(lanes)), key=lambda lane: (need(lanes[lane], counts[lane] + 1), lane))] += 1
+        period = max(need(lane, count) for lane, count in zip(lanes, counts, strict=True)) / turns
+        found.append((tuple(counts), period))
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STAGES, min_size=1, max_size=4), st.integers(1, 12), st.sampled_from([0.0, 0.02]))
+def test_counts_are_those_of_exact_fractions(lanes: list[list[list[float]]], most: int, within: float) -> None:
+    lanes = [*lanes, lanes[0]]
+    table = in_fractions(lanes, most)
+    least = min(period for _, period in table)
+    turns = next(number for number, (_, p) in enumerate(table, 1) if p <= least * (1 + Fraction(within)))
+    found = count_turns(lanes, most=most, within=within)
+    assert (found.turns, found.lanes, found.period) == (turns, table[turns - 1][0], float(table[turns - 1][1]))

@@ -134,7 +134,7 @@ def judged(costs: Costs, arcs: Arcs, nodes: Sequence[int]) -> Split:
             latency += float(kind.bytes_in[i, j]) / kind.spec.down
         if costs.hops is None or j == costs.n:
             latency += float(kind.bytes_out[i, j]) / kind.spec.up
-    energy = sum(float(costs.types[k].energy[i, j]) for (i, j), k in zip(arcs, used, strict=True))
+    energy = sum(costs.types[k].energy_of(i, j) for (i, j), k in zip(arcs, used, strict=True))
     goal = costs.goal
     within = period <= goal.max_period and latency <= goal.max_latency and energy <= goal.max_energy
     if not np.isfinite(period) or not within or (goal.max_nodes is not None and len(arcs) > goal.max_nodes):

@@ -356,7 +356,7 @@ def _between(values: npt.NDArray[np.float64], low: int, high: int) -> int:
 def latency_of(costs: Costs, plan: Segments) -> float:
     """Seconds that a frame takes through a plan: computing, the client's traffic, round trips, and the hops."""
     assert costs.hops is not None
-    total = sum(float(costs.types[k].latency[i, j]) for i, j, k in plan)
+    total = sum(costs.types[k].latency_of(i, j) for i, j, k in plan)
     for (_, s, a), (_, _, b) in pairwise(plan):
         total += float(costs.hops.seconds(a, b)[s])
     return total

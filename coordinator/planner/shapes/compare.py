@@ -106,9 +106,7 @@ def compare(
 def pipeline_layout(costs: Costs, found: Split) -> Layout:
     """A single pipeline as a layout of one turn."""
     kind_of = {node: kind for kind in costs.types for node in kind.ids}
-    energy = sum(
-        float(kind_of[node].energy[i, j]) for (i, j), node in zip(found.segments, found.nodes, strict=True)
-    )
+    energy = sum(kind_of[node].energy_of(i, j) for (i, j), node in zip(found.segments, found.nodes, strict=True))
     lane = tuple(
         StageChoice(i, j, (Share(node, (0,)),)) for (i, j), node in zip(found.segments, found.nodes, strict=True)
     )

@@ -28,7 +28,7 @@ def copies(costs: Costs) -> Layout:
     """
     goal, n = costs.goal, costs.n
     able = [k for k, kind in enumerate(costs.types) if math.isfinite(float(kind.period[0, n]))]
-    able = [k for k in able if float(costs.types[k].latency[0, n]) <= goal.max_latency]
+    able = [k for k in able if costs.types[k].latency_of(0, n) <= goal.max_latency]
     if not able or goal.error_budget < 0:
         raise NoPlanError(proved=True)
     seconds = {k: float(costs.types[k].period[0, n]) for k in able}
@@ -96,7 +96,7 @@ def _bound(costs: Costs, able: Sequence[int], seconds: dict[int, float]) -> floa
     if min(energies.values()) > goal.max_energy * (1 + EXACT) or least > goal.max_period * (1 + EXACT):
         return math.inf
     if goal.objective == "latency":
-        order = sorted((float(costs.types[k].latency[0, n]), k) for k in able)
+        order = sorted((costs.types[k].latency_of(0, n), k) for k in able)
         taken: list[float] = []
         for latency, k in order:
             taken += [seconds[k]] * costs.types[k].count

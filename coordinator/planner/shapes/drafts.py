@@ -84,7 +84,7 @@ def lay_out(
         )
         for stage, served in zip(lane, stages, strict=True):
             for kind, own in zip(stage.kinds, served, strict=True):
-                energy += len(own) / counts.turns * float(costs.types[kind].energy[stage.start, stage.end])
+                energy += len(own) / counts.turns * costs.types[kind].energy_of(stage.start, stage.end)
         latency = max(latency, _slowest_turn(costs, lane, stages))
     period = _period(counts, costs, tables, relayed)
     return Layout(
@@ -122,7 +122,7 @@ def _slowest_turn(costs: Costs, lane: Lane, stages: Sequence[Sequence[Sequence[i
     for stage, served in zip(lane, stages, strict=True):
         here: dict[int, int] = {}
         for kind, own in zip(stage.kinds, served, strict=True):
-            value = float(costs.types[kind].latency[stage.start, stage.end])
+            value = costs.types[kind].latency_of(stage.start, stage.end)
             for turn in own:
                 taken[turn] = taken.get(turn, 0.0) + value
                 here[turn] = kind

@@ -49,17 +49,22 @@ def count_turns(
     the bytes that the broker delivers for a frame of lane l, of `rate` per second. Of the cycles whose period is
     at most 1 + `within` times the least, the shortest one is taken. A lane or a node may get no turn.
     """
-    rising = [_Lane(stages, most) for stages in lanes]
+    # Every float is a whole number of some unit 1/2^k, and sums of whole numbers are exact and fast.
+    unit = max((s.as_integer_ratio()[1] for lane in lanes for stage in lane for s in stage), default=1)
+    # Lanes of equal nodes have equal stages, and are often many.
+    known = {stages: _Lane(stages, unit, most) for stages in {_plain(stages) for stages in lanes}}
+    rising = [known[_plain(stages)] for stages in lanes]
     asked = tuple(relayed) if rate is not None else ()
+    in_units = Fraction(rate) / unit if rate is not None else None
     found = []
     for turns, counts in enumerate(_each_cycle(rising, most), start=1):
-        if asked and rate is not None:
-            counts = _for_broker(rising, counts, turns, asked, rate)
-        found.append((_period(rising, counts, turns, asked, rate), turns, counts))
+        if asked and in_units is not None:
+            counts = _for_broker(rising, counts, turns, asked, in_units)
+        found.append((_period(rising, counts, turns, asked, in_units), turns, counts))
     least = min(period for period, _, _ in found)
     period, turns, counts = next(row for row in found if row[0] <= least * (1 + Fraction(within)))
     nodes = tuple(lane.split(count) for lane, count in zip(rising, counts, strict=True))
-    return Counts(turns, counts, nodes, float(period))
+    return Counts(turns, counts, nodes, float(period / unit))
 
 
 def interleave(counts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -96,12 +101,12 @@ def assign(counts: Counts) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], ...
 
 
 class _Lane:
-    """What a lane's slowest node needs for 0, 1, ... turns of a cycle, exactly."""
+    """What a lane's slowest node needs for 0, 1, ... turns of a cycle, exactly: in units of 1/`unit` s."""
 
-    def __init__(self, stages: Stages, most: int) -> None:
-        self._orders = [_order([Fraction(seconds) for seconds in stage], most) for stage in stages]
+    def __init__(self, stages: Stages, unit: int, most: int) -> None:
+        self._orders = [_order([_units(seconds, unit) for seconds in stage], most) for stage in stages]
         self._sizes = [len(stage) for stage in stages]
-        self.needs = [Fraction(0)]
+        self.needs = [0]
         for turn in range(most):
             self.needs.append(max(self.needs[-1], *(order[turn][0] for order in self._orders)))
 
@@ -116,8 +121,19 @@ class _Lane:
         return tuple(found)
 
 
-def _order(seconds: Sequence[Fraction], most: int) -> list[tuple[Fraction, int]]:
+def _plain(stages: Stages) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(stage) for stage in stages)
+
+
+def _units(seconds: float, unit: int) -> int:
+    above, below = seconds.as_integer_ratio()
+    return above * (unit // below)
+
+
+def _order(seconds: Sequence[int], most: int) -> list[tuple[int, int]]:
     """Turn by turn, the node whose time is least with one turn more, and that time."""
+    if len(seconds) == 1:
+        return [(turn * seconds[0], 0) for turn in range(1, most + 1)]
     heap = [(value, k) for k, value in enumerate(seconds)]
     heapq.heapify(heap)
     found = []
@@ -143,11 +159,12 @@ def _each_cycle(lanes: Sequence[_Lane], most: int) -> list[tuple[int, ...]]:
 
 
 def _period(
-    lanes: Sequence[_Lane], counts: Sequence[int], turns: int, relayed: Sequence[float], rate: float | None
+    lanes: Sequence[_Lane], counts: Sequence[int], turns: int, relayed: Sequence[float], rate: Fraction | None
 ) -> Fraction:
-    need = max(lane.needs[count] for lane, count in zip(lanes, counts, strict=True))
+    """In units, as `rate` is bytes per unit."""
+    need = Fraction(max(lane.needs[count] for lane, count in zip(lanes, counts, strict=True)))
     if relayed and rate is not None:
-        need = max(need, _bytes(counts, relayed) / Fraction(rate))
+        need = max(need, _bytes(counts, relayed) / rate)
     return need / turns
 
 
@@ -156,16 +173,16 @@ def _bytes(counts: Sequence[int], relayed: Sequence[float]) -> Fraction:
 
 
 def _for_broker(
-    lanes: Sequence[_Lane], counts: tuple[int, ...], turns: int, relayed: Sequence[float], rate: float
+    lanes: Sequence[_Lane], counts: tuple[int, ...], turns: int, relayed: Sequence[float], rate: Fraction
 ) -> tuple[int, ...]:
     """The best counts of a cycle whose broker needs longer than its nodes: lanes of few bytes take more turns."""
-    if len(set(relayed)) == 1 or _bytes(counts, relayed) / Fraction(rate) <= max(
+    if len(set(relayed)) == 1 or _bytes(counts, relayed) / rate <= max(
         lane.needs[count] for lane, count in zip(lanes, counts, strict=True)
     ):
         return counts
     order = sorted(range(len(lanes)), key=lambda number: relayed[number])
 
-    def at(need: Fraction) -> tuple[int, ...]:
+    def at(need: int) -> tuple[int, ...]:
         """The counts of the fewest bytes when no lane may need longer; enough turns are known to fit."""
         left, filled = turns, [0] * len(lanes)
         for number in order:
@@ -178,7 +195,7 @@ def _for_broker(
     low, high = 0, len(values) - 1
     while low < high:
         middle = (low + high) // 2
-        if _bytes(at(values[middle]), relayed) / Fraction(rate) <= values[middle]:
+        if _bytes(at(values[middle]), relayed) / rate <= values[middle]:
             high = middle
         else:
             low = middle + 1
