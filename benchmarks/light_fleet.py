@@ -45,7 +45,7 @@ from slicemq.topics import Topics
 
 HEARTBEAT = 0.4
 LOADING = 0.1
-MEMORY = 40_000_000
+MEMORY = 30_000_000
 LINK = 125e6
 
 
