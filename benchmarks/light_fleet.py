@@ -2,9 +2,9 @@
 
     python -m benchmarks.light_fleet BROKER_URL CLUSTER FIRST COUNT SPEEDS
 
-Each node joins, beats, and obeys its assignments: it says `fetching`, then `ready`, and answers each frame of its
-slices with zeros, so that probe frames come through. A line `lose <id> ...` on standard input closes the sockets of
-these nodes without a goodbye.
+All of them run on one thread, and give way to whatever else runs on the machine. Each node joins, beats, and obeys
+its assignments: it says `fetching`, then `ready`, and answers each frame of its slices with zeros, so that probe
+frames come through. A line `lose <id> ...` on standard input closes the sockets of these nodes without a goodbye.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
+import queue
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.light_sessions import LightSession, Sessions
+from slicemq.endpoint import Will
 from slicemq.errors import SliceMQError
 from slicemq.frames import Frame, decode_frame, encode_frame
 from slicemq.messages import (
@@ -40,24 +43,25 @@ from slicemq.messages import (
     new_epoch,
 )
 from slicemq.options import BrokerOptions
-from slicemq.session import Session, Will
 from slicemq.topics import Topics
 
 HEARTBEAT = 0.4
+NICE = 5
 LOADING = 0.1
 MEMORY = 30_000_000
 LINK = 125e6
 
 
 class LightNode:
-    """One node. Its callbacks run on its session's thread, `beat` and `load` on the fleet's."""
+    """One node."""
 
     def __init__(self, broker: BrokerOptions, cluster: str, name: str, speeds: dict[str, float]) -> None:
         self.name = name
         self.topics = Topics(cluster)
         self.epoch = new_epoch()
         self._speeds = speeds
-        self.alive = True
+        self._heartbeat = self.topics.node(name, "heartbeat")
+        self._mine = self.epoch.encode()
         self.counter = 0
         self.reports = 0
         self.seen: Stamp | None = None
@@ -66,15 +70,15 @@ class LightNode:
         self.frames: dict[tuple[str, str, str], int] = {}
         self._halves: dict[tuple[str, int, int], set[str]] = {}
         state = NodeState(name, "ready", self.epoch)
-        self.session = Session(
+        self.session = LightSession(
             broker,
             f"{name}-agent-{self.epoch[:8]}",
-            will=Will(self._topic("state"), encode(replace(state, state="lost"))),
-            on_message=self._on_message,
+            Will(self._topic("state"), encode(replace(state, state="lost"))),
+            self._on_message,
         )
         self.session.subscribe(self._topic("heartbeat"), self.topics.coordinator, self._topic("assignment"))
-        self.session.own(self._topic("capacity"), encode(self._capacity()))
-        self.session.own(self._topic("state"), encode(state))
+        self.session.publish(self._topic("capacity"), encode(self._capacity()), retain=True)
+        self.session.publish(self._topic("state"), encode(state), retain=True)
         self._report()
 
     def _capacity(self) -> Capacity:
@@ -99,7 +103,7 @@ class LightNode:
         self.reports += 1
         held = tuple(SliceReport(one.pipeline, one.revision, one.slice, word) for one in self.slices)  # type: ignore[arg-type]
         report = Report(self.name, self.epoch, self.reports, held, self.seen)
-        self.session.own(self._topic("report"), encode(report))
+        self.session.publish(self._topic("report"), encode(report), retain=True)
 
     def beat(self) -> None:
         """Say that it lives."""
@@ -109,7 +113,7 @@ class LightNode:
             for one in (self.slices if self.loaded else ())
         )
         beat = Heartbeat(self.name, self.epoch, self.counter, 0.1, 0, beats, self.seen)
-        self.session.publish(self._topic("heartbeat"), encode(beat), qos=0)
+        self.session.publish(self._heartbeat, encode(beat), qos=0)
 
     def load(self) -> None:
         """Pretend that what was fetched is loaded."""
@@ -117,16 +121,8 @@ class LightNode:
             self.loaded = True
             self._report()
 
-    def lose(self) -> None:
-        """Die: the socket is closed without a goodbye."""
-        self.alive = False
-        connection = self.session._connection
-        self.session._stopping = True
-        if connection is not None:
-            connection.close()
-
-    def _on_message(self, topic: str, payload: bytes, _retained: bool) -> None:
-        if not payload or not self.alive:
+    def _on_message(self, topic: str, payload: bytes) -> None:
+        if not payload or (topic == self._heartbeat and self._mine in payload):
             return
         try:
             if topic == self._topic("assignment"):
@@ -134,8 +130,8 @@ class LightNode:
             elif topic == self.topics.coordinator:
                 stamp = decode(CoordinatorState, payload, topic).stamp
                 self.seen = stamp if self.seen is None else max(stamp, self.seen)
-            elif topic == self._topic("heartbeat"):
-                decode(Heartbeat, payload, topic)
+            elif topic == self._heartbeat:
+                sys.stderr.write(f"{self.name}: another node has its name\n")
             else:
                 self._frame(topic, decode_frame(payload))
         except SliceMQError as error:
@@ -185,34 +181,38 @@ def _zeros(spec: TensorSpec) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]
 
 def main(arguments: list[str]) -> int:
     """Run nodes FIRST to FIRST + COUNT - 1, of these SPEEDS (JSON), until standard input ends."""
+    os.nice(NICE)
     broker, cluster = BrokerOptions.from_url(arguments[0]), arguments[1]
     first, count = int(arguments[2]), int(arguments[3])
     speeds = json.loads(arguments[4])
     nodes = {
         name: LightNode(broker, cluster, name, speeds) for name in (f"light-{first + i}" for i in range(count))
     }
-    for node in nodes.values():
-        node.session.start()
-    commands = threading.Thread(target=_obey, args=(nodes,), daemon=True)
+    sessions = Sessions([node.session for node in nodes.values()])
+    lost: queue.SimpleQueue[str] = queue.SimpleQueue()
+    commands = threading.Thread(target=_obey, args=(lost,), daemon=True)
     commands.start()
     begun = time.monotonic()
     due = [(begun + HEARTBEAT * number / count, name) for number, name in enumerate(nodes)]
     heapq.heapify(due)
     while commands.is_alive():
+        while not lost.empty():
+            sessions.close(nodes.pop(lost.get()).session)
         at, name = heapq.heappop(due)
-        time.sleep(max(0.0, at - time.monotonic()))
-        node = nodes[name]
-        if node.alive:
-            node.beat()
-            node.load()
+        sessions.run_until(at)
+        if name in nodes:
+            nodes[name].beat()
+            nodes[name].load()
             heapq.heappush(due, (max(at + HEARTBEAT, time.monotonic()), name))
+        elif not due:
+            break
     os._exit(0)
 
 
-def _obey(nodes: dict[str, LightNode]) -> None:
+def _obey(lost: queue.SimpleQueue[str]) -> None:
     for line in sys.stdin:
         for name in line.split()[1:]:
-            nodes[name].lose()
+            lost.put(name)
 
 
 if __name__ == "__main__":
