@@ -215,6 +215,7 @@ class Broker:
         self.draw = draw
         self.kind: Kind = kind
         self.up = True
+        self.ends = False
         self.retained: dict[str, Any] = {}
         self.connections: dict[Connection, None] = {}
         self.loses_subscriptions_until = -1.0
@@ -232,8 +233,8 @@ class Broker:
         on_message: Callable[[str, Any, bool], None],
         on_closed: Callable[[], None],
     ) -> Connection | None:
-        """A connection, or None while the broker is down."""
-        if not self.up:
+        """A connection, or None while the broker is down or ends."""
+        if not self.up or self.ends:
             return None
         for old in [one for one in self.connections if one.client_id == client_id]:
             if self.kind == "mosquitto":
@@ -326,7 +327,13 @@ class Broker:
             self._forget(connection)
             connection.drop()
 
+    def end(self, seconds: float) -> None:
+        """SIGTERM: connections end one after the other within `seconds`, and each will is published and kept."""
+        self.ends = True
+        for connection in list(self.connections):
+            self.clock.after(seconds * self.draw.random(), self.lose, connection)
+
     def start(self, retained: dict[str, Any]) -> None:
         """It comes back with these retained documents."""
-        self.up = True
+        self.up, self.ends = True, False
         self.retained = dict(retained)

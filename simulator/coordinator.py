@@ -15,6 +15,7 @@ from coordinator.actions import (
     PROBES_AT_ONCE,
     Action,
     Clear,
+    Listen,
     MakePlan,
     Persist,
     PlanAhead,
@@ -160,15 +161,18 @@ class Coordinator:
 
     def _beat(self) -> None:
         self.process.after(self.cluster.members.beat_interval, self._beat)
-        if self.session.up:
-            self._beats += 1
-            beat = Beat(self.instance, self._beats, self.cluster.term if self.cluster.started else 0)
-            self.session.publish(self._topics.coordinator_marker, self._wire.pack(beat), qos=0)
+        self._send_beat()
         self._start_when_due()
         self._probe()
         if not self.session.up:
             # Else time passes with its own beat, which comes back.
             self._carry_out(self.cluster.tick(self._now))
+
+    def _send_beat(self) -> None:
+        if self.session.up:
+            self._beats += 1
+            beat = Beat(self.instance, self._beats, self.cluster.term if self.cluster.started else 0)
+            self.session.publish(self._topics.coordinator_marker, self._wire.pack(beat), qos=0)
 
     def _on_message(self, topic: str, payload: Any, retained: bool) -> None:
         if self._inbox.is_own_beat(topic, payload) and self._heard_back is None:
@@ -233,6 +237,8 @@ class Coordinator:
                 self.session.own(topic, self._wire.pack(document))
             case Clear(topic):
                 self.session.disown(topic)
+            case Listen():
+                self._send_beat()
             case Respond(client, response):
                 self.session.publish(self._topics.response(client), self._wire.pack(response))
             case MakePlan():

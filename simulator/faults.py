@@ -27,6 +27,7 @@ class Fault(enum.Enum):
     CLIENT_CUT = "client-cut"
     CLIENT_PARTITION = "client-partition"
     BROKER_RESTART = "broker-restart"
+    BROKER_ENDS = "broker-ends"
     BROKER_FORGETS = "broker-forgets"
     BROKER_STALE = "broker-stale"
     SUBSCRIPTIONS_LOST = "subscriptions-lost"
@@ -57,6 +58,7 @@ MEANS: dict[Fault, str] = {
     Fault.CLIENT_CUT: "a connection of a client ends, or both do",
     Fault.CLIENT_PARTITION: "a client cannot reach the broker for a while",
     Fault.BROKER_RESTART: "the broker is killed and comes back with all that it had retained",
+    Fault.BROKER_ENDS: "the broker ends in order: all wills are published and kept, then it comes back with them",
     Fault.BROKER_FORGETS: "the broker is killed and comes back with nothing",
     Fault.BROKER_STALE: "the broker is killed and comes back with earlier documents and cleared topics",
     Fault.SUBSCRIPTIONS_LOST: "for some seconds half of all SUBSCRIBE packets are lost, as amqtt does in a burst",

@@ -275,10 +275,22 @@ class Injection:
     def _broker_ends(self, retained: dict[str, Any]) -> None:
         world = self._world
         if world.broker.up:
+            # Also one that was ending: whoever waits for its end finds it down.
             world.broker.stop()
             self._until(self._some(0.1, 4.0), world.broker.start, retained)
 
     def _do_broker_restart(self) -> None:
+        broker = self._world.broker
+        self._broker_ends(dict(broker.retained) if self._world.kind == "mosquitto" else {})
+
+    def _do_broker_ends(self) -> None:
+        world = self._world
+        if world.broker.up and not world.broker.ends:
+            seconds = self._some(0.002, 0.3)
+            world.broker.end(seconds)
+            self._until(seconds + 0.01, self._has_ended)
+
+    def _has_ended(self) -> None:
         broker = self._world.broker
         self._broker_ends(dict(broker.retained) if self._world.kind == "mosquitto" else {})
 
