@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordinator.intents import Blueprint, Intent, PipelineRecord, Revision
+from coordinator.rollout import end
 from slicemq.errors import ProtocolError
 from slicemq.messages import Assignment, PipelineDocument, PlanDocument, SliceAssignment, TensorSpec, decode
 from slicemq.topics import Topics
@@ -62,14 +63,28 @@ def numbers_seen(topics: Topics, retained: Mapping[str, bytes]) -> dict[str, int
     return found
 
 
-def catch_up(stored: PipelineRecord, seen: PipelineRecord) -> bool:
+def note_numbers(
+    records: dict[str, PipelineRecord], topics: Topics, retained: Mapping[str, bytes], now: float
+) -> None:
+    """Let no number that stands in the documents be used again (rule 1), whether its pipeline is known or not."""
+    for name, number in numbers_seen(topics, retained).items():
+        record = records.setdefault(name, PipelineRecord(name, removed_at=now))
+        record.highest = max(record.highest, number)
+
+
+def catch_up(stored: PipelineRecord, seen: PipelineRecord, unix: float) -> bool:
     """Bring a record of a store that is older than the retained documents up to them; whether it was older.
 
     A standby's store may lack the last moments of the coordinator before it. `seen` is what `adopt_running` found:
-    what clients send to stays active.
+    what clients send to stays active. `unix`: the Unix time at which a rollout that had come to that counts as
+    promoted.
     """
     active = seen.active
-    if active is None or active.id in stored.revisions or seen.highest <= stored.highest:
+    if active is None or active.id in stored.revisions:
+        return False
+    # A number is stored when it begins to prepare: then the documents may be a flip ahead.
+    flipped = _number(active.id) == stored.highest and stored.removed_at is None
+    if seen.highest <= stored.highest and not flipped:
         return False
     stored.resend = max(stored.resend, seen.resend)
     stored.removed_at = None
@@ -84,6 +99,9 @@ def catch_up(stored: PipelineRecord, seen: PipelineRecord) -> bool:
     active.intent = stored.intent = intent
     stored.revisions[active.id] = active
     stored.face, stored.status = seen.face, ""
+    if stored.rollout is not None and stored.rollout.intent == intent:
+        stored.rollout = replace(stored.rollout, revision=active.id)
+        end(stored, "promoted", "it served when another coordinator took over", unix, active.since)
     return True
 
 

@@ -25,7 +25,7 @@ from coordinator.actions import (
     Respond,
     StopProbe,
 )
-from coordinator.adoption import adopt_running, catch_up, numbers_seen
+from coordinator.adoption import adopt_running, catch_up, note_numbers
 from coordinator.artifacts import ArtifactStore
 from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
@@ -352,11 +352,9 @@ class CoordinatorService:
             if record.name not in records:
                 logger.info("pipeline %s is not in the store: taken over from its retained topics", record.name)
                 self._cluster.adopt(record)
-            elif catch_up(records[record.name], record):
+            elif catch_up(records[record.name], record, time.time()):
                 logger.info("pipeline %s: its retained topics are newer than the store", record.name)
-        for name, number in numbers_seen(self._topics, self._inbox.retained).items():
-            if name in records:
-                records[name].highest = max(records[name].highest, number)
+        note_numbers(records, self._topics, self._inbox.retained, now)
 
     def _tell(self) -> None:
         self._told = self._cluster.term

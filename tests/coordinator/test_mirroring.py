@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.adoption import adopt_running, catch_up, numbers_seen
+from coordinator.adoption import adopt_running, catch_up, note_numbers, numbers_seen
 from coordinator.artifacts import ArtifactStore
 from coordinator.intents import PipelineRecord, Wish
 from coordinator.mirroring import DEBOUNCE, SHOWN, Mirroring, keep_mirror, kept_mirror
 from coordinator.rehearsal import intents_of
+from coordinator.rollout import Rollout
 from coordinator.store import Store
 from slicemq.errors import ProtocolError, StoreError
 from slicemq.messages import Artifact, Stamp, decode, encode
 from slicemq.operations import Mirror, StandbyState
-from tests.coordinator.site import TOPICS, intent
+from tests.coordinator.site import TOPICS, Board, Site, intent
 from tests.coordinator.test_adoption import REVISION, retained
 from tests.coordinator.test_store import record
 
@@ -172,7 +173,7 @@ def test_what_clients_send_to_stays_active_though_the_store_does_not_know_it() -
     """A standby may lack the last moments of the coordinator before it."""
     wanted = intent()
     stored = PipelineRecord("faces", wanted, highest=5, wish=Wish(wanted, None))
-    assert catch_up(stored, seen())
+    assert catch_up(stored, seen(), 1e9)
     assert stored.active is not None
     assert stored.active.id == REVISION
     assert stored.intent == wanted
@@ -185,7 +186,7 @@ def test_the_revision_before_it_drains() -> None:
     old = stored.revisions.pop(REVISION)
     old.id = "5-0123abcd"
     stored.revisions[old.id], stored.highest = old, 5
-    assert catch_up(stored, seen())
+    assert catch_up(stored, seen(), 1e9)
     assert {revision.id: revision.phase for revision in stored.revisions.values()} == {
         "5-0123abcd": "draining",
         REVISION: "active",
@@ -194,7 +195,35 @@ def test_the_revision_before_it_drains() -> None:
 
 def test_a_store_that_is_as_new_is_left_as_it_is() -> None:
     stored = seen()
-    assert not catch_up(stored, seen())
+    assert not catch_up(stored, seen(), 1e9)
     newer = PipelineRecord("faces", intent(), highest=7)
-    assert not catch_up(newer, seen())
+    assert not catch_up(newer, seen(), 1e9)
     assert newer.revisions == {}
+
+
+def test_a_flip_that_the_store_only_saw_prepare_is_not_taken_back() -> None:
+    """A number is stored when its revision begins to prepare, and mirrored long before the flip."""
+    old, before, wanted = seen(), intent(model="m0"), intent()
+    active = old.revisions.pop(REVISION)
+    active.id, active.intent = "5-0123abcd", before
+    stored = PipelineRecord("faces", before, highest=6, revisions={active.id: active}, face=active.blueprint)
+    stored.wish, stored.rollout = Wish(wanted, None), Rollout(wanted, 1e9)
+    assert catch_up(stored, seen(), 1e9 + 5.0)
+    assert {one.id: one.phase for one in stored.revisions.values()} == {"5-0123abcd": "draining", REVISION: "active"}
+    assert (stored.intent, stored.wish, stored.rollout) == (wanted, None, None)
+    assert [(one.revision, one.state, one.ended) for one in stored.history] == [(REVISION, "promoted", 1e9 + 5.0)]
+
+
+def test_what_was_undeployed_does_not_come_back_with_old_documents() -> None:
+    stored = PipelineRecord("faces", highest=6, removed_at=0.0)
+    assert not catch_up(stored, seen(), 1e9)
+    assert stored.revisions == {}
+
+
+def test_rule_1_numbers_of_a_pipeline_that_the_store_does_not_know_are_not_used_again() -> None:
+    """It began to prepare in the last moments of the coordinator before; whoever deploys it again gets another one."""
+    documents = {t: p for t, p in retained().items() if "assignment" in t}
+    site = Site(Board("pi-1"), Board("pi-2"))
+    note_numbers(site.cluster.records, TOPICS, documents, site.now)
+    site.start()
+    assert site.run("pi-1", "pi-2").startswith("7-")
