@@ -44,7 +44,9 @@ class ArtifactStore:
         artifact = Artifact(hashlib.sha256(data).hexdigest(), len(data))
         path = self.path(artifact.sha256)
         if self.size(artifact.sha256) == artifact.size:
-            os.utime(path)
+            # Where nothing can be written, nothing is pruned either.
+            with contextlib.suppress(OSError):
+                os.utime(path)
             return artifact
         # Two processes may cut the same slice at once.
         temporary = path.with_suffix(f".{os.getpid()}.new")
@@ -55,7 +57,8 @@ class ArtifactStore:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise StoreError(f"{path}: {error.strerror}") from error
         return artifact
 

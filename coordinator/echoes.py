@@ -7,6 +7,8 @@ lives it is heard within a beat, and this one stands down; where it is not, this
 
 from __future__ import annotations
 
+import math
+
 PATIENCE = 3.0
 """Seconds for which a higher term is echoed before it is exceeded: many beats of whoever has it."""
 
@@ -16,16 +18,18 @@ class Echoes:
 
     def __init__(self) -> None:
         self._highest = 0
-        self._since: float | None = None
+        self._since = self._latest = -math.inf
 
     def exceeded(self, now: float, echoed: int, own: int) -> int | None:
         """Take an echo in; the term to coordinate with from now on, when it is to be another."""
         if echoed <= own:
             return None
         self._highest = max(self._highest, echoed)
-        if self._since is None:
+        if now - self._latest > PATIENCE:
+            # What was echoed once, long ago, is no echo that lasts.
             self._since = now
+        self._latest = now
         if now - self._since < PATIENCE:
             return None
-        self._since = None
+        self._latest = -math.inf
         return self._highest + 1

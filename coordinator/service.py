@@ -32,6 +32,7 @@ from coordinator.contingency import Unmade
 from coordinator.downloads import Exchange
 from coordinator.fence import Fence
 from coordinator.golden_check import read_golden
+from coordinator.held import Held
 from coordinator.inbox import Inbox, OutrankedError, stamp_of
 from coordinator.intents import Blueprint, files_in_use
 from coordinator.mirroring import Mirroring
@@ -105,7 +106,7 @@ class CoordinatorService:
         self._artifacts = ArtifactStore(options.folder / "artifacts")
         self._events: queue.Queue[Callable[[float], Iterable[Action]]] = queue.Queue(_QUEUE)
         self._dropped = 0
-        self._held: list[Action] = []
+        self._held = Held()
         self._hold_until = 0.0
         self._since = time.time()
         self._error: SliceMQError | None = None
@@ -362,22 +363,22 @@ class CoordinatorService:
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         """Carry out actions in order; hold them back while nothing may be written (rules 22 and 24)."""
-        self._held += actions
-        now = time.monotonic()
-        if now < self._hold_until or not self._fence.open(now):
+        self._held.add(actions)
+        if time.monotonic() < self._hold_until:
             return
-        while self._held:
-            action = self._held[0]
+        # Asked before each: to store or to plan may take long, and this process may have been stopped meanwhile.
+        while self._held and self._fence.open(time.monotonic()):
+            action = self._held.first
             try:
                 self._do(action)
             except StoreError as error:
                 logger.error("%s; holding back %d actions until it can be written", error, len(self._held))
-                self._hold_until = now + 1.0
+                self._hold_until = time.monotonic() + 1.0
                 return
             except Exception:
                 # One action that cannot be done must not keep all later ones from being done.
                 logger.exception("%s failed", type(action).__name__)
-            self._held.pop(0)
+            self._held.done()
 
     def _do(self, action: Action) -> None:
         match action:

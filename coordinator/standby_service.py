@@ -242,7 +242,8 @@ class StandbyService:
                     if not self._artifacts.holds(file):
                         self._exchange.fetch(file, _PATIENCE)
                     self._checked.add(file.sha256)
-            except SliceMQError as error:
+            except (SliceMQError, OSError) as error:
+                # A disk may fail at any of it, and this thread must go on to try again.
                 logger.warning("not mirrored yet: %s", error)
                 missing.append(file)
         return missing

@@ -2,9 +2,10 @@
 
 A task without a slice makes it a spare: it imports the runtime and waits for a line with one. A further line gives
 a worker at work another task, for the same file (edge_node/running.py). It tells the agent how it is doing by JSON
-lines on standard output, each with its task's number: `loading` before the runtime touches the slice, `tasked` when
-it has turned to another task, `ready` (rule 11), `beat` every 0.3 s, `failed` with a reason. What it computes
-stands in its record (rule 10). It ends when standard input closes, which the agent's death does too.
+lines on standard output, each with its task's number: `waiting` when it has come up without a slice, `loading`
+before the runtime touches the slice, `tasked` when it has turned to another task, `ready` (rule 11), `beat` every
+0.3 s, `failed` with a reason. What it computes stands in its record (rule 10). It ends when standard input closes,
+which the agent's death does too.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ def _obey(first: Task, voice: _Voice, orders: _Orders) -> None:
         while task is not None:
             voice.number = task.number
             if task.assignment is None:
+                voice.say("waiting")
                 task = orders.next()
                 continue
             if running is None:

@@ -29,13 +29,18 @@ _ENDING = "does not end"
 
 @dataclass
 class _Worker:
-    """A worker's process; `number` is what its agent calls it, `kill_at` when the agent's patience with it ends."""
+    """A worker's process; `number` is what its agent calls it, `kill_at` when the agent's patience with it ends.
+
+    `spoke`: it has said something, so it has come up. `killed`: the agent ended it.
+    """
 
     number: int
     process: subprocess.Popen[str]
     recorder: Recorder | None
     kill_at: float = math.inf
     why: str = ""
+    spoke: bool = False
+    killed: bool = False
 
 
 class Workers:
@@ -79,14 +84,15 @@ class Workers:
     def retask(self, old: int, number: int, task: dict[str, Any], now: float) -> None:
         """Give worker `old` another task under another number; `reap` kills it when it does not turn to it.
 
-        One that has ended meanwhile has died under its new number.
+        One that has ended meanwhile has died under its new number. One that still comes up takes its time for that.
         """
         with self._lock:
             worker = self._workers.pop(old, None)
             if worker is not None:
                 worker.number = number
                 self._workers[number] = worker
-                worker.kill_at, worker.why = now + _KILL_AFTER, "does not turn to another task"
+                worker.kill_at = now + _KILL_AFTER if worker.spoke else math.inf
+                worker.why = "does not turn to another task"
         if worker is None:
             self._tell(WorkerDied(number, "it had ended before it got this task"))
         else:
@@ -108,6 +114,7 @@ class Workers:
                 if now >= worker.kill_at:
                     logger.warning("worker %d %s: killed", worker.number, worker.why)
                     worker.process.kill()
+                    worker.killed = True
                     worker.kill_at = now + _KILL_AFTER
 
     def stop_all(self) -> None:
@@ -151,16 +158,17 @@ class Workers:
         _close_input(process)
         at = None
         if worker.recorder is not None:
-            at = worker.recorder.read()
+            # What it was at when its agent lost patience has not ended it (rule 10).
+            at = None if worker.killed else worker.recorder.read()
             worker.recorder.close()
-        self._tell(WorkerDied(number, _how(code), at))
+        self._tell(WorkerDied(number, f"killed, it {worker.why}" if worker.killed else _how(code), at))
 
     def _heard(self, worker: _Worker, line: str) -> None:
         body = json.loads(line)
         if not isinstance(body, dict):
             raise ValueError(f"{line[:80]!r}")
         with self._lock:
-            number = worker.number
+            number, worker.spoke = worker.number, True
             # What it says of an earlier task tells nothing about this one.
             if body.get("number") != number:
                 return
@@ -187,7 +195,7 @@ def _event(number: int, body: dict[str, Any]) -> WorkerEvent | None:
         return WorkerReady(number)
     if kind == "failed":
         return WorkerFailed(number, str(body.get("reason", "no reason given"))[:1000])
-    if kind in ("loading", "tasked", "died"):
+    if kind in ("waiting", "loading", "tasked", "died"):
         # What the worker was at when it ended is in its record.
         return None
     raise ValueError(f"event {kind!r}")

@@ -51,6 +51,8 @@ PURE = {
     "coordinator/fence.py",
     "coordinator/candidates.py",
     "coordinator/echoes.py",
+    "coordinator/held.py",
+    "coordinator/adoption.py",
     "coordinator/standby.py",
     "coordinator/rollout.py",
     "coordinator/gate.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -36,6 +37,23 @@ def test_put_read_and_wrong_names(store: ArtifactStore) -> None:
         store.path("../state.json")
     with pytest.raises(StoreError):
         store.read("0" * 64, 0, 1)
+
+
+def test_a_disk_that_has_become_read_only_raises_what_is_waited_for(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Standbys are told of the store on the thread that coordinates: nothing else may come out there."""
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    store.put(DATA)
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.put(DATA) == ARTIFACT
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StoreError, match="Read-only"):
+        store.put(b"another")
 
 
 def test_a_download_goes_on_where_it_was_and_a_wrong_one_is_dropped(store: ArtifactStore) -> None:

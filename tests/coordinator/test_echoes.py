@@ -18,6 +18,15 @@ def test_a_higher_term_is_exceeded_only_when_it_is_echoed_for_a_while() -> None:
     assert echoes.exceeded(2.0 + PATIENCE, 7, 10) is None
 
 
+def test_an_echo_of_long_ago_does_not_count_for_one_of_now() -> None:
+    """Else a coordinator whose place was just taken would outbid who took it with the first echo that it hears."""
+    echoes = Echoes()
+    assert echoes.exceeded(0.0, 7, 5) is None
+    assert echoes.exceeded(1000.0, 8, 5) is None
+    assert echoes.exceeded(1000.0 + PATIENCE - 0.1, 8, 5) is None
+    assert echoes.exceeded(1000.0 + PATIENCE, 8, 5) == 9
+
+
 def test_rule_21_a_node_that_saw_a_higher_term_is_coordinated_with_a_higher_one() -> None:
     """Its last assignment is of a coordinator whose store was lost."""
     site = Site(Board("pi-1"), Board("pi-2"))

@@ -209,7 +209,10 @@ def test_a_flip_that_the_store_only_saw_prepare_is_not_taken_back() -> None:
     stored = PipelineRecord("faces", before, highest=6, revisions={active.id: active}, face=active.blueprint)
     stored.wish, stored.rollout = Wish(wanted, None), Rollout(wanted, 1e9)
     assert catch_up(stored, seen(), 1e9 + 5.0)
-    assert {one.id: one.phase for one in stored.revisions.values()} == {"5-0123abcd": "draining", REVISION: "active"}
+    assert {one.id: one.phase for one in stored.revisions.values()} == {
+        "5-0123abcd": "draining",
+        REVISION: "active",
+    }
     assert (stored.intent, stored.wish, stored.rollout) == (wanted, None, None)
     assert [(one.revision, one.state, one.ended) for one in stored.history] == [(REVISION, "promoted", 1e9 + 5.0)]
 
@@ -221,7 +224,7 @@ def test_what_was_undeployed_does_not_come_back_with_old_documents() -> None:
 
 
 def test_rule_1_numbers_of_a_pipeline_that_the_store_does_not_know_are_not_used_again() -> None:
-    """It began to prepare in the last moments of the coordinator before; whoever deploys it again gets another one."""
+    """It began to prepare in the last moments of the coordinator before, and may be deployed again."""
     documents = {t: p for t, p in retained().items() if "assignment" in t}
     site = Site(Board("pi-1"), Board("pi-2"))
     note_numbers(site.cluster.records, TOPICS, documents, site.now)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
+import queue
 import signal
 import textwrap
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_node.events import WorkerDied, WorkerReady
 from edge_node.record import Record, Recorder
+from edge_node.workers import Workers
 from emulator.brokers import Broker
 from slicemq.frames import Frame, FrameHeader
 from slicemq.messages import FrameName, SliceAssignment
@@ -218,3 +222,62 @@ def test_a_record_that_names_no_frame_counts_as_none() -> None:
         assert recorder.read() is None
     finally:
         recorder.close()
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[Workers, queue.SimpleQueue[object]]]:
+    """Workers that name frame 3 as being computed, say what their first task asks for, and then do nothing."""
+    package = tmp_path / "edge_node"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "worker.py").write_text(
+        textwrap.dedent(f"""
+            import json, os, sys, time
+
+            task = json.loads(sys.stdin.readline())
+            sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+            sys.modules.pop("edge_node")
+            from edge_node.record import Record
+            from slicemq.frames import FrameHeader
+
+            Record(task["record"]).computing(FrameHeader("cam-1", 7, 3, 0.0, "1-0123abcd"))
+            for event in task["say"]:
+                print(json.dumps({{"event": event, "number": task["number"]}}), flush=True)
+            time.sleep(600)
+        """)
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    told: queue.SimpleQueue[object] = queue.SimpleQueue()
+    made = Workers(told.put)
+    yield made, told
+    made.reap(math.inf)
+    made.stop(1, 0.0)
+    made.stop(2, 0.0)
+    made.reap(math.inf)
+
+
+def test_a_worker_that_its_agent_kills_blames_no_frame_rule_10(
+    workers: tuple[Workers, queue.SimpleQueue[object]],
+) -> None:
+    """A frame that takes long while the worker is to turn to another task has done nothing wrong."""
+    node, told = workers
+    node.start(1, {"say": ["ready"]})
+    assert told.get(timeout=JOIN) == WorkerReady(1)
+    node.retask(1, 2, {}, now=100.0)
+    node.reap(200.0)
+    died = told.get(timeout=JOIN)
+    assert died == WorkerDied(2, "killed, it does not turn to another task", None)
+
+
+def test_a_spare_worker_that_still_comes_up_is_not_killed_when_it_gets_a_task(
+    workers: tuple[Workers, queue.SimpleQueue[object]],
+) -> None:
+    """On a slow board the imports alone may take longer than the patience with a worker that runs."""
+    node, told = workers
+    node.start(1, {"say": []})
+    node.retask(1, 2, {}, now=100.0)
+    node.reap(200.0)
+    node.stop(2, 200.0)
+    node.reap(300.0)
+    assert told.get(timeout=JOIN) == WorkerDied(2, "killed, it does not end", None)
