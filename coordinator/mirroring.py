@@ -102,9 +102,11 @@ class Mirroring:
         before = self._mirror
         if before is not None and (before.store, before.files) == (store, files):
             return
-        self._mirror = Mirror(stamp(), store, files)
-        keep_mirror(self._folder, self._mirror)
-        self._own(self._topics.mirror, encode(self._mirror))
+        mirror = Mirror(stamp(), store, files)
+        keep_mirror(self._folder, mirror)
+        self._own(self._topics.mirror, encode(mirror))
+        # Only what was told is known: what fails before is tried again.
+        self._mirror = mirror
         if before is not None and before.store != store:
             # Who fetches the one before is told of the next.
             self._artifacts.drop(before.store.sha256)
@@ -119,6 +121,11 @@ def keep_mirror(folder: Path, mirror: Mirror) -> None:
         temporary.replace(path)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from error
+
+
+def prune_mirrored(artifacts: ArtifactStore, mirror: Mirror) -> list[str]:
+    """Delete what this mirror does not name and nobody used for an hour; the hashes that were deleted."""
+    return artifacts.prune({mirror.store.sha256, *(file.sha256 for file in mirror.files)})
 
 
 def kept_mirror(folder: Path, artifacts: ArtifactStore) -> Mirror | None:

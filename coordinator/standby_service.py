@@ -15,7 +15,7 @@ from coordinator.children import Child
 from coordinator.downloads import Exchange
 from coordinator.inbox import OutrankedError
 from coordinator.membership import BEAT_INTERVAL
-from coordinator.mirroring import keep_mirror, kept_mirror
+from coordinator.mirroring import keep_mirror, kept_mirror, prune_mirrored
 from coordinator.rehearsal import intents_of, rehearse
 from coordinator.service import CoordinatorService, ServiceOptions
 from coordinator.standby import Action, FetchMirror, Standby, TakeOver, Tell
@@ -213,12 +213,19 @@ class StandbyService:
             missing = self._bring(wanted)
             unfinished = wanted if missing else None
             if missing == []:
+                self._prune(wanted)
                 self._rehearse()
             if missing is not None:
                 self._tell_fetched(wanted, missing)
 
     def _tell_fetched(self, mirror: Mirror, missing: list[Artifact]) -> None:
         self._put(lambda now: self._mind.on_fetched(mirror, missing))
+
+    def _prune(self, mirror: Mirror) -> None:
+        """A standby that lives through many rollouts must not fill its disk with their models."""
+        self._checked &= {file.sha256 for file in mirror.files}
+        for name in prune_mirrored(self._artifacts, mirror):
+            logger.info("artifact %s is not mirrored any more: deleted", name[:12])
 
     def _rehearse(self) -> None:
         """Measure what plans of the mirrored intents need, once a model, on a child that gives way to all."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
+from coordinator import mirroring
 from coordinator.adoption import adopt_running, catch_up, note_numbers, numbers_seen
 from coordinator.artifacts import ArtifactStore
 from coordinator.intents import PipelineRecord, Wish
-from coordinator.mirroring import DEBOUNCE, SHOWN, Mirroring, keep_mirror, kept_mirror
+from coordinator.mirroring import DEBOUNCE, SHOWN, Mirroring, keep_mirror, kept_mirror, prune_mirrored
 from coordinator.rehearsal import intents_of
 from coordinator.rollout import Rollout
 from coordinator.store import Store
@@ -152,6 +154,30 @@ def test_a_store_is_installed_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_keeping_a_mirror_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"mirror.json: No such file"):
         keep_mirror(tmp_path / "nowhere", Mirror(Stamp(1, "a", 1), Artifact("a" * 64, 1)))
+
+
+def test_what_could_not_be_kept_is_told_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path)
+    scene.standby(0.0)
+
+    def full(folder: Path, mirror: Mirror) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mirroring, "keep_mirror", full)
+        scene.tick(DEBOUNCE)
+        assert scene.published == []
+    scene.tick(DEBOUNCE + 10.0)
+    assert len(scene.published) == 1
+
+
+def test_a_standby_keeps_no_files_of_rollouts_that_are_over(tmp_path: Path) -> None:
+    artifacts = ArtifactStore(tmp_path / "artifacts")
+    store, kept, over, fresh = (artifacts.put(data) for data in (b"store", b"kept", b"over", b"fresh"))
+    for old in (store, kept, over):
+        os.utime(artifacts.path(old.sha256), (1.0, 1.0))
+    assert prune_mirrored(artifacts, Mirror(Stamp(3, "a" * 16, 1), store, (kept,))) == [over.sha256]
+    assert all(artifacts.holds(one) for one in (store, kept, fresh))
 
 
 # -- a store that is older than the retained topics ----------------------------------------------------------------
