@@ -46,6 +46,21 @@ def adopt_running(topics: Topics, retained: Mapping[str, bytes], now: float) -> 
     return records
 
 
+def assignments_seen(topics: Topics, retained: Mapping[str, bytes]) -> list[Assignment]:
+    """The assignments that stand there; what cannot be read is left out."""
+    found = []
+    for topic, payload in retained.items():
+        parts = _parts(topics, topic)
+        if len(parts) == 3 and parts[0] == "nodes" and parts[2] == "assignment":
+            try:
+                document = decode(Assignment, payload, topic)
+                _check_owner(topic, "node", parts[1], document.node)
+                found.append(document)
+            except ProtocolError as error:
+                logger.warning("not taken over: %s", error)
+    return found
+
+
 def numbers_seen(topics: Topics, retained: Mapping[str, bytes]) -> dict[str, int]:
     """Pipeline -> the highest revision number in its document and in assignments; what cannot be read has none."""
     found: dict[str, int] = {}
@@ -110,17 +125,7 @@ def _number(revision: str) -> int:
 
 
 def _assignments(topics: Topics, retained: Mapping[str, bytes]) -> dict[str, tuple[SliceAssignment, ...]]:
-    found: dict[str, tuple[SliceAssignment, ...]] = {}
-    for topic, payload in retained.items():
-        parts = _parts(topics, topic)
-        if len(parts) == 3 and parts[0] == "nodes" and parts[2] == "assignment":
-            try:
-                document = decode(Assignment, payload, topic)
-                _check_owner(topic, "node", parts[1], document.node)
-                found[parts[1]] = document.slices
-            except ProtocolError as error:
-                logger.warning("not taken over: %s", error)
-    return found
+    return {document.node: document.slices for document in assignments_seen(topics, retained)}
 
 
 def _parts(topics: Topics, topic: str) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ carry out in order (service.py). An event changes the state, then `tick` has eve
 | `on_node_state`, `on_capacity`, `on_report`, | nodes                               | membership.py, poison.py |
 | `on_heartbeat`                               |                                     |                          |
 | `on_own_beat`, `on_disconnected`             | the broker                          | membership.py            |
-| `saw_term`, `on_foreign`                     | the broker: what other coordinators | publishing.py            |
-|                                              | wrote                               |                          |
+| `saw_term`, `found_assignment`,              | the broker: what other coordinators | publishing.py            |
+| `on_foreign`                                 | wrote                               |                          |
 | `on_deploy`, `on_undeploy`, `on_rollout`,    | clients and operators               | requests.py              |
 | `on_pin`, `on_upkeep`, `on_attach`,          |                                     |                          |
 | `on_evidence`, `on_refused`                  |                                     |                          |
@@ -43,7 +43,7 @@ from coordinator.replies import Replies
 from coordinator.requests import Requests
 from coordinator.state import State
 from slicemq.errors import SliceMQError
-from slicemq.messages import Capacity, Heartbeat, NodeState, Report, Stamp
+from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report, Stamp
 from slicemq.topics import Topics
 
 # What looks at every node, for things that are due after a second or more, need not be done at every tick.
@@ -111,6 +111,11 @@ class Cluster:
     def adopt(self, record: PipelineRecord) -> None:
         """Take over a pipeline that runs but is not in the store (rebuilt from retained documents)."""
         self.records.setdefault(record.name, record)
+
+    def found_assignment(self, document: Assignment) -> None:
+        """An assignment that stands there before the start: of an earlier coordinator, or an earlier life."""
+        if not self.started:
+            self.publishing.found_earlier(document)
 
     def start(self, now: float) -> list[Action]:
         """Begin to decide: the marker came back and a heartbeat deadline has passed (rule 23)."""

@@ -19,6 +19,7 @@ from coordinator.publishing import Publishing
 from coordinator.replies import Replies
 from coordinator.situation import Inputs
 from coordinator.state import State
+from coordinator.upkeep import unknown_nodes
 from coordinator.urgency import give_up, is_outdated, make_way
 from slicemq.errors import InsufficientCapacityError, RequestRefusedError, SliceMQError
 
@@ -74,7 +75,7 @@ class Jobs:
             state.decided()
             if wish.requester is not None:
                 # After the plan's document, which whoever asks reads next.
-                body = _deployed(record, wish, active.id, "promoted", unchanged=True)
+                body = self._deployed(record, wish, active.id, "promoted", unchanged=True)
                 self._replies.reply(wish.requester, last=True, body=body)
             return True
         self.prepare(record, wish, intent, blueprint, now)
@@ -168,7 +169,7 @@ class Jobs:
         record.needs_nodes = False
         self._publishing.address(revision.nodes)
         state.decided()
-        self._replies.answer(wish, body=_deployed(record, wish, revision.id, "preparing", unchanged=False))
+        self._replies.answer(wish, body=self._deployed(record, wish, revision.id, "preparing", unchanged=False))
 
     def expire(self, record: PipelineRecord, now: float) -> None:
         """A deploy whose plan took too long is refused; the plan may still come, and counts for nothing."""
@@ -215,6 +216,15 @@ class Jobs:
         requester = wish.requester if wish is not None else None
         state.actions.append(make_plan(job, inputs, requester[0] if requester else None))
 
+    def _deployed(
+        self, record: PipelineRecord, wish: Wish | None, revision: str, state: str, *, unchanged: bool
+    ) -> dict[str, Any]:
+        """The answer to a deploy; one that goes back says the rollout's state, too."""
+        body: dict[str, Any] = {"name": record.name, "revision": revision, "unchanged": unchanged}
+        if wish is not None and (unknown := unknown_nodes(wish.intent, self._state.members)):
+            body["unknown_nodes"] = unknown
+        return {**body, "state": state} if wish is not None and wish.reason else body
+
     def _record_of(self, job: int) -> PipelineRecord | None:
         return next((record for record in self._state.records.values() if record.job == job), None)
 
@@ -222,11 +232,3 @@ class Jobs:
 def make_plan(job: int, inputs: Inputs, client: str | None) -> MakePlan:
     """The shell's order to plan from `inputs`; `client` has the model, if the store has not."""
     return MakePlan(job, inputs.intent, inputs.capacities(), inputs.avoid, client, inputs.known)
-
-
-def _deployed(
-    record: PipelineRecord, wish: Wish | None, revision: str, state: str, *, unchanged: bool
-) -> dict[str, Any]:
-    """The answer to a deploy; one that goes back says the rollout's state, too."""
-    body: dict[str, Any] = {"name": record.name, "revision": revision, "unchanged": unchanged}
-    return {**body, "state": state} if wish is not None and wish.reason else body

@@ -2,7 +2,8 @@
 
 A node loads a slice only when what it replaces is gone, so a plan may count on what was just told to stop; else no
 plan for a loss could be made before the lost revision is unloaded everywhere. What a node still lists `GRACE`
-seconds later does not stop as it should, and takes its memory from every plan.
+seconds later does not stop as it should, and takes its memory from every plan. So does what a node lists when a
+coordinator starts and nobody told it to run: how much memory that has is not known, so no plan uses the node.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from coordinator.membership import SliceKey
 from slicemq.messages import Report, SliceAssignment
 
 GRACE = 5.0
+UNKNOWN = 1 << 50
+"""More bytes than any board has: for a slice whose size nobody knows."""
 _PER_NODE = 1024
 
 
@@ -30,17 +33,20 @@ class Leftovers:
         before: Iterable[SliceAssignment],
         after: Iterable[SliceAssignment],
         report: Report | None,
+        *,
+        first: bool = False,
     ) -> None:
-        """A node's assignment changed, while this was its report."""
+        """A node's assignment changed, while this was its report; `first`: `before` may not be all it was told."""
         wanted = {_key(item) for item in after}
         listed = listed_by(report)
         mine = self._nodes.setdefault(node, {})
         for key in [key for key in mine if key in wanted or key not in listed]:
             del mine[key]
-        for item in before:
-            key = _key(item)
+        sizes = dict.fromkeys(listed, UNKNOWN) if first else {}
+        sizes |= {_key(item): item.memory for item in before}
+        for key, size in sizes.items():
             if key in listed and key not in wanted and len(mine) < _PER_NODE:
-                mine.setdefault(key, (clock, item.memory))
+                mine.setdefault(key, (clock, size))
         if not mine:
             del self._nodes[node]
 

@@ -15,7 +15,7 @@ from coordinator.documents import all_documents
 from coordinator.echoes import Echoes
 from coordinator.state import State
 from coordinator.upkeep import staying
-from slicemq.messages import Assignment, Stamp
+from slicemq.messages import Assignment, SliceAssignment, Stamp
 from slicemq.topics import is_id
 
 
@@ -24,6 +24,7 @@ class Publishing:
 
     `published`: topic -> document without its stamp. `sent`: topic -> stamp, and when it was sent last. `addressed`
     are the nodes that have an assignment, and since when it is an empty one of an absent node (else infinity).
+    `earlier` are the assignments that stood there before this coordinator wrote.
     """
 
     def __init__(self, state: State, instance: str, term: int) -> None:
@@ -33,6 +34,10 @@ class Publishing:
         self.published: dict[str, Any] = {}
         self.sent: dict[str, tuple[Stamp, float]] = {}
         self.addressed: dict[str, float] = {}
+        self.earlier: dict[str, Assignment] = {}
+        self._stored_term = term
+        # Since its term is another: with that, all documents go out again.
+        self._all_again = False
         self._counter = 0
         self._echoes = Echoes()
 
@@ -48,9 +53,14 @@ class Publishing:
         higher = self._echoes.exceeded(self._state.members.clock, term, self.term)
         if higher is not None:
             self.term = higher
-            # All documents go out again, with the higher term.
-            self.published = dict.fromkeys(self.published)
+            self._all_again = True
             self._state.decided()
+
+    def found_earlier(self, document: Assignment) -> None:
+        """An assignment from before this coordinator; where the store is older, it tells a drained node."""
+        self.earlier[document.node] = document
+        if document.draining and document.stamp.term > self._stored_term:
+            self._state.situation.drained.add(document.node)
 
     def address(self, nodes: Iterable[str]) -> None:
         """Publish assignments to these nodes from now on."""
@@ -98,7 +108,7 @@ class Publishing:
             state.actions.append(Clear(topic))
         for topic, document in wanted.items():
             before = self.published.get(topic)
-            if before == document:
+            if before == document and not self._all_again:
                 continue
             if isinstance(document, Assignment) and (before is None or before.slices != document.slices):
                 self._told(before, document)
@@ -106,16 +116,27 @@ class Publishing:
             stamped = dataclasses.replace(document, stamp=self.stamp())
             self.sent[topic] = (stamped.stamp, now)
             state.actions.append(Publish(topic, stamped))
+        self._all_again = False
 
     def _told(self, before: Assignment | None, document: Assignment) -> None:
         """A node is told to run other slices: what it still lists of those before takes memory (rule 12)."""
-        state = self._state
-        known = state.members.nodes.get(document.node)
+        state, node = self._state, document.node
+        known = state.members.nodes.get(node)
         report = known.current_report if known is not None else None
-        told = before.slices if before is not None else ()
-        state.situation.leftovers.assigned(state.members.clock, document.node, told, document.slices, report)
+        told = list(before.slices) if before is not None else self._told_earlier(node)
+        leftovers = state.situation.leftovers
+        leftovers.assigned(state.members.clock, node, told, document.slices, report, first=before is None)
         # Memory may have become free.
         state.look_again()
+
+    def _told_earlier(self, node: str) -> list[SliceAssignment]:
+        """What a node was told to run before this coordinator wrote, as far as that is known."""
+        earlier = self.earlier.pop(node, None)
+        lost = [one for record in self._state.records.values() for one in record.in_phase("lost")]
+        return [
+            *(item for revision in lost for item in revision.assignments(node)),
+            *(earlier.slices if earlier is not None else ()),
+        ]
 
     def repeat_unseen(self, now: float) -> None:
         """Send an assignment again until the node's report says that it saw it (rule 7)."""

@@ -25,7 +25,7 @@ from coordinator.actions import (
     Respond,
     StopProbe,
 )
-from coordinator.adoption import adopt_running, catch_up, note_numbers
+from coordinator.adoption import adopt_running, assignments_seen, catch_up, note_numbers
 from coordinator.artifacts import ArtifactStore
 from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
@@ -355,6 +355,8 @@ class CoordinatorService:
                 self._cluster.adopt(record)
             elif catch_up(records[record.name], record, time.time()):
                 logger.info("pipeline %s: its retained topics are newer than the store", record.name)
+        for document in assignments_seen(self._topics, self._inbox.retained):
+            self._cluster.found_assignment(document)
         note_numbers(records, self._topics, self._inbox.retained, now)
 
     def _tell(self) -> None:

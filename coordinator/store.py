@@ -139,6 +139,7 @@ def _plain(record: PipelineRecord) -> dict[str, Any]:
                 "intent": asdict(r.intent),
                 "blueprint": asdict(r.blueprint),
                 "prepared_for": r.prepared_for,
+                "factors": {slice_id: dict(of) for slice_id, of in r.factors.items()},
             }
             for r in kept
         ],
@@ -216,7 +217,20 @@ def _revision(entry: Any, name: str, where: str, now: float) -> Revision:
         since=now,
         deadline=now + 30.0 if phase == "draining" else math.inf,
         prepared_for=str(entry.get("prepared_for", "")),
+        factors=_factors(entry.get("factors", {}), f"{where}.factors"),
     )
+
+
+def _factors(plain: Any, where: str) -> dict[str, dict[str, float]]:
+    """Slice -> node -> factor."""
+    entries = plain.values() if isinstance(plain, dict) else [None]
+    if not all(isinstance(of, dict) and all(map(_is_factor, of.values())) for of in entries):
+        raise ProtocolError(f"{where}: expected positive numbers by slice and node")
+    return {slice_id: dict(of) for slice_id, of in plain.items()}
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf
 
 
 def _intent(plain: dict[str, Any], key: str, name: str, where: str) -> Intent:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from coordinator.intents import Intent, PipelineRecord
+from coordinator.membership import Membership
 from coordinator.planner.model import PlanOptions
 from coordinator.situation import Situation
 from slicemq.errors import PipelineError, RequestRefusedError
@@ -115,6 +116,13 @@ def staying(records: Mapping[str, PipelineRecord], drained: set[str]) -> dict[st
             for node in active.nodes & drained:
                 found[node] = "; ".join(filter(None, (found[node], f"{record.name}: {record.stays}")))
     return found
+
+
+def unknown_nodes(intent: Intent, members: Membership) -> list[str]:
+    """The nodes that a deploy leaves out and that the cluster does not have, a few of them: slips of the pen."""
+    exclude = intent.options.get("exclude")
+    named = [node for node in exclude if isinstance(node, str)] if isinstance(exclude, (list, tuple)) else []
+    return [node[:80] for node in dict.fromkeys(named) if node not in members.nodes][:_NAMED_AT_MOST]
 
 
 def check_known(situation: Situation, node: str) -> None:

@@ -24,7 +24,7 @@ from coordinator.actions import (
     Respond,
     StopProbe,
 )
-from coordinator.adoption import adopt_running
+from coordinator.adoption import adopt_running, assignments_seen
 from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
 from coordinator.inbox import Inbox
@@ -207,6 +207,8 @@ class Coordinator:
         for record in adopt_running(self._topics, retained, self._now):
             if record.name not in cluster.records:
                 cluster.adopt(record)
+        for found in assignments_seen(self._topics, retained):
+            cluster.found_assignment(found)
         self._carry_out(cluster.start(self._now))
         self.session.own(self._topics.coordinator, self._wire.pack(self._state("ready")))
         for topic in kept:

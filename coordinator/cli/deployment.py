@@ -136,6 +136,8 @@ def carry_out(
                 answer = caller.ask("deploy", deployment.body, patience).body
             revision = str(answer.get("revision"))
             progress.update(task, description=f"revision {revision}")
+            for node in unknown_nodes(answer):
+                logger.warning("--exclude %s: the cluster has no node of that name", node)
             if wait:
                 left = patience - (time.monotonic() - begun)
                 hint = f"(waits for 'slicemq rollout promote {name}')" if deployment.manual else ""
@@ -150,6 +152,12 @@ def carry_out(
         "seconds": round(time.monotonic() - begun, 3),
         "plan": made,
     }
+
+
+def unknown_nodes(answer: Mapping[str, Any]) -> list[str]:
+    """The nodes in the answer to a deploy that it leaves out and that the cluster does not have."""
+    found = answer.get("unknown_nodes")
+    return [node[:80] for node in found if isinstance(node, str)] if isinstance(found, list) else []
 
 
 _EXTRA = {"calibration": "the calibration set", "golden": "the golden file"}
