@@ -61,8 +61,7 @@ class Mirroring:
         """A standby's document came. Raises ProtocolError for one that is not what the contract says."""
         instance = self._topics.parts(topic)[-1]
         if not payload:
-            self._live.discard(instance)
-            self._ended.pop(instance, None)
+            # Absence means nothing (rule 15).
             return
         document = decode(StandbyState, payload, topic)
         if document.instance != instance:

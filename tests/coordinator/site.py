@@ -352,6 +352,9 @@ class Site:
         self.jobs.clear()
         self.ahead.clear()
         self.probing.clear()
+        for document in self.retained.values():
+            if isinstance(document, Assignment):
+                self.cluster.found_assignment(document)
         self.do(self.cluster.on_own_beat(self.now))
 
     # -- carrying out --------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.leftovers import GRACE, Leftovers
+from coordinator.leftovers import GRACE, UNKNOWN, Leftovers
 from coordinator.situation import Situation
 from slicemq.messages import Report, SliceReport
-from tests.coordinator.site import MB, Board, Site, blueprint, intent
+from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent
 
 
 @pytest.fixture
@@ -95,3 +95,62 @@ def test_a_forgotten_node_leaves_nothing(site: Site) -> None:
     situation.forget("n2")
     site.obey()
     assert not situation.leftovers._nodes
+
+
+def heard(site: Site) -> None:
+    """A coordinator that has been started again hears all boards, and begins."""
+    for board in site.boards.values():
+        site.do(site.cluster.on_node_state(site.now, board.state()))
+        site.do(site.cluster.on_capacity(site.now, capacity(board.name, board.epoch, board.memory)))
+        site.do(site.cluster.on_report(site.now, board.report()))
+        site.do(site.cluster.on_heartbeat(site.now, board.beat()))
+    site.do(site.cluster.start(site.now))
+
+
+@pytest.mark.parametrize("when", ["it is in the old assignment", "it was told to stop already", "nobody knows it"])
+def test_a_coordinator_that_restarts_counts_what_nodes_do_not_unload(site: Site, when: str) -> None:
+    """Rule 12: also what an earlier coordinator told a node to run, or to stop."""
+    site.run("n1", "n2")
+    site.deploy(intent(model="m2"))
+    site.plan("n1", "n2", "n3")
+    site.obey("n2")
+    site.obey("n3")
+    assert len(site.boards["n2"].states) == 2, "both revisions are loaded there"
+    site.deaf.add("n2")
+    if when != "it is in the old assignment":
+        site.report("n3", "s2", "failed", "no such operator")
+        assert len(site.assignment("n2").slices) == 1
+    if when == "nobody knows it":
+        del site.retained[TOPICS.node("n2", "assignment")]
+    site.restart_coordinator()
+    heard(site)
+    site.wait(GRACE + 0.5)
+    known = when == "it is in the old assignment"
+    assert free(site, "n2") == (40 * MB if known else 0), "its size is known, or nothing is placed there"
+    site.deaf.clear()
+    site.obey("n2")
+    assert free(site, "n2") == 70 * MB
+
+
+def test_what_was_lost_before_a_restart_takes_its_own_memory_only(site: Site) -> None:
+    """Rule 12: a lost revision stands in the store with its sizes."""
+    site.run("n1", "n2")
+    site.deaf.add("n2")
+    site.die("n1")
+    assert site.assigned("n2") == []
+    site.restart_coordinator()
+    heard(site)
+    site.wait(GRACE + 0.5)
+    assert free(site, "n2") == 70 * MB
+
+
+def test_the_first_assignment_finds_slices_that_nobody_asked_for() -> None:
+    items = blueprint(intent(), ["n1"]).slices["n1"]
+    report = Report("n1", "life", 1, (SliceReport(items[0].pipeline, items[0].revision, items[0].slice, "ready"),))
+    left = Leftovers()
+    left.assigned(0.0, "n1", (), (), report, first=True)
+    assert left.taken(GRACE, "n1") == []
+    assert left.taken(GRACE + 0.1, "n1") == [UNKNOWN]
+    left = Leftovers()
+    left.assigned(0.0, "n1", (), items, report, first=True)
+    assert left.taken(99.0, "n1") == [], "it is asked for"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.actions import Publish
+from coordinator.gate import Policy
 from slicemq.errors import InsufficientCapacityError
 from slicemq.messages import Capacity, PipelineDocument
 from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent
@@ -28,9 +29,9 @@ def holds(site: Site, node: str, *files: str) -> None:
     site.do(site.cluster.on_capacity(site.now, told))
 
 
-def no_room(site: Site, model: str = "m2") -> str:
+def no_room(site: Site, model: str = "m2", policy: Policy | None = None) -> str:
     """A deploy that does not fit beside, and fits in the place of what serves; the revision that waits."""
-    site.deploy(intent(model=model))
+    site.deploy(intent(model=model), policy=policy)
     first = site.jobs[-1]
     assert [node.memory for node in first.nodes] == [10 * MB, 10 * MB]
     site.do(site.cluster.on_plan_failed(site.now, first.job, InsufficientCapacityError("needs 20 MB, 10 MB free")))
@@ -278,3 +279,72 @@ def test_a_coordinator_that_restarts_meanwhile_goes_on(site: Site) -> None:
     site.bring_up("n1", "n2")
     assert site.document().model == intent(model="m2").model.sha256
     assert TOPICS.pipeline("faces") in site.retained
+
+
+def ended(site: Site) -> tuple[str, str]:
+    """State and reason of the rollout that ended last."""
+    last = site.record().history[-1]
+    return last.state, last.reason
+
+
+def finish(site: Site) -> None:
+    """What served returns."""
+    site.deaf.clear()
+    for _ in range(3):
+        site.obey()
+        site.pass_probes()
+    assert site.document().state == "running"
+    assert site.document().model == intent().model.sha256
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("it is not unloaded", "n2 still held slices after 30 s"),
+        ("a slice fails", "slice s1 failed on n2: out of memory"),
+        ("golden frames differ", "golden frame: output differs by 0.5"),
+    ],
+)
+@pytest.mark.parametrize("policy", [None, Policy(canary=0.1, shadow=0.1)])
+def test_the_history_says_why_room_was_made_in_vain(
+    site: Site, fault: str, text: str, policy: Policy | None
+) -> None:
+    """Rule 13, with golden frames and a rollout by policy: back to the old plan, and the reason stays."""
+    new = no_room(site, policy=policy)
+    fetched(site)
+    site.wait(0.25)
+    if fault == "it is not unloaded":
+        site.deaf.add("n2")
+        site.wait(site.settings.room_quiet + site.settings.unload_most + 1.0)
+    else:
+        emptied(site)
+        site.obey()
+        if fault == "a slice fails":
+            site.obey(to="loading")
+            site.report("n2", "s1", "failed", "out of memory")
+        else:
+            site.obey()
+            assert site.probing == {("faces", new)}
+            site.do(site.cluster.on_golden_failed(site.now, "faces", new, "output differs by 0.5"))
+            assert not site.probing
+    state, reason = ended(site)
+    assert state == "rolled-back"
+    assert text in reason
+    assert new not in site.record().revisions
+    finish(site)
+
+
+def test_a_policy_goes_without_canary_where_nothing_serves_beside_it(site: Site) -> None:
+    """Rule 13: what served was unloaded, so there is nothing to compare with, and the history says so."""
+    new = no_room(site, policy=Policy(canary=0.1, shadow=0.1))
+    fetched(site)
+    site.wait(0.25)
+    emptied(site)
+    for _ in range(2):
+        site.obey()
+    assert site.probing == {("faces", new)}
+    site.pass_probes()
+    assert site.routes()[new] == "active"
+    state, reason = ended(site)
+    assert state == "promoted"
+    assert "nothing served beside it" in reason

@@ -176,3 +176,25 @@ def test_a_full_disk_keeps_the_old_store_and_no_rubbish(tmp_path: Path) -> None:
         assert store.load(0.0).term == 3
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_the_corrections_of_a_plan_outlast_a_restart(tmp_path: Path) -> None:
+    """Rebalancing compares what runs with what its plan was made from."""
+    saved = record()
+    saved.revisions["4-00000002"].factors = {"s0": {"pi-1": 1.5}}
+    Store(tmp_path).save(7, [saved])
+    (found,) = Store(tmp_path).load(0.0).records
+    assert found.revisions["4-00000002"].factors == {"s0": {"pi-1": 1.5}}
+    assert found.revisions["3-00000001"].factors == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [7, [], {"s0": 1.5}, {"s0": {"pi-1": "x"}}, {"s0": {"pi-1": 0.0}}, {"s0": {"pi-1": True}}]
+)
+def test_wrong_corrections_are_named(tmp_path: Path, wrong: Any) -> None:
+    Store(tmp_path).save(7, [record()])
+    body = json.loads((tmp_path / "state.json").read_text())
+    body["pipelines"][0]["revisions"][0]["factors"] = wrong
+    (tmp_path / "state.json").write_text(json.dumps(body))
+    with pytest.raises(StoreError, match=r"revisions\[0\]\.factors: expected positive numbers"):
+        Store(tmp_path).load(0.0)

@@ -281,3 +281,51 @@ def test_a_living_node_is_not_forgotten(site: Site) -> None:
     assert answer.exit_code == RequestRefusedError.exit_code
     assert "node n2 is alive (ready)" in answer.error
     assert "n2" in site.cluster.members.nodes
+
+
+def fresh(site: Site, term: int) -> None:
+    """Another coordinator, whose store knows nothing but a term, finds what stands on the broker."""
+    site.stored.clear()
+    site.stored_term = term
+    site.restart_coordinator()
+    for board in site.boards.values():
+        site.boot(board.name)
+    site.do(site.cluster.start(site.now))
+
+
+def test_a_drained_node_stays_so_when_the_store_is_lost(site: Site) -> None:
+    """The mark stands in the node's assignment, too."""
+    ask(site, "drain", "n2")
+    term = site.stored_term
+    fresh(site, 0)
+    assert site.stored_term >= 1
+    assert site.cluster.situation.drained == {"n2"}
+    assert site.assignment("n2").draining
+    site.deploy(intent("birds"))
+    assert [node.node for node in site.jobs[-1].nodes] == ["n1", "n3"]
+    assert term >= 1
+
+
+def test_a_store_that_knows_better_is_not_overruled(site: Site) -> None:
+    """Rule 24: undrained and stored, but not published before the coordinator died."""
+    ask(site, "drain", "n2")
+    fresh(site, site.stored_term)
+    assert site.cluster.situation.drained == set()
+    assert not site.assignment("n2").draining
+
+
+@pytest.mark.parametrize(
+    ("exclude", "unknown"),
+    [
+        ([], None),
+        (["n1"], None),
+        (["n9", "n1", "n9"], ["n9"]),
+        (["x" * 500], ["x" * 80]),
+        ("n9", None),
+        ([7], None),
+    ],
+)
+def test_a_deploy_tells_which_nodes_it_leaves_out_in_vain(site: Site, exclude: Any, unknown: Any) -> None:
+    site.deploy(intent(exclude=exclude))
+    site.plan("n2")
+    assert site.answers[-1].body.get("unknown_nodes") == unknown
