@@ -302,7 +302,7 @@ def finish(site: Site) -> None:
     [
         ("it is not unloaded", "n2 still held slices after 30 s"),
         ("a slice fails", "slice s1 failed on n2: out of memory"),
-        ("golden frames differ", "golden frame: output differs by 0.5"),
+        ("golden frames differ", "output differs by 0.5"),
     ],
 )
 @pytest.mark.parametrize("policy", [None, Policy(canary=0.1, shadow=0.1)])
@@ -325,7 +325,7 @@ def test_the_history_says_why_room_was_made_in_vain(
         else:
             site.obey()
             assert site.probing == {("faces", new)}
-            site.do(site.cluster.on_golden_failed(site.now, "faces", new, "output differs by 0.5"))
+            site.do(site.cluster.on_probe_failed(site.now, "faces", new, "output differs by 0.5"))
             assert not site.probing
     state, reason = ended(site)
     assert state == "rolled-back"
