@@ -208,7 +208,8 @@ class Wire:
 class Flow:
     """Frames that flow through a pipeline on a thread, each held against the single device's answer.
 
-    `files` are the models that may answer (one whole model for each frame). `problems` collects what is wrong.
+    `files` are the models that may answer (one whole model for each frame). `problems` collects what is wrong,
+    `models_of` the models by number that each revision answered with.
     """
 
     def __init__(self, site: Site, *files: Path, name: str = "faces", limit: int = 4) -> None:
@@ -220,6 +221,7 @@ class Flow:
         self._thread = threading.Thread(target=self._run, name="flow", daemon=True)
         self.answered = 0
         self.by_model = [0 for _ in files]
+        self.models_of: dict[str, set[int]] = {}
         self.revisions: list[str] = []
         self.problems: list[str] = []
         self.ended: BaseException | None = None
@@ -288,6 +290,7 @@ class Flow:
         which = [rows[number % len(rows)] == output_bytes(result) for rows in self._answers]
         if True in which:
             self.by_model[which.index(True)] += 1
+            self.models_of.setdefault(result.revision, set()).add(which.index(True))
         else:
             self.problems.append(f"frame {number} by {result.revision} differs from the single device")
         if result.revision not in self.revisions:
