@@ -91,16 +91,20 @@ def catch_up(stored: PipelineRecord, seen: PipelineRecord, unix: float) -> bool:
     """Bring a record of a store that is older than the retained documents up to them; whether it was older.
 
     A standby's store may lack the last moments of the coordinator before it. `seen` is what `adopt_running` found:
-    what clients send to stays active. `unix`: the Unix time at which a rollout that had come to that counts as
-    promoted.
+    what clients send to stays active, and a canary that the store has not heard of is lost. `unix`: the Unix time
+    at which a rollout that had come to that counts as promoted.
     """
     active = seen.active
-    if active is None or active.id in stored.revisions:
-        return False
-    # A number is stored when it begins to prepare: then the documents may be a flip ahead.
-    flipped = _number(active.id) == stored.highest and stored.removed_at is None
-    if seen.highest <= stored.highest and not flipped:
-        return False
+    # A number is stored when it begins to prepare: then the documents may be a flip, or a canary, ahead.
+    next_ = stored.highest + (stored.removed_at is not None)
+    canaries = {
+        one.id: one for one in seen.in_phase("lost") if one.id not in stored.revisions and _number(one.id) >= next_
+    }
+    stored.revisions |= canaries
+    flipped = active is not None and _number(active.id) == next_
+    if active is None or active.id in stored.revisions or (seen.highest <= stored.highest and not flipped):
+        stored.highest = max(stored.highest, *map(_number, canaries), 0)
+        return bool(canaries)
     stored.resend = max(stored.resend, seen.resend)
     stored.removed_at = None
     for old in stored.in_phase("active"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.adoption import adopt_running
+from coordinator.adoption import adopt_running, catch_up
+from coordinator.documents import assignment, pipeline_document
 from coordinator.intents import PipelineRecord
 from slicemq.messages import Assignment, PipelineDocument, PlanDocument, Stamp, encode
 from tests.coordinator.site import TOPICS, blueprint, intent, sha
@@ -127,10 +129,83 @@ def test_replicas_are_taken_over_when_all_of_them_are_there() -> None:
         assert adopt_running(TOPICS, documents, 0.0) == [], wrong
 
 
+CANARY = "7-89abcdef"
+
+
+def during_a_canary() -> dict[str, bytes]:
+    """The same with a canary of one slice, on a node of its own."""
+    documents = retained()
+    pipeline = json.loads(documents[TOPICS.pipeline("faces")])
+    (route,) = pipeline["routes"]
+    pipeline["routes"] = [{**route, "revision": CANARY, "weight": 0.25}, {**route, "weight": 0.75}]
+    documents[TOPICS.pipeline("faces")] = json.dumps(pipeline).encode()
+    (items,) = blueprint(intent(model="m2"), ["pi-3"]).slices.values()
+    slices = tuple(replace(item, revision=CANARY) for item in items)
+    documents[TOPICS.node("pi-3", "assignment")] = encode(Assignment("pi-3", STAMP, slices))
+    return documents
+
+
+def test_of_two_active_routes_the_heavier_serves_and_the_canary_is_lost() -> None:
+    """Rule 8: clients send what they sent to a lost route again at once."""
+    (record,) = adopt_running(TOPICS, during_a_canary(), 50.0)
+    assert record.active is not None
+    assert (record.active.id, record.highest) == (REVISION, 7)
+    assert record.active.nodes == {"pi-1", "pi-2"}
+    assert record.rollout is None
+    document = pipeline_document(record)
+    assert document is not None
+    routes = {route.revision: (route.state, route.weight) for route in document.routes}
+    assert routes == {REVISION: ("active", 1.0), CANARY: ("lost", 0.0)}
+    # Its slices end: nothing of it is assigned any more.
+    assert assignment("pi-3", [record]).slices == ()
+    assert {item.revision for item in assignment("pi-1", [record]).slices} == {REVISION}
+
+
+def test_two_active_routes_without_the_plan_of_the_heavier_are_left_out() -> None:
+    documents = during_a_canary()
+    plan = json.loads(documents[TOPICS.plan("faces")])
+    documents[TOPICS.plan("faces")] = json.dumps({**plan, "revision": CANARY}).encode()
+    assert adopt_running(TOPICS, documents, 0.0) == []
+
+
+def test_a_store_that_has_not_heard_of_a_canary_tells_clients_that_it_is_lost() -> None:
+    """A standby's store may lack the last moments of the coordinator before it."""
+    (stored,) = adopt_running(TOPICS, retained(), 0.0)
+    (seen,) = adopt_running(TOPICS, during_a_canary(), 0.0)
+    assert catch_up(stored, seen, 1e9)
+    assert not catch_up(stored, seen, 1e9)
+    assert stored.active is not None
+    assert stored.active.id == REVISION
+    assert [one.id for one in stored.in_phase("lost")] == [CANARY]
+    assert stored.highest == 7
+
+
+def test_a_store_in_which_the_canary_only_prepares_tells_clients_that_it_is_lost() -> None:
+    """Its number is stored when it begins to prepare."""
+    (stored,) = adopt_running(TOPICS, retained(), 0.0)
+    (seen,) = adopt_running(TOPICS, during_a_canary(), 0.0)
+    stored.highest = 7
+    assert catch_up(stored, seen, 1e9)
+    assert [one.id for one in stored.in_phase("lost")] == [CANARY]
+    (later,) = adopt_running(TOPICS, retained(), 0.0)
+    later.highest = 8
+    assert not catch_up(later, seen, 1e9)
+
+
+def test_a_store_that_knows_a_canary_goes_on_with_it() -> None:
+    (stored,) = adopt_running(TOPICS, retained(), 0.0)
+    (seen,) = adopt_running(TOPICS, during_a_canary(), 0.0)
+    known = seen.revisions[CANARY]
+    stored.revisions[CANARY], stored.highest = replace(known, phase="canary"), 7
+    assert not catch_up(stored, seen, 1e9)
+    assert [one.id for one in stored.in_phase("canary")] == [CANARY]
+    assert stored.in_phase("lost") == []
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_nothing_retained_raises(data: st.DataObject) -> None:
-    documents = data.draw(st.sampled_from([retained, replicated]))()
+    documents = data.draw(st.sampled_from([retained, replicated, during_a_canary]))()
     topic = data.draw(st.sampled_from(sorted(documents)))
     body = json.loads(documents[topic])
     container, key = data.draw(st.sampled_from(places(body)))
