@@ -202,6 +202,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) ->
                 options=wanted,
                 needs=model_needs(path, job.tools, shapes_of(job.intent)),
                 measures=measures,
+                brief=not job.asked,
             )
 
         known_by_all = _with_brokers_known(_with_turns_known(options, nodes), nodes)

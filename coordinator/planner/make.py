@@ -47,6 +47,7 @@ def make_plan(
     clock: Callable[[], float] = time.perf_counter,
     record: Callable[[Costs], None] = lambda _: None,
     seconds: float = 0.0,
+    brief: bool = False,
     measures: CodecMeasures | None = None,
 ) -> Plan:
     """The best plan of any shape for `graph` on `fleet`, with the figures of the other shapes.
@@ -60,6 +61,7 @@ def make_plan(
     `memory` gives a slice's bytes beyond an idle worker, `profile` the operators' seconds on the machine of speed
     1, `needs` what each operator asks of a runtime (`converters.needs`; without it every node takes
     all). `planner` makes single pipelines, `seconds` is what more the search for replicated stages may take.
+    `brief`: shapes that take a search and may not be used have no figures, and the plan is made sooner.
     `measures` are what codecs do to the model's tensors (None: raw only).
     `clock` is read for `solve_seconds` only; `record` is given the costs that the plan was made of. Raises
     InsufficientCapacityError when the nodes cannot hold or run the model, PlanError when the options (pins,
@@ -84,7 +86,7 @@ def make_plan(
     def best(costs: Costs) -> Answer:
         if graph.stateful:
             return _of_stateful(costs, options, planner)
-        return Answer(costs, *compare(costs, planner, options.shapes, seconds=seconds))
+        return Answer(costs, *compare(costs, planner, options.shapes, seconds=seconds, brief=brief))
 
     def finished(costs: Costs, known: Layout | None, others: Sequence[Layout]) -> Plan:
         """The plan of a layout (None: behind the main broker alone there is none), over data brokers too."""

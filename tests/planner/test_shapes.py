@@ -19,7 +19,7 @@ from coordinator.planner.methods.split import split
 from coordinator.planner.model import Fleet, NodeSpec, Overheads, PlanOptions
 from coordinator.planner.plan import Plan
 from coordinator.planner.problem import Costs
-from coordinator.planner.shapes.compare import compare
+from coordinator.planner.shapes.compare import NOT_SEARCHED, compare
 from coordinator.planner.shapes.drafts import broken_limits, nodes_of, value
 from coordinator.planner.shapes.parallel import parallel, with_bound
 from coordinator.planner.shapes.prices import highest_proof
@@ -137,6 +137,25 @@ def test_the_winner_is_the_best_that_may_be_used_and_bounds_hold() -> None:
         assert only.turns == 1
         assert only.period >= winner.period * (1 - 1e-3)
     assert len(won) >= 3
+
+
+def test_a_brief_plan_is_the_same_and_leaves_out_what_may_not_be_used() -> None:
+    for seed in range(8):
+        costs = small(seed, errors=False)
+        try:
+            winner, others = compare(costs, split, ("one-node", "pipeline"))
+        except NoPlanError:
+            with pytest.raises(NoPlanError):
+                compare(costs, split, ("one-node", "pipeline"), brief=True)
+            continue
+        brief, left = compare(costs, split, ("one-node", "pipeline"), brief=True)
+        assert replace(brief, reason="") == replace(winner, reason="")
+        searched = [one for one in left if one.reason == NOT_SEARCHED]
+        assert len(searched) == 2
+        assert not any(one.lanes for one in searched)
+        assert len(left) == len(others)
+        # Where all may be used nothing is left out.
+        assert compare(costs, split, brief=True) == compare(costs, split)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

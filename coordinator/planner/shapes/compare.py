@@ -39,6 +39,7 @@ SEARCH_CELLS = 6_000_000
 """How much the search for each of the last two shapes may look at when a coordinator waits for the plan."""
 PRICE_CELLS = 8_000_000
 """The same for the bound of one of them that has won."""
+NOT_SEARCHED = "it may not be used, and was not searched for"
 LONG = 10
 """So many times as much when there is time."""
 
@@ -53,14 +54,20 @@ class NoShapeError(NoPlanError):
 
 
 def compare(
-    costs: Costs, planner: Planner, shapes: Sequence[str] | None = None, *, seconds: float = 0.0
+    costs: Costs,
+    planner: Planner,
+    shapes: Sequence[str] | None = None,
+    *,
+    seconds: float = 0.0,
+    brief: bool = False,
 ) -> tuple[Layout, tuple[Layout, ...]]:
     """The best layout of `shapes` (None: of all), with its reason, and the best of every other shape.
 
     A shape without a layout is one without lanes, whose reason says why. Where copies may not be used, no slice of
     replicated stages or of pipelines side by side is the whole model. `planner` makes single pipelines.
-    `seconds`: what more the search for replicated stages may take, for plans that nobody waits for. Raises what
-    `planner` raises when none of the shapes has a plan.
+    `seconds`: what more the search for replicated stages may take, for plans that nobody waits for. `brief`: shapes
+    that take a search and may not be used are left out, so that a pipeline which stands still meanwhile goes on
+    sooner. Raises what `planner` raises when none of the shapes has a plan.
     """
     allowed = SHAPES if shapes is None else tuple(shapes)
     failed: NoPlanError | None = None
@@ -77,8 +84,15 @@ def compare(
         _one_node(costs),
         _copies(costs),
         _pipeline(costs, base, failed),
-        _searched(costs, "replicas", lambda: replicated.replicas(parts, first, cells, seconds)),
-        _searched(costs, "parallel", lambda: side_by_side.parallel(parts, planner, first, cells)),
+        *(
+            Compared(shape, None, NOT_SEARCHED)
+            if brief and shape not in allowed
+            else _searched(costs, shape, search)
+            for shape, search in (
+                ("replicas", lambda: replicated.replicas(parts, first, cells, seconds)),
+                ("parallel", lambda: side_by_side.parallel(parts, planner, first, cells)),
+            )
+        ),
     ]
     able = [row for row in found if row.shape in allowed and row.layout is not None and not row.reason]
     if not able:
