@@ -4,9 +4,10 @@
 
 One mosquitto with the shipped configuration, one real coordinator, and nodes that are real in all but the runtime
 (benchmarks.light_fleet), 100 to a process, whose heartbeats come at the usual rate. A pipeline is deployed over at
-most `--slices` of them; then `--lose` nodes, those of the pipeline first, close their sockets at once. Light nodes
-answer every frame with zeros, so the deploy's golden frame expects zeros. With --write the table goes into
-docs/explanation/performance.md. A step that takes longer than `--patience` seconds is an error.
+most `--slices` of them; then `--lose` nodes, half of them or more of the pipeline, close their sockets at once.
+Light nodes answer every frame with zeros, so the deploy's golden frame expects zeros. With --write the table goes
+into docs/explanation/performance.md. A step that takes longer than `--patience` seconds is an error; rows before
+it are still printed.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     counts = [int(word) for word in given.nodes.split(",")]
     if soft < 4 * max(counts):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    rows = []
+    rows, failed = [], 0
     try:
         speeds = _speeds(given.speed)
         for count in counts:
@@ -132,12 +133,12 @@ def main(arguments: list[str] | None = None) -> int:
             say(str(rows[-1]))
     except SliceMQError as error:
         sys.stderr.write(f"light_nodes: {error}\n")
-        return error.exit_code
+        failed = error.exit_code
     text = table(rows, given)
     print(pages.as_json([asdict(row) for row in rows]) if given.format == "json" else text)
-    if given.write:
+    if given.write and not failed:
         pages.write_region("light_nodes", text)
-    return 0
+    return failed
 
 
 def table(rows: list[Row], given: Any) -> str:
@@ -187,7 +188,8 @@ def _measured(count: int, given: Any, speeds: dict[str, float]) -> Row:
         running = _share(coordinator.process.pid, given.seconds)
         before, mine = watch.active(), watch.nodes()
         others = [name for name in (f"light-{i}" for i in range(count)) if name not in mine]
-        gone = [*mine[: max(1, min(len(mine), lose // 2))], *others][:lose]
+        half = max(1, lose // 2)
+        gone = [*mine[:half], *others, *mine[half:]][:lose]
         begun = time.monotonic()
         fleet.lose(gone)
         again = _wait(lambda: watch.active() not in ("", before), given.patience, "recover") - begun

@@ -38,7 +38,7 @@ from slicemq.frames import decode_frame
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 # Programs that other benchmarks run, and the list itself.
-HELPERS = {"__main__", "bare_mqtt", "chaos_client", "keras_models", "light_fleet"}
+HELPERS = {"__main__", "bare_mqtt", "chaos_client", "keras_models", "light_fleet", "light_sessions"}
 
 
 def test_the_list_names_every_benchmark_and_no_other() -> None:
