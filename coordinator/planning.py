@@ -177,7 +177,7 @@ def _plan(job: PlanningJob, graph: Graph, path: str, calibration: str | None) ->
         missing = sorted({node for item in plan.slices for node in item.nodes} - present)
         logger.warning("the operator's plan names nodes that are not here (%s): making another", ", ".join(missing))
     if not job.nodes:
-        raise InsufficientCapacityError("no node is ready")
+        raise InsufficientCapacityError("no node may be used: none is ready that is not drained")
     source = str(job.intent.options.get("profile", "measure"))
     profile = model_profile(path, source, str(job.folder / "profiles"), job.tools, shapes_of(job.intent))
     reference = reference_speeds(job.tools, job.folder)

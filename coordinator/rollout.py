@@ -353,7 +353,7 @@ def _judge(
             rollout = replace(rollout, passed=True, reason="healthy: waits for `rollout promote`")
     if evidence.due(now, settings.figures_every):
         waits = (
-            rollout.reason if rollout.passed else "" if verdict.word == "pass" else f"waits for {verdict.reason}"
+            rollout.reason if rollout.passed else "" if verdict.word == "pass" else f"waits: has {verdict.reason}"
         )
         rollout = replace(rollout, evidence=evidence.figures(), reason=waits)
     record.rollout = rollout

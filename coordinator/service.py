@@ -343,7 +343,8 @@ class CoordinatorService:
         for topic in self._inbox.retained:
             self._carry_out(self._cluster.on_foreign(now, topic))
         self._inbox.forget_retained()
-        logger.info("coordinating: term %d, %d pipelines", self._cluster.term, len(self._cluster.records))
+        pipelines = sum(record.removed_at is None for record in self._cluster.records.values())
+        logger.info("coordinating: term %d, %d pipelines", self._cluster.term, pipelines)
         self._on_ready()
 
     def _adopt(self, now: float) -> None:

@@ -62,9 +62,15 @@ class Output:
     def result(self, body: Any, text: str | Callable[[], str]) -> None:
         """Print `body` as JSON, or `text` (or what it returns)."""
         if self.json:
-            shown = json.dumps(body, indent=2, allow_nan=False)
+            self._write(json.dumps(body, indent=2, allow_nan=False))
         else:
-            shown = (text if isinstance(text, str) else text()).rstrip("\n")
+            self._write((text if isinstance(text, str) else text()).rstrip("\n"))
+
+    def event(self, body: Any, text: str) -> None:
+        """Print one of many results: `body` as one line of JSON, or `text`."""
+        self._write(json.dumps(body, allow_nan=False) if self.json else text)
+
+    def _write(self, shown: str) -> None:
         try:
             sys.stdout.write(shown + "\n")
             sys.stdout.flush()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from coordinator.cli.common import Network, Output, daemon
-from slicemq.errors import ConfigError
 from slicemq.version import __version__
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ def command(
     ),
 ) -> None:
     """Run the coordinator: it plans, hands out slices, watches the nodes and replaces those that are lost."""
+    from coordinator.folder_lock import locked
     from coordinator.planning import Tools
     from coordinator.service import ServiceOptions
     from coordinator.standby_service import run_roles
@@ -74,11 +74,6 @@ def command(
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--state-dir {folder}: {error.strerror}") from error
-
     said = False
 
     def told(role: str, instance: str) -> None:
@@ -93,7 +88,8 @@ def command(
         words = "ready: coordinating" if role == "coordinating" else "standby: mirroring the coordinator of"
         out.result(body, f"{words} cluster {net.cluster} at {where}")
 
-    run_roles(options, stop, standby=standby, told=told)
+    with locked(folder):
+        run_roles(options, stop, standby=standby, told=told)
     notify("STOPPING=1")
 
 

@@ -34,7 +34,7 @@ def command(
     """Roll out each new or changed model in a folder under its pipeline's name, until it is stopped.
 
     Options of `deploy` hold for every rollout. What runs already is not deployed again; what failed waits for its
-    file to change.
+    file to change. With `--format json` each event is one line of JSON.
     """
     from coordinator.cli.deployment import check_options
     from coordinator.cli.watcher import Watcher
@@ -55,7 +55,7 @@ def command(
         notify("READY=1\nSTATUS=watching")
         where = net.options.describe()
         body = {"state": "ready", "folder": str(folder), "cluster": net.cluster, "broker": where}
-        out.result(body, f"ready: watching {folder} for cluster {net.cluster} at {where}")
+        out.event(body, f"ready: watching {folder} for cluster {net.cluster} at {where}")
 
     Watcher(net, out, folder, given, settle=settle, on_ready=ready).run(stop, every)
     notify("STOPPING=1")

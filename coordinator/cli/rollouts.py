@@ -56,8 +56,12 @@ def asked(
             following.until_running(revision, timeout - (time.monotonic() - begun), progress, task)
     runs = following.running
     shown = runs or revision
+    unchanged = bool(answer.get("unchanged"))
     result = {"name": name, "action": action, "revision": shown, "state": state, "running": runs is not None}
-    out.result(result, f"{name}: revision {runs} runs" if runs else f"{name}: revision {revision or '-'} {state}")
+    text = f"revision {runs} runs" if runs else f"revision {revision or '-'} {state}"
+    if unchanged:
+        text = f"revision {revision} already runs, with that model and those options"
+    out.result(result | {"unchanged": unchanged}, f"{name}: {text}")
     return result
 
 

@@ -85,7 +85,7 @@ class Watcher:
                     threading.Thread(target=self._deploy, args=(step,), name=name, daemon=True).start()
                 case Say(text):
                     logger.warning("%s: skipped", text)
-                    self._out.result({"event": "skipped", "reason": text}, f"skipped {text}")
+                    self._out.event({"event": "skipped", "reason": text}, f"skipped {text}")
 
     def _read(self, found: Found) -> None:
         try:
@@ -149,10 +149,10 @@ class Watcher:
                         "exit_code": end.exit_code,
                         "again": again,
                     }
-                    self._out.result(body, f"{step.pipeline}: {step.found.path} failed: {reason}")
+                    self._out.event(body, f"{step.pipeline}: {step.found.path} failed: {reason}")
                 else:
                     row = {"event": "deployed", **about, "revision": end["revision"], "seconds": end["seconds"]}
-                    self._out.result(row, f"{step.pipeline}: {step.found.path} runs as {end['revision']}")
+                    self._out.event(row, f"{step.pipeline}: {step.found.path} runs as {end['revision']}")
 
     def _trouble(self, text: str) -> None:
         """Say what is wrong with this machine, once in a row."""

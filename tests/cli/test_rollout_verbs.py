@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,12 @@ def test_wrong_arguments_end_with_2_before_anything_is_asked(words: list[str]) -
     from tests.e2e.scene import command, refused
 
     refused(command(*words), 2)
+
+
+def test_one_of_many_results_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"event": "skipped", "reason": "a\nb"}
+    Output("json").event(body, "skipped a")
+    Output().event(body, "skipped a")
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[0]) == body
+    assert lines[1:] == ["skipped a"]

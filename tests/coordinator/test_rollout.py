@@ -172,7 +172,7 @@ def test_without_evidence_the_deadline_ends_it(site: Site) -> None:
     assert current(site).state == "canary"
     site.wait(2.0)
     assert weights(site) == {old: 1.0}
-    assert last(site).reason == "it took longer than 60 s (canary, waits for 0 of 100 frames)"
+    assert last(site).reason == "it took longer than 60 s (canary, waits: has 0 of 100 frames)"
 
 
 def test_planning_and_preparing_have_the_deadline_too(site: Site) -> None:
