@@ -42,7 +42,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_disk_that_takes_no_lock_file_ends_no_coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_no_lock_file_ends_no_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*given: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
