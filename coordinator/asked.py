@@ -7,7 +7,7 @@ from typing import Literal
 
 from coordinator import rollout as rollouts
 from coordinator.intents import Intent, PipelineRecord, Revision
-from coordinator.lifecycle import Settings
+from coordinator.settings import Settings
 
 RolloutAction = Literal["pause", "resume", "promote", "rollback"]
 ROLLOUT_ACTIONS: tuple[RolloutAction, ...] = ("pause", "resume", "promote", "rollback")

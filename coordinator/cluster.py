@@ -35,12 +35,12 @@ from coordinator.gate import Policy, Testimony
 from coordinator.idle import Idle
 from coordinator.intents import Blueprint, Intent, PipelineRecord
 from coordinator.jobs import Jobs
-from coordinator.lifecycle import Settings
 from coordinator.membership import Membership
 from coordinator.progress import Progress
 from coordinator.publishing import Publishing
 from coordinator.replies import Replies
 from coordinator.requests import Requests
+from coordinator.settings import Settings
 from coordinator.state import State
 from slicemq.errors import SliceMQError
 from slicemq.messages import Assignment, Capacity, Heartbeat, NodeState, Report, Stamp

@@ -29,38 +29,18 @@ So does a connection that comes back after it was down: frames that were sent me
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
 from coordinator.actions import PROBES_AT_ONCE
+from coordinator.health import blame, hanging, has_drained, listed, note_cut, trouble_of, unready, unready_for
 from coordinator.intents import PipelineRecord, Revision, Wish
 from coordinator.membership import Membership
+from coordinator.settings import Settings
 
 MOST_LOST = 16
 """So many lost revisions are shown at most, the latest: with more, clients send again at their own deadlines."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Times in seconds of the coordinator's decisions."""
-
-    prepare_most: float = 300.0
-    probe_most: float = 60.0
-    unready_grace: float = 5.0
-    drain_quiet: float = 2.0
-    drain_most: float = 30.0
-    lost_shown: float = 60.0
-    removed_shown: float = 30.0
-    retry_after: float = 3.0
-    retry_doublings: int = 6
-    client_expires: float = 30.0
-    resend_assignment: float = 1.0
-    move_again: float = 30.0
-    room_fetch: float = 60.0
-    room_quiet: float = 1.0
-    unload_most: float = 30.0
-    figures_every: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -88,19 +68,19 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
         if phase in ("preparing", "probing"):
             trouble = trouble_of(revision, members)
             if trouble is None and now > revision.deadline:
-                waiting = sorted(_unready(revision, members))
+                waiting = sorted(unready(revision, members))
                 trouble = (
                     f"{phase} took longer than {now - revision.since:.0f} s ({', '.join(waiting) or 'no answer'})"
                 )
-                for node, slices in _unready(revision, members).items():
-                    _blame(revision, members, node, slices)
+                for node, slices in unready(revision, members).items():
+                    blame(revision, members, node, slices)
             if trouble is not None:
                 gone[revision.id] = trouble
                 abandon(record, revision, trouble, now, settings)
                 if phase == "probing":
                     unprobe.append(revision)
             elif phase == "preparing":
-                missing = _unready(revision, members)
+                missing = unready(revision, members)
                 status = _preparing_status(revision, missing)
                 # Only a word: nothing that has to be stored before it is published.
                 worded |= status != record.status
@@ -113,11 +93,11 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
                     probe.append(revision)
                     record.status = f"{revision.id}: waiting for the probe frame"
         elif phase in ("active", "canary", "shadow"):
-            trouble = trouble_of(revision, members) or _hanging(revision, members)
+            trouble = trouble_of(revision, members) or hanging(revision, members)
             resend = record.resend
-            trouble = trouble or _unready_for(record, revision, members, settings, now)
+            trouble = trouble or unready_for(record, revision, members, settings, now)
             if trouble is None:
-                _note_cut(record, revision, members)
+                note_cut(record, revision, members)
             changed |= record.resend != resend
             if trouble is not None:
                 gone[revision.id] = trouble
@@ -219,126 +199,11 @@ def must_move(record: PipelineRecord, drained: Collection[str]) -> bool:
     return active is not None and not under_way and not active.nodes.isdisjoint(drained)
 
 
-def trouble_of(revision: Revision, members: Membership) -> str | None:
-    """Why a revision cannot go on: a node, a slice or a data broker of it is not there."""
-    for name in revision.nodes:
-        node = members.node(name)
-        if not node.alive:
-            return f"node {name} was lost" if node.state == "lost" else f"node {name} has stopped"
-        report = node.current_report
-        for entry in report.slices if report is not None else ():
-            if entry.state == "failed" and (entry.pipeline, entry.revision, entry.slice) in revision.keys(name):
-                _blame(revision, members, name, [entry.slice])
-                return f"slice {entry.slice} failed on {name}: {entry.reason or 'no reason given'}"
-    for name, url in revision.brokers.items():
-        capacity = members.node(name).current_capacity
-        if capacity is not None and capacity.broker != url:
-            if not capacity.broker:
-                # One that comes and goes would else be in every second plan.
-                members.shun_broker(name)
-            return f"node {name}: its data broker {url} does not answer"
-    return None
-
-
-def _blame(revision: Revision, members: Membership, name: str, slices: Iterable[str]) -> None:
-    """For a while plan without what may be at fault: the data brokers of these slices, else the node."""
-    brokers = revision.brokers_of(name, slices)
-    for broker in brokers:
-        members.shun_broker(broker)
-    if not brokers:
-        members.shun(name)
-
-
-def _hanging(revision: Revision, members: Membership) -> str | None:
-    for name in revision.nodes:
-        for key in revision.keys(name):
-            why = members.stuck(name, key, revision.blueprint.stage_seconds.get(key[2], 0.0))
-            if why is not None:
-                if members.link_is_down(name, key):
-                    _blame(revision, members, name, [key[2]])
-                else:
-                    members.shun(name)
-                return f"slice {key[2]} on {name}: {why}"
-    return None
-
-
-def _unready(revision: Revision, members: Membership) -> dict[str, list[str]]:
-    """node -> its slices of this revision that do not report ready in its current life."""
-    missing: dict[str, list[str]] = {}
-    for name in revision.nodes:
-        report = members.node(name).current_report
-        ready = {
-            (entry.pipeline, entry.revision, entry.slice)
-            for entry in (report.slices if report is not None else ())
-            if entry.state == "ready"
-        }
-        absent = [key[2] for key in revision.keys(name) if key not in ready]
-        if absent:
-            missing[name] = absent
-    return missing
-
-
-def _unready_for(
-    record: PipelineRecord, revision: Revision, members: Membership, settings: Settings, now: float
-) -> str | None:
-    missing = _unready(revision, members)
-    if not missing:
-        if revision.unready is not None:
-            revision.unready = None
-            record.resend += 1
-        return None
-    if revision.unready is None:
-        revision.unready = now
-    if now - revision.unready <= settings.unready_grace:
-        return None
-    for name, slices in missing.items():
-        if not _ended_by_frames(revision, members, name, slices):
-            _blame(revision, members, name, slices)
-    return f"slices not ready for {now - revision.unready:.0f} s: {_listed(missing)}"
-
-
-def _note_cut(record: PipelineRecord, revision: Revision, members: Membership) -> None:
-    """Have clients send again when the last connection is back: what they sent before may have met nobody."""
-    cut = any(members.is_cut_off(name, key) for name in revision.nodes for key in revision.keys(name))
-    record.resend += revision.cut and not cut
-    revision.cut = cut
-
-
-def _ended_by_frames(revision: Revision, members: Membership, name: str, slices: list[str]) -> bool:
-    """Whether frames have ended the workers of these slices: no fault of the node (rule 10)."""
-    report = members.node(name).current_report
-    crashed = {
-        crash.slice
-        for crash in (report.crashes if report is not None else ())
-        if crash.frame is not None and crash.revision == revision.id and crash.pipeline == revision.intent.name
-    }
-    return crashed.issuperset(slices)
-
-
 def _preparing_status(revision: Revision, missing: dict[str, list[str]]) -> str:
     total = sum(len(revision.keys(name)) for name in revision.nodes)
     waiting = sum(len(slices) for slices in missing.values())
     text = f"{revision.id}: {total - waiting} of {total} slices ready"
-    return f"{text}, waiting for {_listed(missing)}" if missing else text
-
-
-def _listed(missing: dict[str, list[str]]) -> str:
-    return ", ".join(f"{'+'.join(slices)} on {name}" for name, slices in sorted(missing.items()))
-
-
-def has_drained(revision: Revision, members: Membership, settings: Settings, now: float) -> bool:
-    """Whether no frame moves through a revision any more, or it had its time (rule 14)."""
-    frames, busy = 0, False
-    for name in revision.nodes:
-        beat = members.node(name).beat
-        keys = set(revision.keys(name))
-        for entry in beat.slices if beat is not None else ():
-            if (entry.pipeline, entry.revision, entry.slice) in keys:
-                frames += entry.frames
-                busy |= entry.queued > 0 or entry.waiting > 0
-    if frames != revision.frames or busy or revision.quiet is None:
-        revision.frames, revision.quiet = frames, now
-    return now - revision.quiet >= settings.drain_quiet or now >= revision.deadline
+    return f"{text}, waiting for {listed(missing)}" if missing else text
 
 
 def abandon(record: PipelineRecord, revision: Revision, why: str, now: float, settings: Settings) -> None:

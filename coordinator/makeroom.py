@@ -22,10 +22,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from coordinator.health import has_drained, trouble_of
 from coordinator.intents import PipelineRecord, Revision, Room, Wish
 from coordinator.leftovers import listed_by
-from coordinator.lifecycle import Settings, abandon, enter, has_drained, trouble_of
+from coordinator.lifecycle import abandon, enter
 from coordinator.membership import Membership
+from coordinator.settings import Settings
 from slicemq.messages import Artifact
 
 OPTION = "make_room"

@@ -29,8 +29,9 @@ from typing import Literal
 
 from coordinator.gate import Evidence, Policy
 from coordinator.intents import Intent, PipelineRecord, Revision, Wish
-from coordinator.lifecycle import Settings, drop_candidate, flip, step_to
+from coordinator.lifecycle import drop_candidate, flip, step_to
 from coordinator.membership import Membership
+from coordinator.settings import Settings
 from slicemq.operations import RolloutEntry, RolloutStateWord
 
 MOST_KEPT = 20

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from coordinator.actions import Action, Persist
 from coordinator.contingency import Contingencies
 from coordinator.intents import PipelineRecord
-from coordinator.lifecycle import Settings
 from coordinator.membership import Membership
 from coordinator.poison import Poison
 from coordinator.preship import Preship
 from coordinator.rebalance import Rebalance
+from coordinator.settings import Settings
 from coordinator.situation import Situation
 from coordinator.upkeep import no_pipeline
 from slicemq.errors import PipelineError

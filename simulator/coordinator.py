@@ -29,7 +29,7 @@ from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
 from coordinator.inbox import Inbox
 from coordinator.intents import PipelineRecord
-from coordinator.lifecycle import Settings
+from coordinator.settings import Settings
 from coordinator.store import from_body, to_body
 from simulator.broker import Broker, Draw, Will
 from simulator.clock import Process

@@ -33,6 +33,8 @@ PURE = {
     "coordinator/progress.py",
     "coordinator/membership.py",
     "coordinator/lifecycle.py",
+    "coordinator/health.py",
+    "coordinator/settings.py",
     "coordinator/leftovers.py",
     "coordinator/makeroom.py",
     "coordinator/rebalance.py",

@@ -13,9 +13,9 @@ from coordinator.cluster import Cluster
 from coordinator.contingency import Unmade
 from coordinator.gate import Policy
 from coordinator.intents import Blueprint, Intent, PipelineRecord
-from coordinator.lifecycle import Settings
 from coordinator.membership import Membership
 from coordinator.rollout import MOST_KEPT
+from coordinator.settings import Settings
 from coordinator.store import _matters, _plain, _record
 from slicemq.errors import InsufficientCapacityError
 from slicemq.messages import (

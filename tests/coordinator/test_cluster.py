@@ -9,9 +9,9 @@ import pytest
 
 from coordinator.actions import Clear, Persist, Publish, Respond
 from coordinator.intents import files_in_use
-from coordinator.lifecycle import Settings
 from coordinator.membership import LINK_GRACE, RECONNECT_GRACE
 from coordinator.rollout import MOST_KEPT
+from coordinator.settings import Settings
 from slicemq.errors import InsufficientCapacityError, ModelError
 from slicemq.messages import Artifact, Heartbeat, Stamp
 from tests.coordinator.site import MB, TOPICS, Board, Site, blueprint, capacity, intent, sha
