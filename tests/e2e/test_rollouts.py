@@ -163,6 +163,29 @@ def tangent(*, fails: bool) -> bytes:
 
 
 @pytest.mark.slow
+def test_a_slice_that_fails_its_golden_frame_is_abandoned_at_once_with_its_message(
+    small: Site, wired: Wire, tmp_path: Path
+) -> None:
+    """Rule 11: no probe frame leaves its outputs, and nobody waits for one."""
+    good, bad, golden = tmp_path / "good.tflite", tmp_path / "bad.tflite", tmp_path / "golden.npz"
+    good.write_bytes(tangent(fails=False))
+    bad.write_bytes(tangent(fails=True))
+    frame = np.full((1, 4), 0.9, np.float32)
+    np.savez(golden, **{"x": frame, "expect.y": np.tanh(frame)})
+    words = (*STEADY, "--golden", str(golden))
+    first = deploy(small, good, "strict", *words)["revision"]
+    with Flow(small, good, name="strict") as flow:
+        flow.passes()
+        text = failing(small, 42, "deploy", str(bad), "--name", "strict", *words)
+        entry = ended(wired, "strict", 2)
+        assert entry.reason.startswith("probe frame: slice-error: ")
+        assert "gather index out of bounds" in entry.reason.lower()
+        assert entry.reason in text
+        flow.passes()
+        assert flow.revisions == [first]
+
+
+@pytest.mark.slow
 def test_what_a_canary_fails_is_answered_by_what_served(small: Site, wired: Wire, tmp_path: Path) -> None:
     """Rule 5: each frame ends once; a canary's error frame is not its end, and rolls the canary back."""
     good, bad = tmp_path / "good.tflite", tmp_path / "bad.tflite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from benchmarks.far import FarRuntime
-from benchmarks.mixed import NEW, OLD, SHARE, STEPS, TIMES, apart
+from benchmarks.mixed import NEW, OLD, SHARE, STEPS, TIMES, Apart, apart
+from converters.graph import read_graph
+from coordinator.actions import COARSE
 from emulator.site import Site
 from slicemq.client import Pipeline
 from slicemq.messages import Capacity, decode
@@ -132,3 +135,30 @@ def test_slices_go_only_where_their_operators_run(mixed: Site, tmp_path: Path) -
     said = failing(mixed, 21, "deploy", str(file), "--name", "nowhere", "--profile", "estimate", "--exclude", "new")
     assert "no node's runtime can run operator 0: FULLY_CONNECTED in version 12" in said
     assert "old: tflite_runtime takes up to version 10" in said
+
+
+@pytest.mark.slow
+def test_a_node_with_another_runtime_takes_over_although_its_results_differ_somewhat(tmp_path: Path) -> None:
+    """Rule 11 holds a rollout to its golden frames; after a loss small differences are no reason to stand still."""
+    file, golden = model("basic-pitch"), tmp_path / "pitch.npz"
+    graph = read_graph(file.read_bytes())
+    frame = np.random.default_rng(2).standard_normal((1, 43844, 1)).astype(np.float32)
+    one, other = (wholes(runtime, file, [frame], 3)[0] for runtime in (NEW, OLD))
+    assert 0 < apart(one, other).share < COARSE
+    expected = {f"expect.{index}": array for index, array in zip(graph.outputs, one, strict=True)}
+    np.savez(golden, **{str(graph.inputs[0]): frame, "tolerance": np.float64(0.0), **expected})
+    words = ("--profile", "estimate", "--shape", "one-node", "--golden", str(golden))
+    with new_site(tmp_path / "site") as site:
+        site.start_coordinator()
+        start_node(site, "new", "--runtime", NEW)
+        site.wait_ready(["new"])
+        deploy(site, file, "pitch", *words)
+        start_node(site, "old", "--runtime", OLD)
+        site.wait_ready(["old"])
+        site.nodes["new"].signal(signal.SIGKILL)
+        with Wire(site) as wire:
+            eventually(lambda: wire.state("pitch") == "running" and wire.nodes("pitch") == ["old"], 60.0)
+            assert apart(through(site, "pitch", [frame])[0], other) == Apart()
+        assert site.coordinator is not None
+        log = site.coordinator.log.read_text()
+        assert "from its golden frame, more than 0; it serves, for nothing else does" in log
