@@ -145,8 +145,9 @@ def test_a_node_with_another_runtime_takes_over_although_its_results_differ_some
     frame = np.random.default_rng(2).standard_normal((1, 43844, 1)).astype(np.float32)
     one, other = (wholes(runtime, file, [frame], 3)[0] for runtime in (NEW, OLD))
     assert 0 < apart(one, other).share < COARSE
-    expected = {f"expect.{index}": array for index, array in zip(graph.outputs, one, strict=True)}
-    np.savez(golden, **{str(graph.inputs[0]): frame, "tolerance": np.float64(0.0), **expected})
+    arrays: dict[str, Array] = {f"expect.{index}": array for index, array in zip(graph.outputs, one, strict=True)}
+    arrays |= {str(graph.inputs[0]): frame, "tolerance": np.zeros(())}
+    np.savez(golden, **arrays)
     words = ("--profile", "estimate", "--shape", "one-node", "--golden", str(golden))
     with new_site(tmp_path / "site") as site:
         site.start_coordinator()
