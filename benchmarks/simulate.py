@@ -24,7 +24,15 @@ from simulator.scenarios import SCENARIOS
 from simulator.tally import Tally
 
 # Of so many runs each scenario has that many; the rest goes to the last one.
-_SHARES = {"failover": 0.1, "coordinator": 0.1, "broker": 0.1, "messages": 0.1, "deploys": 0.2, "chaos": 0.4}
+_SHARES = {
+    "failover": 0.1,
+    "coordinator": 0.1,
+    "broker": 0.1,
+    "messages": 0.1,
+    "deploys": 0.15,
+    "rollouts": 0.15,
+    "chaos": 0.3,
+}
 _BLOCK = 500
 
 

@@ -13,6 +13,7 @@ from simulator.coordinator import Coordinator
 from simulator.models import Model, expected, whole_of
 from simulator.node import Node
 from slicemq.messages import Assignment, FrameName, PipelineDocument, SliceAssignment, Stamp
+from slicemq.operations import RolloutEntry
 from slicemq.outcomes import Outcome
 
 
@@ -29,6 +30,7 @@ class Invariant(enum.Enum):
     ONE_PREPARES = "one revision of a pipeline prepares at a time (rule 12)"
     PROBED = "a revision becomes active after all its slices were ready and probes came through (rule 11)"
     LOST = "a lost revision never serves again"
+    GATED = "what its golden frames or its gate reject never serves, but a canary's share of frames (rule 11)"
     MEMORY = "a node's slices never take more than its memory (rule 12)"
     BOUNDED = "queues and windows keep their bounds (rule 9)"
     SOUND = "no core fails"
@@ -56,6 +58,8 @@ class Checks:
     probed: set[tuple[str, str]] = field(default_factory=set)
     # Revisions that waited for the place of what served (rule 13).
     waited: set[tuple[str, str]] = field(default_factory=set)
+    # Revisions that have been the heaviest active one.
+    served: set[tuple[str, str]] = field(default_factory=set)
     phases: dict[tuple[str, str], str] = field(default_factory=dict)
     next_frame: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
@@ -74,6 +78,8 @@ class Checks:
             name = (client.name, due)
             if outcome.reason == "poisoned" and self.deaths.get(name, 0) < 2:
                 raise BrokenError(Invariant.NAMED, f"{name} is poisoned after {self.deaths.get(name, 0)} deaths")
+            if outcome.reason == "slice-error" and (client.pipeline, outcome.revision) not in self.served:
+                raise BrokenError(Invariant.GATED, f"{name} ended with the error of a canary, {outcome.revision}")
             if outcome.reason not in self.errors:
                 raise BrokenError(Invariant.NAMED, f"{client.name} frame {due}: {outcome.reason} {outcome.message}")
             self.failed[outcome.reason] = self.failed.get(outcome.reason, 0) + 1
@@ -135,6 +141,10 @@ class Checks:
             raise BrokenError(Invariant.NUMBERS, f"{pipeline}: {revision} after {self.numbers[pipeline, number]}")
 
     def _routes(self, coordinator: Coordinator, document: PipelineDocument) -> None:
+        active = [route for route in document.routes if route.state == "active"]
+        for route in active:
+            if route.weight >= max(one.weight for one in active):
+                self._serves(coordinator, (document.name, route.revision))
         for route in document.routes:
             self._number(document.name, route.revision)
             key = (document.name, route.revision)
@@ -146,6 +156,29 @@ class Checks:
             if before is None and route.state == "active":
                 self._may_flip(coordinator, key)
             self.phases[key] = route.state
+
+    def _serves(self, coordinator: Coordinator, key: tuple[str, str]) -> None:
+        """It serves all frames, or most."""
+        if key in self.served:
+            return
+        self.served.add(key)
+        record, model = coordinator.cluster.records[key[0]], self.models[key]
+        ended = [one for one in record.history if one.revision == key[1] and one.state == "promoted"]
+        if model.flaw == "golden":
+            raise BrokenError(Invariant.GATED, f"{key} serves, whose golden frames differ")
+        for one in ended:
+            if one.policy is None or "request" in one.reason or "without shadow" in one.reason:
+                continue
+            seen, policy = one.evidence, one.policy
+            slow = seen["before_p95_ms"] > 0 and seen["p95_ms"] > policy.max_slowdown * seen["before_p95_ms"]
+            wrong = model.flaw == "wrong" and policy.steps == ("shadow",)
+            if slow or wrong or model.flaw == "failing":
+                raise BrokenError(Invariant.GATED, f"{key} serves, which is {model.flaw or 'sound'}: {one.reason}")
+
+    def gave_up(self, pipeline: str, entry: RolloutEntry) -> None:
+        """A rollout is given up: why must be said."""
+        if not entry.reason:
+            raise BrokenError(Invariant.GATED, f"{pipeline}: {entry.revision} is {entry.state} without a reason")
 
     def _may_flip(self, coordinator: Coordinator, key: tuple[str, str]) -> None:
         if key not in self.probed:

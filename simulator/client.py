@@ -23,6 +23,7 @@ from slicemq.topics import Topics
 _ATTACH_SECONDS = 10.0
 _SNAPSHOT_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
+_EVIDENCE_SECONDS = 2.0
 
 
 class Client:
@@ -60,6 +61,7 @@ class Client:
         self._tick_at: float | None = None
         self._requests = 0
         self._attach_round = 0
+        self._tells_evidence = False
         self.control = Session(
             broker,
             process,
@@ -161,10 +163,13 @@ class Client:
             return
         document = self.ledger.document_now
         echo = {} if document is None else {"seen": to_plain(document.stamp)}
-        self._requests += 1
-        request = Request(f"{self.name}-{self._requests}", {"pipeline": self.pipeline, **echo})
-        self.control.publish(self._topics.request(self.name, "attach"), self._wire.pack(request))
+        self._ask("attach", {"pipeline": self.pipeline, **echo})
         self.process.after(_ATTACH_SECONDS, self._attach, round_)
+
+    def _ask(self, verb: str, body: dict[str, Any]) -> None:
+        self._requests += 1
+        request = Request(f"{self.name}-{self._requests}", body)
+        self.control.publish(self._topics.request(self.name, verb), self._wire.pack(request))
 
     def _on_message(self, topic: str, payload: Any, _retained: bool) -> None:
         if topic == self._topics.pipeline(self.pipeline):
@@ -174,7 +179,17 @@ class Client:
         document = self._wire.unpack(PipelineDocument, payload, self._topics.pipeline(self.pipeline))
         self.largest_window = max(self.largest_window, document.window)
         self._do(self.ledger.document(self._now, document))
+        if not self._tells_evidence and self.ledger.evidence(self._now) is not None:
+            self._tells_evidence = True
+            self.process.after(_EVIDENCE_SECONDS, self._evidence)
         self._submit()
+
+    def _evidence(self) -> None:
+        body = self.ledger.evidence(self._now)
+        self._tells_evidence = body is not None
+        if body is not None:
+            self._ask("evidence", body)
+            self.process.after(_EVIDENCE_SECONDS, self._evidence)
 
     def _on_frame(self, _topic: str, frame: Any, _retained: bool) -> None:
         header, tensors = frame

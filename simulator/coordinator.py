@@ -33,7 +33,7 @@ from coordinator.settings import Settings
 from coordinator.store import from_body, to_body
 from simulator.broker import Broker, Draw, Will
 from simulator.clock import Process
-from simulator.models import Value, plan
+from simulator.models import Value, by_file, plan
 from simulator.session import Session
 from simulator.wire import Wire
 from slicemq.errors import CoordinatorError, SliceMQError
@@ -45,6 +45,7 @@ _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 15.0
 # How long the events that are there keep a coordinator busy.
 _TICK_AFTER = 0.005
+_DIFFERS = "golden frame: results differ"
 SETTINGS = Settings(lost_shown=12.0, removed_shown=6.0, prepare_most=60.0)
 
 
@@ -320,6 +321,11 @@ class Coordinator:
         if len(parts) < header.parts:
             return
         running.left.remove(turn)
+        record = self.cluster.records.get(name)
+        revision = record.revisions.get(header.revision) if record is not None else None
+        if revision is not None and by_file(revision.intent.model.sha256).flaw == "golden":
+            self._carry_out(self.cluster.on_probe_failed(self._now, name, header.revision, _DIFFERS))
+            return
         self._on_probed(name, header.revision, {k: v.what for part in parts.values() for k, v in part.items()})
         if not running.left:
             self._carry_out(self.cluster.on_probed(self._now, name, header.revision))

@@ -7,7 +7,7 @@ from typing import Any
 
 from simulator.broker import KEEPALIVE, Connection, Message
 from simulator.faults import Fault
-from simulator.models import SHAPES, known
+from simulator.models import FLAWS, SHAPES, known
 from simulator.node import Node
 from simulator.world import FIRST_FRAME, SPAN, World
 
@@ -48,12 +48,37 @@ class Injection:
             world.healed_at = max(world.healed_at, world.clock.now + seconds)
             return
         name = world.random.choice(list(world.models))
+        if kind == "steer":
+            self._steer(name)
+            return
         before = world.models[name]
         if kind == "again":
             world.undeploy(name)
-        shape = world.random.choice(SHAPES) if kind == "reshape" else before.name
+        if kind == "rollout":
+            flaw = world.random.choice(("", "", *FLAWS))
+            world.counts[f"rollout {flaw or 'sound'}"] += 1
+            world.models[name] = known(before.shape, before.version + 1, flaw)
+            world.deploy(name, self._policy())
+            return
+        shape = world.random.choice(SHAPES) if kind == "reshape" else before.shape
         world.models[name] = known(shape, before.version + 1)
         world.deploy(name)
+
+    def _policy(self) -> dict[str, Any]:
+        draw = self._world.random
+        steps = draw.choice(({"canary": 0.3}, {"shadow": 0.5}, {"canary": 0.2, "shadow": 1.0}))
+        promote = draw.choice(("auto", "auto", "auto", "manual"))
+        seconds = float(draw.randint(1, 3))
+        least = {"frames": draw.randint(2, 8), "seconds": seconds, "deadline": 2 * seconds + draw.randint(4, 12)}
+        return {**steps, **least, "promote": promote, "max_difference": 0.1}
+
+    def _steer(self, name: str) -> None:
+        """An operator steers the rollout under way, if there is one; what was paused goes on later."""
+        world = self._world
+        action = world.random.choice(("pause", "promote", "rollback"))
+        world.operator.ask("rollout", {"name": name, "action": action})
+        if action == "pause":
+            self._until(self._some(1.0, 6.0), world.operator.ask, "rollout", {"name": name, "action": "resume"})
 
     # -- helpers -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from coordinator.intents import Blueprint, Intent
 from slicemq.errors import InsufficientCapacityError
@@ -37,6 +40,10 @@ class Value:
     def __init__(self, what: Any) -> None:
         self.what = what
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """What comparisons of revisions see: the same of every model, but of one that is wrong."""
+        return np.asarray([2.0 if "wrong" in str(self.what[0]) else 1.0], dtype)
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -48,13 +55,22 @@ class Operator:
 
 @dataclass(frozen=True)
 class Model:
-    """`name` is the shape, `version` another model of that shape; tensor 0 is the input."""
+    """`name` is the shape, `version` another model of that shape; tensor 0 is the input.
+
+    `flaw` is what is wrong with it, which its name tells too.
+    """
 
     name: str
     version: int
     operators: tuple[Operator, ...]
     outputs: tuple[int, ...]
+    flaw: Flaw = ""
     memory: int = 30 * MB
+
+    @property
+    def shape(self) -> str:
+        """Its shape's name."""
+        return self.name.partition("-")[0]
 
     @property
     def artifact(self) -> Artifact:
@@ -69,24 +85,32 @@ _SHAPES: dict[str, tuple[tuple[Operator, ...], tuple[int, ...]]] = {
     "fork": ((Operator((0,), 1), Operator((1,), 2), Operator((1,), 3), Operator((3,), 4)), (2, 4)),
 }
 SHAPES = tuple(_SHAPES)
+Flaw = Literal["", "golden", "wrong", "failing", "slow"]
+"""Other results than in its golden file; than before; frames that end with an error; long computing."""
+FLAWS: tuple[Flaw, ...] = ("golden", "wrong", "failing", "slow")
 
 
 @lru_cache(4096)
-def model(name: str, version: int) -> Model:
-    """A model of the shape `name`."""
-    operators, outputs = _SHAPES[name]
-    return Model(name, version, operators, outputs)
+def model(shape: str, version: int, flaw: Flaw = "") -> Model:
+    """A model of a shape."""
+    operators, outputs = _SHAPES[shape]
+    return Model(f"{shape}-{flaw}" if flaw else shape, version, operators, outputs, flaw)
 
 
 _BY_FILE: dict[str, Model] = {}
 _SLICES: dict[str, tuple[Model, tuple[int, ...]]] = {}
 
 
-def known(shape: str, version: int) -> Model:
+def known(shape: str, version: int, flaw: Flaw = "") -> Model:
     """A model whose file planning can read."""
-    made = model(shape, version)
+    made = model(shape, version, flaw)
     _BY_FILE[made.artifact.sha256] = made
     return made
+
+
+def by_file(sha256: str) -> Model:
+    """The model whose file this is."""
+    return _BY_FILE[sha256]
 
 
 def whole_of(artifact: str) -> Model:

@@ -54,9 +54,10 @@ class Operator:
         self.session.start()
         self._again()
 
-    def deploy(self, intent: Intent) -> None:
-        """Ask for a model under a name."""
-        self.ask("deploy", {"name": intent.name, "model": asdict(intent.model), "options": intent.options})
+    def deploy(self, intent: Intent, policy: dict[str, Any] | None = None) -> None:
+        """Ask for a model under a name; `policy`: how it takes over from what serves."""
+        body = {"name": intent.name, "model": asdict(intent.model), "options": intent.options}
+        self.ask("deploy", body if policy is None else {**body, "rollout": policy})
 
     def ask(self, verb: str, body: dict[str, Any]) -> None:
         """Ask for something, when what was asked before is answered."""

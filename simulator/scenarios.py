@@ -49,7 +49,8 @@ class Scenario:
 
     `kinds` are the faults that may be drawn. `changes` are what operators ask for meanwhile: `deploy` (another
     version of the model), `reshape` (a model that gives other tensors), `again` (undeploy, and deploy again),
-    `drain` (a node is drained, and undrained some seconds later).
+    `rollout` (another version, sound or not, with a canary or a shadow), `steer` (a rollout is paused, promoted or
+    rolled back), `drain` (a node is drained, and undrained some seconds later).
     `errors` are the reasons with which frames may end besides an answer.
     """
 
@@ -85,12 +86,23 @@ SCENARIOS = {
             errors=frozenset({"spec-changed", "removed", "poisoned"}),
         ),
         Scenario(
+            "rollouts",
+            "sound and flawed versions are rolled out by canary and shadow while nodes die",
+            (*_NODES, *_COORDINATOR, *_MESSAGES),
+            frames=(45, 60),
+            clients=(2, 3),
+            changes=("rollout", "rollout", "rollout", "steer", "deploy"),
+            most_changes=4,
+            errors=frozenset({"slice-error", "poisoned"}),
+        ),
+        Scenario(
             "chaos",
             "everything, with new versions being deployed meanwhile",
             tuple(Fault),
             pipelines=(1, 2),
-            changes=("deploy", "drain"),
+            changes=("deploy", "rollout", "drain"),
             most_changes=3,
+            errors=frozenset({"slice-error", "poisoned"}),
         ),
     )
 }

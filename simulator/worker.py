@@ -12,7 +12,7 @@ from typing import Any
 from edge_node.join import Backlog, Bounds, Joiner
 from simulator.broker import Broker
 from simulator.clock import Process
-from simulator.models import Value, compute
+from simulator.models import Value, compute, whole_of
 from simulator.session import Session
 from slicemq.frames import FrameHeader
 from slicemq.messages import FrameName, SliceAssignment, SliceBeat
@@ -21,6 +21,9 @@ from slicemq.turns import topic_turns, turn_of
 
 _BOUNDS = Bounds(1024, 16_000_000, 30.0)
 _FRAME_BYTES = 1000
+# How much longer a slow model computes, and of how many frames a failing one fails one.
+_SLOW = 8
+_FAILING = 2
 Key = tuple[str, int, int]
 
 
@@ -65,7 +68,8 @@ class Worker:
         # The frame that is being computed.
         self.at: FrameName | None = None
         self._since: float | None = None
-        self._frames = self._unsent = 0
+        self._flaw = whole_of(assignment.artifact.sha256).flaw
+        self._frames = self._errors = self._unsent = 0
         self._ready = False
         self.link = Session(
             broker,
@@ -94,6 +98,7 @@ class Worker:
             one.slice,
             "up" if self.link.up else "down",
             frames=self._frames,
+            errors=self._errors,
             dropped=self._joiner.dropped + self.backlog.dropped + self._unsent,
             queued=len(self.backlog),
             waiting=round(now - since, 4) if since is not None else 0.0,
@@ -125,11 +130,15 @@ class Worker:
         if popped is not None:
             self._since, (header, values) = popped
             self.at = FrameName(header.client, f"{header.stream:016x}", header.sequence)
-            self.process.after(self._manners.seconds, self._computed, header, values)
+            seconds = self._manners.seconds * (_SLOW if self._flaw == "slow" and not header.probe else 1)
+            self.process.after(seconds, self._computed, header, values)
 
     def _computed(self, header: FrameHeader, values: dict[int, Value]) -> None:
         if header.key in self._poisoned:
-            self._refuse(header)
+            self._refuse(header, "poisoned")
+            return
+        if self._flaw == "failing" and header.sequence % _FAILING == 0 and not header.probe:
+            self._refuse(header, "slice-error")
             return
         left = self._manners.poison.get(header.key, 0)
         if left and not header.probe:
@@ -158,14 +167,18 @@ class Worker:
 
     def _ended(self) -> None:
         self._frames += 1
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._since = self.at = None
         self._next()
 
-    def _refuse(self, header: FrameHeader) -> None:
+    def _refuse(self, header: FrameHeader, error: str) -> None:
         """An error frame (rule 10)."""
-        named = replace(header, error="poisoned", message=f"slice {self.assignment.slice}", probe=False)
+        named = replace(header, error=error, message=f"slice {self.assignment.slice}", probe=False)
         self._send(self._topics.results(self.assignment.pipeline, header.client), named, {})
-        self._ended()
+        self._errors += 1
+        self._go_on()
 
     def _send(self, topic: str, header: FrameHeader, tensors: dict[int, Value]) -> None:
         if not self.link.publish(topic, (header, tensors), qos=0):

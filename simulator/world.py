@@ -17,12 +17,13 @@ from simulator.checks import Checks
 from simulator.client import Client
 from simulator.clock import Clock, Process
 from simulator.coordinator import Coordinator, Disk
-from simulator.models import MB, SHAPES, Model, known
+from simulator.models import MB, SHAPES, Model, by_file, known
 from simulator.node import Board, Node
 from simulator.requester import Operator
 from simulator.scenarios import Scenario
 from simulator.wire import Wire
 from slicemq.messages import Assignment, PipelineDocument, Response
+from slicemq.operations import RolloutDocument
 from slicemq.outcomes import Outcome
 from slicemq.topics import Topics
 
@@ -168,12 +169,12 @@ class World:
 
     # -- what is asked -------------------------------------------------------------------------------------
 
-    def deploy(self, name: str) -> None:
-        """Ask for the pipeline's model."""
+    def deploy(self, name: str, policy: dict[str, Any] | None = None) -> None:
+        """Ask for the pipeline's model; `policy`: how it takes over from what serves."""
         model = self.models[name]
         options = {"slices": self.random.randint(1, 4), "turns": 2 if self.random.random() < 0.2 else 1}
-        self.say(f"{name}: deploy of {model.name} version {model.version}, {options}")
-        self.operator.deploy(Intent(name, model.artifact, None, options))
+        self.say(f"{name}: deploy of {model.name} version {model.version}, {options}, {policy or 'no policy'}")
+        self.operator.deploy(Intent(name, model.artifact, None, options), policy)
 
     def undeploy(self, name: str) -> None:
         """Ask for the pipeline's end."""
@@ -194,16 +195,16 @@ class World:
         elif verb == "deploy":
             if response.error:
                 self.refused[response.error.split(":")[0][:60]] += 1
-                if self.wanted.get(name) is None:
+                if self.wanted.get(name) is None and "rollout" not in body:
                     # A first deploy that did not fit: the operator tries again later.
                     self.clock.after(3.0, self.deploy, name)
                 return
-            model = next(m for m in self._versions(name) if m.artifact.sha256 == body["model"]["sha256"])
-            self.wanted[name] = Intent(name, model.artifact, None, body["options"])
-
-    def _versions(self, name: str) -> list[Model]:
-        newest = self.models[name]
-        return [known(shape, version) for shape in SHAPES for version in range(newest.version, 0, -1)]
+            self.wanted[name] = Intent(name, by_file(body["model"]["sha256"]).artifact, None, body["options"])
+        elif verb == "rollout" and not response.error and response.body["state"] == "preparing":
+            model = self.checks.models.get((name, response.body["revision"]))
+            if body["action"] == "rollback" and model is not None:
+                # What served before.
+                self.wanted[name] = Intent(name, model.artifact)
 
     # -- what happens --------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class World:
 
     def _acts(self, coordinator: Coordinator, action: Action) -> None:
         self.checks.action(coordinator, action)
-        if isinstance(action, Publish) and isinstance(action.document, PipelineDocument):
+        if isinstance(action, Publish) and isinstance(action.document, RolloutDocument):
             self._look(action.document)
         if self.tells is None:
             return
@@ -234,21 +235,12 @@ class World:
             case Respond(client, response):
                 self.say(f"respond to {client}: {response.error or response.body}")
 
-    def _look(self, document: PipelineDocument) -> None:
-        """A revision that was abandoned goes back to what served before, and the document says why.
-
-        Not so when a node was lost: that is no fault of what was asked for, unless it was to take the place of what
-        served (rule 13).
-        """
-        revision, _, why = document.reason.partition(" was abandoned: ")
-        key = (document.name, revision)
-        if why and key in self.checks.models and (not why.startswith("node ") or key in self.checks.waited):
-            self.given_up.add((document.name, self.checks.models[key].artifact.sha256))
-        record = self.coordinator.cluster.records.get(document.name) if self.coordinator is not None else None
-        for key in self.checks.waited - self.checks.phases.keys() if record is not None else ():
-            # Another plan may have begun in the same moment, whose progress the document tells.
-            if record is not None and key[0] == record.name and key[1] not in record.revisions:
-                self.given_up.add((key[0], self.checks.models[key].artifact.sha256))
+    def _look(self, document: RolloutDocument) -> None:
+        """The history of a pipeline's rollouts says which were given up, and why."""
+        for entry in document.history:
+            if entry.state in ("rolled-back", "refused"):
+                self.checks.gave_up(document.name, entry)
+                self.given_up.add((document.name, entry.model.sha256))
 
     def _delivered(self, connection: Connection | None, message: Message) -> None:
         if message.retain and message.document is not None:

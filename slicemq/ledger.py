@@ -262,7 +262,9 @@ class Ledger:
     def _failed_there(self, frame: _Frame, now: float, header: FrameHeader) -> list[Action]:
         """An error frame."""
         # An older revision may fail because it is being taken down; the answer of the last one counts.
-        if header.revision != frame.last:
+        # So does a canary that was lost, while there is none other to send to.
+        forsaken = not self._stateful and frame.waits and self._is_lost(header.revision)
+        if header.revision != frame.last or forsaken:
             return self._drop("late error")
         self._comparison.failed(header.revision)
         if not self._stateful and self._comparison.has_heavier(header.revision):
@@ -274,6 +276,10 @@ class Ledger:
         self._fail(frame, now, reason, header.message, header.revision)
         busy: list[Action] = [Release(header.revision, header.sequence)] if reason == STREAM_BUSY else []
         return busy + self._next(now)
+
+    def _is_lost(self, revision: str) -> bool:
+        routes = self._document.routes if self._document is not None else ()
+        return any(route.revision == revision and route.state == "lost" for route in routes)
 
     def _still_valid(self, frame: _Frame, now: float) -> bool:
         document = self._document
@@ -297,7 +303,7 @@ class Ledger:
         document, run = self._document, self._run
         if document is None or not document.stateful or run.first is None or run.first in self._open:
             return False
-        return any(route.revision == run.revision and route.state == "lost" for route in document.routes)
+        return self._is_lost(run.revision)
 
     def _reset(self, frame: _Frame, now: float, why: str) -> None:
         self._fail(frame, now, STREAM_RESET, f"{why}; the next frame begins with the model's initial state")

@@ -18,6 +18,7 @@ from tests.contract.ledger_tools import (
     OUTPUTS,
     R1,
     R2,
+    R3,
     STREAM,
     document,
     ends,
@@ -103,6 +104,15 @@ def test_an_error_of_the_revision_that_serves_ends_the_frame() -> None:
     for other in range(sequence):
         ledger.result(1.0, header(other, R2), tensors())
     assert ends(ledger.result(1.0, header(sequence, R1, error="slice-error"), {})) == [(sequence, "slice-error")]
+
+
+def test_a_late_error_of_a_canary_that_was_lost_with_all_others_is_no_error_of_the_frame() -> None:
+    """Rules 5 and 8: the frame waits for a revision to be sent to, and what a lost one says of it is over."""
+    ledger = running(*canary())
+    sequence = first_at(ledger, R2)
+    ledger.document(1.0, document(2, route(R1, "lost"), route(R2, "lost")))
+    ledger.result(1.1, header(sequence, R2, error="slice-error"), {})
+    assert (sequence, R3) in sends(ledger.document(2.0, document(3, route(R3))))
 
 
 def test_a_frame_that_the_canary_failed_never_goes_there_again() -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 import coordinator.jobs
+from coordinator.gate import Evidence, Verdict
 from edge_node.agent import Agent
 from simulator.models import compute
 from simulator.play import Result, play
 from simulator.scenarios import SCENARIOS
+from slicemq.comparison import Comparison
 from slicemq.ledger import Ledger
 
 
@@ -78,6 +80,17 @@ def test_node_that_does_not_wait_for_memory_is_found(monkeypatch: pytest.MonkeyP
     """Rule 12."""
     monkeypatch.setattr(Agent, "_has_room", lambda self, wanted: True)
     broken("deploys", "MEMORY", seeds=120)
+
+
+def test_gate_that_is_content_with_everything_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evidence, "judge", lambda self, policy, seconds: Verdict("pass", "all is well"))
+    broken("rollouts", "GATED")
+
+
+def test_canary_whose_errors_end_frames_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 5."""
+    monkeypatch.setattr(Comparison, "has_heavier", lambda self, revision: False)
+    broken("rollouts", "GATED", seeds=120)
 
 
 def test_core_that_raises_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
