@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import time
@@ -14,6 +15,8 @@ from slicemq.messages import Artifact
 from slicemq.topics import is_sha256
 
 _BLOCK = 1 << 20
+_KEPT_FREE = 16_000_000
+"""Bytes of the disk that no download takes; of a small disk a sixteenth."""
 
 
 class ArtifactStore:
@@ -78,6 +81,26 @@ class ArtifactStore:
         except OSError:
             return 0
         return kept if kept <= artifact.size else 0
+
+    def check_room(self, artifact: Artifact) -> None:
+        """Raise StoreError unless what lacks of a download fits on the disk beside the coordinator's state.
+
+        A download that filled the disk would keep the coordinator from storing, and so from deciding, anything.
+        """
+        path = self.path(artifact.sha256)
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from error
+        free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        lacks = artifact.size - self.partial_size(artifact)
+        kept_free = min(_KEPT_FREE, total // 16)
+        # Some network file systems do not say what they have.
+        if total > 0 and lacks + kept_free > free:
+            raise StoreError(
+                f"{path}: {os.strerror(errno.ENOSPC)}: it takes {lacks / 1e6:.1f} MB, {free / 1e6:.1f} MB are "
+                f"free and {kept_free / 1e6:.1f} MB of them stay free for the coordinator's state"
+            )
 
     def append(self, artifact: Artifact, offset: int, data: bytes) -> None:
         """Add bytes to an unfinished download. Raises StoreError; the bytes before them stay."""

@@ -66,10 +66,12 @@ class Exchange:
         """The artifact's file, pulled from whoever has it when it is not here.
 
         Raises ArtifactError when nobody sends it for `patience` seconds, or when what comes does not match its
-        hash three times; StoreError when it cannot be written.
+        hash three times; StoreError when it cannot be written, or has no room, which is checked before any byte
+        is asked for.
         """
         if self._store.size(artifact.sha256) == artifact.size:
             return self._store.path(artifact.sha256)
+        self._store.check_room(artifact)
         for attempt in range(_TRIES):
             try:
                 self._pull(artifact, patience)

@@ -58,6 +58,7 @@ class StandbyService:
         self._outcome: TakeOver | None = None
         self._marker = 0
         self._wanted: queue.SimpleQueue[Mirror | None] = queue.SimpleQueue()
+        self._lacking: set[str] = set()
         # Files that were checked against their hashes in this life.
         self._checked: set[str] = {file.sha256 for file in kept.files} if kept is not None else set()
         self._stopped = threading.Event()
@@ -251,8 +252,10 @@ class StandbyService:
                     self._checked.add(file.sha256)
             except (SliceMQError, OSError) as error:
                 # A disk may fail at any of it, and this thread must go on to try again.
-                logger.warning("not mirrored yet: %s", error)
+                level = logging.DEBUG if file.sha256 in self._lacking else logging.WARNING
+                logger.log(level, "not mirrored yet: %s", error)
                 missing.append(file)
+        self._lacking = {file.sha256 for file in missing}
         return missing
 
     def _install(self, mirror: Mirror) -> None:

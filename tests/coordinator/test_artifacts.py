@@ -56,6 +56,35 @@ def test_a_disk_that_has_become_read_only_raises_what_is_waited_for(
         store.put(b"another")
 
 
+def test_a_download_leaves_room_for_the_state(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 24 needs it: a coordinator that cannot store decides nothing."""
+    real = os.statvfs(".")
+    free = len(DATA) + 100
+
+    def small(path: object) -> os.statvfs_result:
+        blocks = {"f_frsize": 1, "f_bavail": free, "f_blocks": 1600}
+        names = ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "flag", "namemax")
+        return os.statvfs_result([blocks.get(f"f_{name}", getattr(real, f"f_{name}")) for name in names])
+
+    monkeypatch.setattr(os, "statvfs", small)
+    sent: list[str] = []
+
+    def send(topic: str, payload: bytes) -> bool:
+        sent.append(topic)
+        return True
+
+    exchange = Exchange(store, TOPICS, "coordinator-1", send)
+    store.check_room(ARTIFACT)
+    free -= 1
+    with pytest.raises(StoreError, match=r"No space left on device: it takes 0\.5 MB, 0\.5 MB are free"):
+        exchange.fetch(ARTIFACT)
+    exchange.stop()
+    assert sent == []
+    assert store.partial_size(ARTIFACT) == 0
+    store.append(ARTIFACT, 0, DATA[:1000])
+    store.check_room(ARTIFACT)
+
+
 def test_a_download_goes_on_where_it_was_and_a_wrong_one_is_dropped(store: ArtifactStore) -> None:
     store.append(ARTIFACT, 0, DATA[:1000])
     assert store.partial_size(ARTIFACT) == 1000
