@@ -275,7 +275,7 @@ class Cluster:
         if state.changed:
             self.contingencies.disturb(now)
         self._idle.begin(now)
-        if state.changed:
+        if state.changed or (sweeps and self.publishing.waiting):
             state.changed = False
             self.publishing.flush(now)
         if sweeps:

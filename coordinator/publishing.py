@@ -18,13 +18,17 @@ from coordinator.upkeep import staying
 from slicemq.messages import Assignment, SliceAssignment, Stamp
 from slicemq.topics import is_id
 
+MOST_EMPTY = 16
+"""How many empty assignments are on their way to nodes that run nothing, until their reports say that they came."""
+
 
 class Publishing:
     """What stands on the broker from this coordinator.
 
     `published`: topic -> document without its stamp. `sent`: topic -> stamp, and when it was sent last. `addressed`
     are the nodes that have an assignment, and since when it is an empty one of an absent node (else infinity).
-    `earlier` are the assignments that stood there before this coordinator wrote.
+    `earlier` are the assignments that stood there before this coordinator wrote. `waiting`: empty assignments wait
+    for others that are on their way.
     """
 
     def __init__(self, state: State, instance: str, term: int) -> None:
@@ -35,6 +39,8 @@ class Publishing:
         self.sent: dict[str, tuple[Stamp, float]] = {}
         self.addressed: dict[str, float] = {}
         self.earlier: dict[str, Assignment] = {}
+        self.waiting = False
+        self._empty: dict[str, float] = {}
         self._stored_term = term
         # Since its term is another: with that, all documents go out again.
         self._all_again = False
@@ -106,10 +112,19 @@ class Publishing:
             del self.published[topic]
             self.sent.pop(topic, None)
             state.actions.append(Clear(topic))
+        self.waiting = False
+        self._forget_seen(now)
         for topic, document in wanted.items():
             before = self.published.get(topic)
             if before == document and not self._all_again:
                 continue
+            if isinstance(document, Assignment) and self._says_nothing(document, before):
+                # A thousand nodes that join at once must not delay beats, which a broker reads behind these.
+                if len(self._empty) >= MOST_EMPTY:
+                    self.published.pop(topic, None)
+                    self.waiting = True
+                    continue
+                self._empty[document.node] = now
             if isinstance(document, Assignment) and (before is None or before.slices != document.slices):
                 self._told(before, document)
             self.published[topic] = document
@@ -138,20 +153,49 @@ class Publishing:
             *(earlier.slices if earlier is not None else ()),
         ]
 
+    def _says_nothing(self, document: Assignment, before: Assignment | None) -> bool:
+        """Whether an assignment gives nothing to do and takes nothing away, as far as is known."""
+        empty = Assignment(document.node, document.stamp, ())
+        if document != empty or (before is not None and before != empty):
+            return False
+        node, earlier = self._state.members.nodes.get(document.node), self.earlier.get(document.node)
+        report = node.report if node is not None else None
+        return not (report is not None and report.slices) and not (earlier is not None and earlier.slices)
+
+    def _forget_seen(self, now: float) -> None:
+        """Empty assignments that were seen, or that take too long, are not on their way any longer."""
+        patience = self._state.settings.resend_assignment
+        for name, since in list(self._empty.items()):
+            if now - since >= patience or not self._is_unseen(name):
+                del self._empty[name]
+
+    def _is_unseen(self, name: str) -> bool:
+        """Whether the report of a node that lives does not say yet that its assignment came."""
+        node = self._state.members.nodes.get(name)
+        sent = self.sent.get(self._state.topics.node(name, "assignment"))
+        if node is None or not node.alive or sent is None:
+            return False
+        seen = node.current_report.seen if node.current_report is not None else None
+        return seen is None or seen < sent[0]
+
     def repeat_unseen(self, now: float) -> None:
         """Send an assignment again until the node's report says that it saw it (rule 7)."""
         state = self._state
+        self._forget_seen(now)
         for name in self.addressed:
-            node = state.members.nodes.get(name)
             topic = state.topics.node(name, "assignment")
-            if node is None or not node.alive or topic not in self.sent:
+            document = self.published.get(topic)
+            if document is None or not self._is_unseen(name):
                 continue
             stamp, when = self.sent[topic]
-            report = node.current_report
-            seen = report.seen if report is not None else None
-            if (seen is None or seen < stamp) and now - when >= state.settings.resend_assignment:
-                self.sent[topic] = (stamp, now)
-                state.actions.append(Publish(topic, dataclasses.replace(self.published[topic], stamp=stamp)))
+            if now - when < state.settings.resend_assignment:
+                continue
+            if self._says_nothing(document, document):
+                if len(self._empty) >= MOST_EMPTY:
+                    continue
+                self._empty[name] = now
+            self.sent[topic] = (stamp, now)
+            state.actions.append(Publish(topic, dataclasses.replace(document, stamp=stamp)))
 
     def clear_addresses(self, now: float) -> None:
         """Clear the empty assignments of nodes that have been away for a grace period (rule 15)."""
