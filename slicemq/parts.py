@@ -34,6 +34,8 @@ def route_fault(route: Route, document: PipelineDocument) -> str:
     ):
         if given and len(given) != len(specs):
             return f"{where}: {word}: {len(given)} tensors, expected {len(specs)}"
+        if given and len(set(given)) != len({spec.index for spec in specs}):
+            return f"{where}: {word}: one tensor stands for two"
     known = set(inputs_of(route, document))
     for bundle in (bundle for lane in route.ways() for bundle in lane.entry):
         for spec in bundle.tensors:

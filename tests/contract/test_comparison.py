@@ -269,6 +269,7 @@ def test_inputs_given_under_an_earlier_face_go_to_the_present_one() -> None:
     [
         ({"inputs": (5, 6)}, "inputs: 2 tensors, expected 1"),
         ({"outputs": (20,)}, "outputs: 1 tensors, expected 2"),
+        ({"outputs": (20, 20)}, "outputs: one tensor stands for two"),
         ({"inputs": (7,)}, "tensor 5 is not an input"),
     ],
 )
