@@ -28,7 +28,7 @@ class TakeoverLife(ClusterLife):
     """As there, and a standby may take over at any time."""
 
     @initialize()
-    def begin(self) -> None:  # type: ignore[override]
+    def begin(self) -> None:
         self.site: _Mirrored = _Mirrored(*(Board(name) for name in NODES), read_back=False)
         self.site.start()
 
@@ -64,6 +64,8 @@ class TakeoverLife(ClusterLife):
         for topic in list(site.retained):
             actions += site.cluster.on_foreign(site.now, topic)
         site.do(actions)
+        # Who took over is mirrored before it is lost as well.
+        site.mirror = (site.stored, site.stored_term)
 
 
 TestTakeoverLife = TakeoverLife.TestCase
