@@ -72,6 +72,7 @@ TestTakeoverLife = TakeoverLife.TestCase
 TestTakeoverLife.settings = settings(
     max_examples=int(os.environ.get("RANDOM_LIVES", "30")),
     stateful_step_count=40,
+    derandomize="RANDOM_LIVES" not in os.environ,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
