@@ -10,9 +10,10 @@ Bad ones are of four kinds: their answers are wrong (a golden file notices), a w
 believed it had and fails while it loads one, they are slow (a canary's gate notices), or no node has the memory
 (there is no plan).
 
-A rate is of the answers from the start of `slicemq deploy` until it ends, as a share of that in the seconds before
-it. The exit code is 0 only when no frame was lost, doubled, out of order or mixed, each upgrade ended as it should
-and for the right reason, a good one keeps 80 % of the rate (median), and nothing grew (upgrade_growth.py).
+A rate is of the answers from the start of `slicemq deploy` until the next one's, as a share of the steady
+rate, which is measured every ten upgrades when only one revision is left. The exit code is 0 only when no frame was lost,
+doubled, out of order or mixed, each upgrade ended as it should and for the right reason, a good one keeps 80 % of
+the rate (median), and nothing grew (upgrade_growth.py).
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ _DEADLINE = 120.0
 _SETTLE_SECONDS = 90.0
 # Answers of the revision before may be on their way for so long.
 _FLIP_SECONDS = 10.0
+_STEADY_EVERY = 10
+_STEADY_SECONDS = 4.0
 _SIZES_EVERY = 50
 _FIRST_SIZES = 5
 
@@ -210,6 +213,7 @@ class _Course:
         self._site, self._files, self._load, self._watched = site, files, load, watched
         self._pause, self._say = pause, say
         self._serves = "first"
+        self._steady = 0.0
 
     def go(self, kinds: Sequence[Kind]) -> tuple[list[Upgrade], list[Sizes]]:
         """Carry out all of them."""
@@ -217,6 +221,8 @@ class _Course:
         sizes: list[Sizes] = []
         self._wait(2 * self._pause)
         for number, kind in enumerate(kinds, start=1):
+            if number % _STEADY_EVERY == 1:
+                self._measure_steady()
             upgrades.append(self._upgrade(number, kind))
             self._tell(upgrades[-1], len(kinds))
             if self._load.error is not None:
@@ -257,8 +263,8 @@ class _Course:
             code=code,
             reason=reason,
             seconds=end - begin,
-            rate=rate_between(times, begin, end),
-            steady=rate_between(times, begin - 0.75 * self._pause, begin),
+            rate=rate_between(times, begin, time.monotonic()),
+            steady=self._steady,
             gap=longest_gap(times, begin, end),
             wrong=self._wrong(kind, code, reason),
         )
@@ -296,6 +302,13 @@ class _Course:
                 break
             time.sleep(0.1)
         self._wait(self._pause)
+
+    def _measure_steady(self) -> None:
+        """The rate while nothing is upgraded, drained or unloaded."""
+        self._settle()
+        begin = time.monotonic()
+        self._wait(_STEADY_SECONDS)
+        self._steady = rate_between([answer.at for answer in self._load.answers], begin, time.monotonic())
 
     def _tell(self, one: Upgrade, of: int) -> None:
         how = (
