@@ -11,9 +11,9 @@ believed it had and fails while it loads one, they are slow (a canary's gate not
 (there is no plan).
 
 A rate is of the answers from the start of `slicemq deploy` until the next one's, as a share of the steady
-rate, which is measured every ten upgrades when only one revision is left. The exit code is 0 only when no frame was lost,
-doubled, out of order or mixed, each upgrade ended as it should and for the right reason, a good one keeps 80 % of
-the rate (median), and nothing grew (upgrade_growth.py).
+rate, which is measured every ten upgrades when only one revision is left. The exit code is 0 only when no frame
+was lost, doubled, out of order or mixed, each upgrade ended as it should and for the right reason, a good one
+keeps 80 % of the rate (median), and nothing grew (upgrade_growth.py).
 """
 
 from __future__ import annotations
