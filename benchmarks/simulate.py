@@ -1,11 +1,12 @@
 """Simulated clusters by the thousand: what broke, and what each kind of fault did.
 
     python -m benchmarks.simulate [--runs 100000] [--seed 1] [--jobs 2] [--only chaos,failover] [--fresh]
-        [--format json]
+        [--format json] [--write]
 
 The runs are shared among the scenarios of `slicemq simulate` (one without faults has none), from the seed on.
 Finished parts are kept in .cache/simulate.jsonl while the code is the same, so it can be stopped and resumed. The
-exit code is 1 if any run broke a promise; the command that repeats it is printed.
+exit code is 1 if any run broke a promise; the command that repeats it is printed. `--write` puts the tables into
+docs/explanation/guarantees.md.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks.kept import ROOMS, Kept, code_digest
+from benchmarks.pages import ROOT, write_region
 from simulator.crowd import play_block
-from simulator.faults import MEANS
+from simulator.faults import Fault
 from simulator.scenarios import SCENARIOS
 from simulator.tally import Tally
 
@@ -34,6 +36,7 @@ _SHARES = {
     "chaos": 0.3,
 }
 _BLOCK = 500
+PAGE = ROOT / "docs" / "explanation" / "guarantees.md"
 
 
 def main() -> int:
@@ -53,10 +56,10 @@ def main() -> int:
         by_name = {name: tally.to_plain() for name, tally in tallies.items()}
         print(json.dumps({"seed": arguments.seed, "total": total.to_plain(), "scenarios": by_name}, indent=2))
     else:
-        print(table(tallies, total))
-        print()
-        print(fault_table(total))
-        print(f"\nseed {arguments.seed}; {time.monotonic() - begun:.0f} s this time")
+        print(report(tallies, total, arguments.seed))
+        print(f"\n{time.monotonic() - begun:.0f} s this time")
+    if arguments.write:
+        write_region("simulate", report(tallies, total, arguments.seed), PAGE)
     for one in total.first:
         print(f"{one['invariant']}: {one['how']}\n  {one['again']}", file=sys.stderr)
     return 1 if total.broken else 0
@@ -69,6 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="", help="scenarios, separated by commas")
     parser.add_argument("--fresh", action="store_true", help="take nothing of earlier runs")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/explanation/guarantees.md")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser.parse_args()
 
@@ -94,6 +98,17 @@ def _run(names: list[str], arguments: argparse.Namespace) -> dict[str, Tally]:
     return tallies
 
 
+def report(tallies: dict[str, Tally], total: Tally, seed: int) -> str:
+    """The tables, with what they count in front."""
+    errors = ", ".join(f"{count} {reason}" for reason, count in sorted(total.failed.items())) or "none"
+    least = ", ".join(f"{count} {what}" for what, count in total.least.items())
+    return (
+        f"{total.runs} runs with seeds from {seed} on, each with at least {least}: {total.answered} of "
+        f"{total.frames} frames were answered, the others ended by a named error ({errors}); "
+        f"{sum(total.broken.values())} runs broke a promise.\n\n{table(tallies, total)}\n\n{fault_table(total)}"
+    )
+
+
 def table(tallies: dict[str, Tally], total: Tally) -> str:
     """A row for each scenario, as a Markdown table."""
     lines = [
@@ -105,15 +120,15 @@ def table(tallies: dict[str, Tally], total: Tally) -> str:
         rest = " | ".join(str(one.settled_within(share)) for share in (0.5, 0.99, 1.0))
         lines.append(
             f"| {name} | {one.runs} | {one.frames} | {sum(one.failed.values())} | {one.revisions} | "
-            f"{sum(one.faults.values())} | {rest} | {sum(one.broken.values())} |"
+            f"{one.faults.total()} | {rest} | {sum(one.broken.values())} |"
         )
     return "\n".join(lines)
 
 
 def fault_table(total: Tally) -> str:
     """How often each kind of fault was done, as a Markdown table."""
-    lines = ["| fault | what it does | times |", "| --- | --- | --- |"]
-    lines += [f"| `{kind.value}` | {means} | {total.faults[kind.value]} |" for kind, means in MEANS.items()]
+    lines = ["| fault | times |", "| --- | --- |"]
+    lines += [f"| `{kind.value}` | {total.faults[kind.value]} |" for kind in Fault]
     return "\n".join(lines)
 
 

@@ -56,7 +56,6 @@ class Injection:
             world.undeploy(name)
         if kind == "rollout":
             flaw = world.random.choice(("", "", *FLAWS))
-            world.counts[f"rollout {flaw or 'sound'}"] += 1
             world.models[name] = known(before.shape, before.version + 1, flaw)
             world.deploy(name, self._policy())
             return

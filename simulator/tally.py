@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from simulator.faults import Fault
 from simulator.play import Result
 
 _KEPT = 20
@@ -33,7 +34,7 @@ class Tally:
         self.frames += result.frames
         self.answered += result.answered
         self.revisions += result.revisions
-        faults = sum(result.faults.values())
+        faults = sum(result.faults[kind.value] for kind in Fault if kind.value in result.faults)
         for name, value in (("nodes", result.nodes), ("frames", result.frames), ("faults", faults)):
             self.least[name] = min(self.least.get(name, value), value)
         self.failed.update(result.failed)

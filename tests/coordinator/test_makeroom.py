@@ -196,6 +196,42 @@ def test_a_node_lost_meanwhile_ends_it_and_what_served_is_planned_for_the_rest(s
     assert [node.node for node in job.nodes] == ["n1"]
 
 
+@pytest.mark.parametrize("step", ["emptying", "unloading"])
+def test_a_plan_that_returns_takes_the_place_of_what_is_emptied(step: str) -> None:
+    """Rules 12 and 13: both do not fit, and what drains is the very revision whose plan returns."""
+    site = Site(Board("n1", 40 * MB), Board("n2", 40 * MB), Board("n3", 40 * MB))
+    site.start()
+    old = site.run("n1", "n2")
+    site.deploy(intent(model="m2"))
+    lacking = InsufficientCapacityError("needs 20 MB on n2, 10 MB free")
+    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, lacking))
+    site.plan("n2", "n3")
+    made = blueprint(intent(model="m2"), ("n2", "n3"))
+    for node, items in made.slices.items():
+        holds(site, node, *(item.artifact.sha256 for item in items))
+    site.wait(0.25)
+    if step == "unloading":
+        site.deaf |= {"n1", "n2"}
+        site.wait(site.settings.room_quiet + 0.5)
+    room, jobs = site.record().room, len(site.jobs)
+    assert room is not None
+    assert room.step == step
+    site.die("n3")
+    back = site.record().coming
+    assert back is not None
+    assert back.id == f"3-{old.partition('-')[2]}"
+    assert len(site.jobs) == jobs, "no planning in between"
+    assert site.record().room is None
+    assert site.routes() == {old: "lost"}
+    assert site.assigned("n1") == [f"{back.id}/s0"], "its place, and not beside it"
+    assert site.assigned("n2") == [f"{back.id}/s1"]
+    site.deaf.clear()
+    site.obey()
+    site.obey()
+    site.pass_probes()
+    assert site.routes() == {old: "lost", back.id: "active"}
+
+
 def test_a_node_lost_while_files_are_fetched_is_replaced(site: Site) -> None:
     no_room(site)
     site.die("n2")
