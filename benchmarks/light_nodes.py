@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -41,6 +42,7 @@ from slicemq.session import Session
 from slicemq.topics import Topics
 
 PER_PROCESS = 100
+BEATS = 4
 NAME = "wide"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGESIZE")
@@ -96,12 +98,22 @@ class Watch:
     def __init__(self, site: Site) -> None:
         self._topics = Topics(site.cluster)
         self.documents: dict[str, bytes] = {}
+        self._beats: deque[float] = deque(maxlen=BEATS)
         self.session = Session(site.options, "light-watch", on_message=self._on_message)
-        self.session.subscribe(self._topics.pipeline(NAME), self._topics.plan(NAME))
+        self.session.subscribe(
+            self._topics.pipeline(NAME), self._topics.plan(NAME), self._topics.coordinator_marker
+        )
         self.session.start()
 
     def _on_message(self, topic: str, payload: bytes, _retained: bool) -> None:
         self.documents[topic] = payload
+        if topic == self._topics.coordinator_marker:
+            self._beats.append(time.monotonic())
+
+    def steady(self) -> bool:
+        """Whether the coordinator's beats come through the broker as they should, some in 2 s."""
+        beats = list(self._beats)
+        return len(beats) == BEATS and time.monotonic() - beats[0] < 2.0
 
     def active(self) -> str:
         """The revision that is active; empty when there is none."""
@@ -177,8 +189,9 @@ def _measured(count: int, given: Any, speeds: dict[str, float]) -> Row:
         begun = time.monotonic()
         fleet = Fleet(site, count, speeds)
         stack.callback(fleet.close)
-        joined = _wait(lambda: coordinator.log.read_text().count(": ready\n") >= count, given.patience, "join")
-        join = joined - begun
+        _wait(lambda: coordinator.log.read_text().count(": ready\n") >= count, given.patience, "join")
+        # Whoever asks for something now is heard.
+        join = _wait(watch.steady, given.patience, "the coordinator's beats after the join") - begun
         idle = _share(coordinator.process.pid, given.seconds)
         begun = time.monotonic()
         words = ["--shape", "pipeline", "--max-slices", str(given.slices), "--profile", "estimate"]
