@@ -57,7 +57,12 @@ class Injection:
         if kind == "rollout":
             flaw = world.random.choice(("", "", *FLAWS))
             world.models[name] = known(before.shape, before.version + 1, flaw)
-            world.deploy(name, self._policy())
+            policy = self._policy()
+            world.deploy(name, policy)
+            if policy["promote"] == "manual":
+                # What is healthy waits for an operator without end.
+                promote = {"name": name, "action": "promote"}
+                self._until(self._some(6.0, 14.0), world.operator.ask, "rollout", promote)
             return
         shape = world.random.choice(SHAPES) if kind == "reshape" else before.shape
         world.models[name] = known(shape, before.version + 1)
