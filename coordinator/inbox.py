@@ -171,7 +171,8 @@ class Inbox:
         """A document that only coordinators write: kept for the start, or cleared when it is not known."""
         self._stamped(payload)
         if self._cluster.started:
-            return self._cluster.on_foreign(now, topic) if retained else []
+            # Also one that comes live: who lost this place may have had it on its way (rule 17).
+            return self._cluster.on_foreign(now, topic)
         if retained and len(self.retained) < _MAX_RETAINED:
             self.retained[topic] = payload
         return []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.actions import Respond
+from coordinator.actions import Clear, Respond
 from coordinator.inbox import Inbox, OutrankedError, stamp_of
 from slicemq.errors import CoordinatorError, ProtocolError
 from slicemq.messages import Artifact, Assignment, Beat, CoordinatorState, Request, Stamp, encode
@@ -223,6 +223,14 @@ def test_rule_21_a_new_term_exceeds_those_of_all_documents(topic: str) -> None:
     hear(inbox, topic, one_of_each_kind(41, "b" * 16)[topic], retained=True)
     site.start()
     assert site.cluster.term == 42
+
+
+@pytest.mark.parametrize("retained", [False, True])
+def test_rule_17_an_unknown_document_of_its_own_kind_is_removed_however_it_comes(retained: bool) -> None:
+    """One that comes live is kept by the broker, too, and no later connection may come that finds it."""
+    _, inbox = scene()
+    ghost, payload = TOPICS.pipeline("ghost"), one_of_each_kind(0, "a" * 16)[TOPICS.pipeline("faces")]
+    assert hear(inbox, ghost, payload, retained=retained) == [Clear(ghost)]
 
 
 def test_the_mirror_is_not_cleared_as_an_unknown_document() -> None:
