@@ -87,6 +87,7 @@ def test_gate_that_is_content_with_everything_is_found(monkeypatch: pytest.Monke
     broken("rollouts", "GATED")
 
 
+@pytest.mark.slow
 def test_canary_whose_errors_end_frames_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 5."""
     monkeypatch.setattr(Comparison, "has_heavier", lambda self, revision: False)

@@ -22,7 +22,7 @@ def test_seeds_of_each_scenario_keep_every_promise(name: str) -> None:
 def test_runs_are_as_large_as_they_are_said_to_be() -> None:
     """At least 3 nodes, 30 frames and 5 faults; calm has no faults."""
     for name, scenario in SCENARIOS.items():
-        for seed in range(2):
+        for seed in range(1):
             result = play(scenario, seed)
             assert result.nodes >= 3
             assert result.frames >= 30
