@@ -148,12 +148,12 @@ class Constant:
         return self.answers[-1].revision if self.answers else ""
 
     def _source(self) -> Iterator[Array]:
-        begun = time.monotonic()
+        due = time.monotonic()
         for number in itertools.count():
             if self._rate is not None:
-                pause = begun + number / self._rate - time.monotonic()
-                if pause > 0:
-                    self._stopping.wait(pause)
+                # What could not be sent in its time is not made up for: else a rate after a gap would be above it.
+                due = max(due + 1 / self._rate, time.monotonic())
+                self._stopping.wait(due - time.monotonic())
             if self._stopping.is_set():
                 return
             self.submitted += 1
