@@ -171,7 +171,11 @@ class Checks:
                 continue
             seen, policy = one.evidence, one.policy
             slow = seen["before_p95_ms"] > 0 and seen["p95_ms"] > policy.max_slowdown * seen["before_p95_ms"]
-            wrong = model.flaw == "wrong" and policy.steps == ("shadow",)
+            # Beside one that is as wrong nothing differs.
+            old = self.models.get((key[0], one.before))
+            wrong = (
+                model.flaw == "wrong" and policy.steps == ("shadow",) and old is not None and old.flaw != "wrong"
+            )
             if slow or wrong or model.flaw == "failing":
                 raise BrokenError(Invariant.GATED, f"{key} serves, which is {model.flaw or 'sound'}: {one.reason}")
 
