@@ -29,7 +29,7 @@ from coordinator.artifacts import ArtifactStore
 from coordinator.candidates import STEPS, chosen_nodes, limited
 from coordinator.codec_notes import calibration_frames, error_of_plan, measures_of
 from coordinator.error_budget import kept_budget, lossless
-from coordinator.golden_check import given_golden, own_golden, tolerance_of
+from coordinator.golden_check import ROUNDED, given_golden, own_golden, tolerance_of
 from coordinator.intents import Blueprint, GoldenCheck, Intent
 from coordinator.known import Known, informed
 from coordinator.planner import make_plan
@@ -42,6 +42,7 @@ from coordinator.planner.tables.states import down_sets
 from coordinator.planner.wishes import options_from_plain
 from coordinator.profiles import profile_of
 from coordinator.revisions import blueprint
+from slicemq.codecs import is_lossless
 from slicemq.errors import (
     InputError,
     InsufficientCapacityError,
@@ -131,6 +132,9 @@ def _golden(
     budget = plan.error.budget if plan.error is not None else 0.0
     runtime = job.tools.function(job.tools.runtime)()
     tolerance = tolerance_of(capacities, runtime, platform.machine(), graph)
+    if plan.error is None and not all(is_lossless(bundle.codec) for bundle in plan.bundles):
+        # A plan file's own codecs: nobody has said how far results may be off.
+        tolerance = max(tolerance, ROUNDED)
     if job.intent.golden is not None and (job.asked or store.path(job.intent.golden.sha256).is_file()):
         file, frames = given_golden(store, job.intent.golden, path, graph, load, tolerance)
         return GoldenCheck(file, frames, budget)

@@ -271,7 +271,7 @@ class Path(RuleBasedStateMachine):
     def submit(self, client: str) -> None:
         ledger = self.ledgers[client]
         if ledger.room:
-            self.apply(client, ledger.submit(self.now, "x", SPEC)[1])
+            self.apply(client, ledger.submit(self.now, {0: "x"}, SPEC)[1])
 
     @rule(data=st.data(), keep=st.booleans())
     @precondition(lambda self: self.wire)
