@@ -38,6 +38,7 @@ def test_the_same_model_again_changes_nothing(site: Site, wire: Wire, undisturbe
     assert undisturbed.revisions == [again["revision"]]
 
 
+@pytest.mark.slow
 def test_another_model_under_the_same_name(site: Site, faces: Path, tmp_path: Path) -> None:
     other = with_other_weights(faces, tmp_path / "other.tflite")
     deploy(site, faces, "hot")
@@ -58,6 +59,7 @@ def test_another_model_under_the_same_name(site: Site, faces: Path, tmp_path: Pa
     site.json("undeploy", "hot")
 
 
+@pytest.mark.slow
 def test_undeploy_while_clients_are_connected(site: Site, wire: Wire, faces: Path, undisturbed: Flow) -> None:
     deploy(site, faces, "brief")
     with Pipeline("brief", site.options, cluster=site.cluster) as pipeline:

@@ -26,6 +26,7 @@ def without_coordinator(site: Site, flow: Flow) -> None:
     flow.passes(20)
 
 
+@pytest.mark.slow
 def test_coordinator_restart(tmp_path: Path) -> None:
     file = model()
     with new_site(tmp_path) as site, Wire(started(site, NODES, coordinator=PATIENT)) as wire:
