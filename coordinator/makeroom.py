@@ -46,13 +46,21 @@ def may_help(record: PipelineRecord, wish: Wish) -> bool:
 
 
 def begin(record: PipelineRecord, coming: Revision, wish: Wish, settings: Settings, now: float) -> None:
-    """`coming` is planned into the memory of what serves: let it wait for it."""
+    """`coming` is planned into the memory of what serves: let it wait for it.
+
+    Where that was lost meanwhile, what drains still has its memory.
+    """
     old = record.active
-    if old is None:
+    if old is not None:
+        record.room = Room("fetching", old.blueprint, old.intent, wish.room, now + settings.room_fetch)
+        step = "nodes fetch its files"
+    elif record.in_phase("draining") and record.face is not None and record.intent is not None:
+        record.room = Room("emptying", record.face, record.intent, wish.room, math.inf)
+        step = "what is on its way is answered first"
+    else:
         return
     enter(coming, "waiting", now)
-    record.room = Room("fetching", old.blueprint, old.intent, wish.room, now + settings.room_fetch)
-    record.status = _text(record, coming, "nodes fetch its files")
+    record.status = _text(record, coming, step)
 
 
 @dataclass(frozen=True)

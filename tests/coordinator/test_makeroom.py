@@ -232,6 +232,37 @@ def test_a_plan_that_returns_takes_the_place_of_what_is_emptied(step: str) -> No
     assert site.routes() == {old: "lost", back.id: "active"}
 
 
+def test_what_drains_is_waited_for_although_what_served_was_lost_while_it_was_planned() -> None:
+    """Rules 12 and 13: the plan counts the memory of all the pipeline's revisions as free."""
+    site = Site(Board("n1", 70 * MB), Board("n2", 70 * MB))
+    site.start()
+    first = site.run("n1")
+    site.deploy(intent(model="m2"))
+    site.plan("n2")
+    site.obey()
+    site.pass_probes()
+    second = site.record().active
+    assert second is not None
+    assert site.routes() == {first: "draining", second.id: "active"}
+    site.deploy(intent(model="m3"))
+    lacking = InsufficientCapacityError("needs 70 MB on n1, 40 MB free")
+    site.do(site.cluster.on_plan_failed(site.now, site.jobs[-1].job, lacking))
+    site.report("n2", "s0", "failed", "out of memory")
+    assert site.routes() == {first: "draining", second.id: "lost"}
+    site.plan("n1")
+    third = site.record().coming
+    assert third is not None
+    assert third.phase == "waiting"
+    assert site.assigned("n1") == [f"{first}/s0"], "not beside it"
+    assert site.assigned("n2") == []
+    site.wait(site.settings.room_quiet + 0.5)
+    site.obey()
+    assert site.assigned("n1") == [f"{third.id}/s0"]
+    site.obey()
+    site.pass_probes()
+    assert site.routes() == {first: "lost", second.id: "lost", third.id: "active"}
+
+
 def test_a_node_lost_while_files_are_fetched_is_replaced(site: Site) -> None:
     no_room(site)
     site.die("n2")
