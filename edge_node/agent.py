@@ -11,7 +11,7 @@ no longer assigned and its worker is gone, because only then is its memory free 
     running   ready                WorkerDied -> fetching (which checks the file's hash again before the load);
                                    not wanted any more, and its worker taken over -> gone
     failed    failed, reason       a new revision
-    stopping  loading, "stopping"  WorkerDied -> gone; when it is wanted again by then -> fetching
+    stopping  loading, "stopping"  WorkerDied or WorkerEmpty -> gone; wanted again by then -> fetching
 
 A slice that is wanted anew and has the file and tensors of a running one that is not wanted any more takes over
 that one's worker, as loaded as it is (RetaskWorker), and is starting. Stateful slices do not: their state is
@@ -19,7 +19,8 @@ another one.
 
 A spare is a worker without a slice: it has imported all that it needs, and the next slice to start gets it. It is
 started when all slices have been at rest for a second, where the memory of all that is wanted and held leaves
-room for one more worker, and ended when it does not.
+room for one more worker, and ended when it does not. Where there is none, the worker of a slice that is stopped
+becomes it (EmptyWorker): what it has imported need not be imported again.
 
 Two deaths of a slice's worker within a minute fail the slice (rule 10). Two by the same frame do not: that frame is
 poisoned, and the slice's next worker answers it with an error. Every event of a worker carries the number that
@@ -38,6 +39,7 @@ from edge_node.events import (
     AssignmentReceived,
     CancelFetch,
     CoordinatorSeen,
+    EmptyWorker,
     Event,
     Fetch,
     Fetched,
@@ -51,6 +53,7 @@ from edge_node.events import (
     Tick,
     WorkerBeat,
     WorkerDied,
+    WorkerEmpty,
     WorkerFailed,
     WorkerReady,
 )
@@ -65,6 +68,7 @@ from slicemq.messages import (
     Stamp,
 )
 
+_WorkerEvent = WorkerReady | WorkerBeat | WorkerEmpty | WorkerFailed | WorkerDied
 Key = tuple[str, str, str]
 Phase = Literal["fetching", "waiting", "starting", "running", "failed", "stopping"]
 
@@ -75,6 +79,8 @@ MOST_RETRY_SECONDS = 30.0
 REST_SECONDS = 1.0
 SPARE_AGAIN = 10.0
 MOST_SPARE_AGAIN = 640.0
+# An emptied worker may take so much of a fresh one's memory.
+EMPTIED_SHARE = 1.25
 _WORDS: dict[Phase, SliceStateWord] = {
     "fetching": "fetching",
     "waiting": "loading",
@@ -108,6 +114,7 @@ class Agent:
         self._worker_memory = worker_memory
         self._keeps_spare = spare
         self._spare: int | None = None
+        self._emptied: int | None = None
         self._spare_due = 0.0
         self._spare_pause = SPARE_AGAIN
         self._busy_at = 0.0
@@ -204,7 +211,7 @@ class Agent:
     def _with_artifact(self, sha256: str) -> Iterable[_Held]:
         return [h for h in self._held.values() if h.phase == "fetching" and h.slice.artifact.sha256 == sha256]
 
-    def _worker_event(self, event: WorkerReady | WorkerBeat | WorkerFailed | WorkerDied, now: float) -> None:
+    def _worker_event(self, event: _WorkerEvent, now: float) -> None:
         if event.worker == self._spare:
             self._spare_spoke(event, now)
             return
@@ -217,6 +224,10 @@ class Agent:
                 held.phase = "running"
         elif isinstance(event, WorkerBeat):
             held.beat = event.beat
+        elif isinstance(event, WorkerEmpty):
+            if event.worker == self._emptied:
+                del self._workers[event.worker], self._held[key]
+                self._spare, self._emptied = event.worker, None
         elif isinstance(event, WorkerFailed):
             if held.phase != "stopping":
                 held.phase, held.reason = "failed", event.reason
@@ -225,6 +236,8 @@ class Agent:
 
     def _died(self, key: Key, held: _Held, event: WorkerDied, now: float) -> None:
         del self._workers[event.worker]
+        if event.worker == self._emptied:
+            self._emptied = None
         held.worker, held.beat = None, None
         if held.phase == "stopping":
             del self._held[key]
@@ -243,7 +256,7 @@ class Agent:
                 held.phase = "fetching"
                 held.reason = f"starting again: its worker died: {event.how} while {doing}"
 
-    def _spare_spoke(self, event: WorkerReady | WorkerBeat | WorkerFailed | WorkerDied, now: float) -> None:
+    def _spare_spoke(self, event: _WorkerEvent, now: float) -> None:
         if isinstance(event, WorkerDied):
             self._spare = None
             self._spare_due = now + self._spare_pause
@@ -298,8 +311,18 @@ class Agent:
             if held.worker is None:
                 del self._held[key]
             else:
+                actions.append(self._empty(key, held, held.worker) or StopWorker(held.worker))
                 held.phase = "stopping"
-                actions.append(StopWorker(held.worker))
+
+    def _empty(self, key: Key, held: _Held, worker: int) -> EmptyWorker | None:
+        """Have the worker of a slice that is not wanted become the spare, where there is none and room for it."""
+        if not self._keeps_spare or self._spare is not None or self._emptied is not None:
+            return None
+        if held.phase != "running" or not self._has_room_for_spare(without=key):
+            return None
+        del self._workers[worker]
+        held.worker = self._emptied = self._assign_worker(key)
+        return EmptyWorker(worker, held.worker, int(EMPTIED_SHARE * self._worker_memory))
 
     def _fetch(self, actions: list[Action], now: float) -> None:
         needed = {h.slice.artifact.sha256: h.slice.artifact for h in self._held.values() if h.phase == "fetching"}
@@ -335,14 +358,18 @@ class Agent:
             actions.append(StopWorker(self._spare))
             self._spare, self._spare_due = None, now + REST_SECONDS
         rested = now - self._busy_at >= REST_SECONDS and now >= self._spare_due
-        if self._keeps_spare and self._spare is None and room and rested:
+        if self._keeps_spare and self._spare is None and self._emptied is None and room and rested:
             self._spare = self._next_worker
             self._next_worker += 1
             actions.append(StartSpare(self._spare))
 
-    def _has_room_for_spare(self) -> bool:
-        """Whether one more worker fits beside those there are, and beside all that is wanted when it runs."""
-        loaded = [held.slice.memory for held in self._held.values() if held.worker is not None]
+    def _has_room_for_spare(self, without: Key | None = None) -> bool:
+        """Whether one more worker fits beside those there are, and beside all that is wanted when it runs.
+
+        `without`: a slice whose worker does not count.
+        """
+        held_now = [held for key, held in self._held.items() if held.worker is not None and key != without]
+        loaded = [held.slice.memory for held in held_now]
         wanted = [one.memory for one in self._wanted.values()]
         # A slice that has no worker yet takes the spare.
         taken = any((held := self._held.get(key)) is None or held.worker is None for key in self._wanted)

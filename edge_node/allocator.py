@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -23,6 +24,13 @@ _MMAP_THRESHOLDS = (32 << 20, 512 << 10)
 def kept_bytes(frame_bytes: int) -> int:
     """How many free bytes the process keeps for frames whose inputs and outputs take `frame_bytes` together."""
     return min(_MOST_KEPT, max(_LEAST_KEPT, _COPIES * frame_bytes))
+
+
+def give_back() -> None:
+    """Give the kernel back what this process has freed."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_for_frames(frame_bytes: int) -> bool:

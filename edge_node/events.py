@@ -66,6 +66,13 @@ class WorkerBeat:
 
 
 @dataclass(frozen=True)
+class WorkerEmpty:
+    """The worker has no slice (any more), and its memory is free."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
 class WorkerFailed:
     """The worker says why the slice cannot run; it ends by itself."""
 
@@ -94,6 +101,7 @@ Event = (
     | FetchFailed
     | WorkerReady
     | WorkerBeat
+    | WorkerEmpty
     | WorkerFailed
     | WorkerDied
     | Tick
@@ -162,6 +170,18 @@ class RetaskWorker:
 
 
 @dataclass(frozen=True)
+class EmptyWorker:
+    """Have the worker process `worker` give up its slice and wait for another; from then on it is `number`.
+
+    Its WorkerEmpty or, where it then still takes more than `most` bytes, its WorkerDied is awaited.
+    """
+
+    worker: int
+    number: int
+    most: int
+
+
+@dataclass(frozen=True)
 class StopWorker:
     """End a worker; its WorkerDied is awaited."""
 
@@ -177,4 +197,14 @@ class PublishReport:
     crashes: tuple[Crash, ...] = ()
 
 
-Action = Fetch | Prefetch | CancelFetch | StartWorker | StartSpare | RetaskWorker | StopWorker | PublishReport
+Action = (
+    Fetch
+    | Prefetch
+    | CancelFetch
+    | StartWorker
+    | StartSpare
+    | RetaskWorker
+    | EmptyWorker
+    | StopWorker
+    | PublishReport
+)

@@ -29,8 +29,9 @@ logger = logging.getLogger("slicemq.node.worker")
 class Task:
     """What the agent gives a worker, as one line of JSON; without an assignment it waits for the next line.
 
-    number: what the worker's words about this task carry; record: the descriptor of its record (-1: none, see
-    edge_node/record.py); poisoned: frames that are answered with an error and not run (rule 10).
+    most: bytes of memory with which it may do so (0: as many as it has), else it ends; number: what the worker's
+    words about this task carry; record: the descriptor of its record (-1: none, see edge_node/record.py);
+    poisoned: frames that are answered with an error and not run (rule 10).
     """
 
     node: str
@@ -46,6 +47,7 @@ class Task:
     number: int = 0
     record: int = -1
     poisoned: tuple[FrameName, ...] = ()
+    most: int = 0
 
 
 class Running:

@@ -24,6 +24,7 @@ from edge_node.events import (
     AssignmentReceived,
     CancelFetch,
     CoordinatorSeen,
+    EmptyWorker,
     Event,
     Fetch,
     Fetched,
@@ -357,6 +358,9 @@ class NodeService:
             self._workers.start(action.worker, self._task(None))
         elif isinstance(action, RetaskWorker):
             task = self._task(action.slice, action.poisoned)
+            self._workers.retask(action.worker, action.number, task, time.monotonic())
+        elif isinstance(action, EmptyWorker):
+            task = self._task(None) | {"most": action.most}
             self._workers.retask(action.worker, action.number, task, time.monotonic())
         elif isinstance(action, StopWorker):
             self._workers.stop(action.worker, time.monotonic())

@@ -1,11 +1,11 @@
 """The worker process of one slice: `python -m edge_node.worker`, its task as one JSON line on standard input.
 
 A task without a slice makes it a spare: it imports the runtime and waits for a line with one. A further line gives
-a worker at work another task, for the same file (edge_node/running.py). It tells the agent how it is doing by JSON
-lines on standard output, each with its task's number: `waiting` when it has come up without a slice, `loading`
-before the runtime touches the slice, `tasked` when it has turned to another task, `ready` (rule 11), `beat` every
-0.3 s, `failed` with a reason. What it computes stands in its record (rule 10). It ends when standard input closes,
-which the agent's death does too.
+a worker at work another task, for the same file (edge_node/running.py), or has it give up its slice. It tells the
+agent how it is doing by JSON lines on standard output, each with its task's number: `waiting` when it has no slice
+(any more), `loading` before the runtime touches the slice, `tasked` when it has turned to another task, `ready`
+(rule 11), `beat` every 0.3 s, `failed` with a reason. What it computes stands in its record (rule 10). It ends when
+standard input closes, which the agent's death does too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import threading
 from typing import Any
 
+from edge_node.allocator import give_back
 from edge_node.record import Record
 from edge_node.running import Running, Task
 from edge_node.runtime import load_runtime
@@ -131,6 +132,12 @@ def _obey(first: Task, voice: _Voice, orders: _Orders) -> None:
         while task is not None:
             voice.number = task.number
             if task.assignment is None:
+                if running is not None:
+                    running.stop()
+                    running = None
+                    give_back()
+                if 0 < task.most < resident():
+                    return
                 voice.say("waiting")
                 task = orders.next()
                 continue

@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge_node.events import WorkerBeat, WorkerDied, WorkerFailed, WorkerReady
+from edge_node.events import WorkerBeat, WorkerDied, WorkerEmpty, WorkerFailed, WorkerReady
 from edge_node.record import Recorder
 from slicemq.errors import ProtocolError
 from slicemq.messages import SliceBeat, from_plain
 
 logger = logging.getLogger("slicemq.node.workers")
 
-WorkerEvent = WorkerReady | WorkerBeat | WorkerFailed | WorkerDied
+WorkerEvent = WorkerReady | WorkerBeat | WorkerEmpty | WorkerFailed | WorkerDied
 _KILL_AFTER = 3.0
 _ENDING = "does not end"
 
@@ -172,7 +172,7 @@ class Workers:
             # What it says of an earlier task tells nothing about this one.
             if body.get("number") != number:
                 return
-            if body.get("event") in ("tasked", "loading") and worker.why != _ENDING:
+            if body.get("event") in ("tasked", "loading", "waiting") and worker.why != _ENDING:
                 worker.kill_at = math.inf
         event = _event(number, body)
         if event is not None:
@@ -195,7 +195,9 @@ def _event(number: int, body: dict[str, Any]) -> WorkerEvent | None:
         return WorkerReady(number)
     if kind == "failed":
         return WorkerFailed(number, str(body.get("reason", "no reason given"))[:1000])
-    if kind in ("waiting", "loading", "tasked", "died"):
+    if kind == "waiting":
+        return WorkerEmpty(number)
+    if kind in ("loading", "tasked", "died"):
         # What the worker was at when it ended is in its record.
         return None
     raise ValueError(f"event {kind!r}")

@@ -129,7 +129,7 @@ def test_slices_go_only_where_their_operators_run(mixed: Site, tmp_path: Path) -
     assert within(through(mixed, "layers", frames), whole, whole)
     mixed.json("undeploy", "layers")
     # Whole models are written with the lowest versions too, and nowhere else than where they run.
-    made = deploy(mixed, file, "layers-whole", "--profile", "estimate")
+    made = deploy(mixed, file, "layers-whole", "--profile", "estimate", "--max-slices", "1")
     assert [item["nodes"] for item in made["plan"]["slices"]] == [["new"]]
     mixed.json("undeploy", "layers-whole")
     said = failing(mixed, 21, "deploy", str(file), "--name", "nowhere", "--profile", "estimate", "--exclude", "new")

@@ -15,6 +15,7 @@ from edge_node.events import (
     AssignmentReceived,
     CancelFetch,
     CoordinatorSeen,
+    EmptyWorker,
     Event,
     Fetch,
     Fetched,
@@ -27,6 +28,7 @@ from edge_node.events import (
     Tick,
     WorkerBeat,
     WorkerDied,
+    WorkerEmpty,
     WorkerFailed,
     WorkerReady,
 )
@@ -441,6 +443,65 @@ def test_a_spare_whose_memory_a_coming_slice_fills_waits_for_it() -> None:
     assert driver.do(Tick(), 100.0) == []
 
 
+def test_the_worker_of_a_stopped_slice_becomes_the_spare_where_there_is_none() -> None:
+    """Rule 12: its slice leaves the report when the worker says that the memory is free."""
+    driver = Driver(memory=200 * MB, spare=True)
+    worker = driver.run(one())[0]
+    empty, report = driver.assign()
+    assert isinstance(empty, EmptyWorker)
+    assert (empty.worker, empty.most) == (worker, 12_500_000)
+    assert isinstance(report, PublishReport)
+    assert driver.report == {KEY: ("loading", "stopping")}
+    assert driver.do(Tick(), 5.0) == []
+    assert driver.do(WorkerDied(worker, "exit code 0")) == [], "that number is not its own any more"
+    driver.do(WorkerEmpty(empty.number))
+    assert driver.report == {}
+    assert driver.agent.spare_memory == 10 * MB
+    assert driver.do(Tick(), 5.0) == [], "there is one"
+    driver.assign(one("s1", artifact=B))
+    assert driver.do(Fetched(B.sha256))[0] == RetaskWorker(empty.number, driver.workers[-1], one("s1", artifact=B))
+
+
+def test_a_worker_that_takes_too_much_after_its_slice_ends_and_a_fresh_one_is_started() -> None:
+    driver = Driver(memory=200 * MB, spare=True)
+    driver.run(one())
+    empty = driver.assign()[0]
+    assert isinstance(empty, EmptyWorker)
+    driver.do(WorkerDied(empty.number, "exit code 0"))
+    assert driver.report == {}
+    assert driver.agent.spare_memory == 0
+    assert kinds(driver.do(Tick(), 2.0)) == [StartSpare]
+
+
+def test_one_worker_at_most_is_emptied_and_none_where_there_is_a_spare_or_no_room() -> None:
+    driver = Driver(memory=200 * MB, spare=True)
+    driver.run(one("s0"), one("s1"))
+    assert kinds(driver.assign()) == [EmptyWorker, StopWorker, PublishReport]
+    driver = Driver(memory=200 * MB, spare=True)
+    driver.run(one())
+    assert kinds(driver.do(Tick(), 2.0)) == [StartSpare]
+    assert kinds(driver.assign()) == [StopWorker, PublishReport]
+    driver = Driver(memory=140 * MB, spare=True)
+    driver.run(one("s0"), one("s1"))
+    # The emptied worker would run one of them, and the other one would lack the room.
+    coming = (one("s2", artifact=B), one("s3", artifact=B, memory=10 * MB))
+    assert StopWorker in kinds(driver.assign(one("s0"), *coming))
+    driver = Driver(memory=200 * MB)
+    driver.run(one())
+    assert kinds(driver.assign()) == [StopWorker, PublishReport]
+
+
+def test_a_slice_that_is_wanted_again_meanwhile_gets_the_emptied_worker() -> None:
+    driver = Driver(memory=200 * MB, spare=True)
+    driver.run(one())
+    empty = driver.assign()[0]
+    assert isinstance(empty, EmptyWorker)
+    driver.assign(one())
+    assert driver.report == {KEY: ("loading", "stopping")}
+    assert Fetch in kinds(driver.do(WorkerEmpty(empty.number)))
+    assert driver.do(Fetched(A.sha256))[0] == RetaskWorker(empty.number, driver.workers[-1], one())
+
+
 def test_a_spare_that_dies_is_replaced_later_each_time() -> None:
     driver = Driver(spare=True)
     pauses = []
@@ -529,6 +590,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.alive: dict[int, SliceAssignment] = {}
         self.spares: set[int] = set()
         self.stopped: set[int] = set()
+        self.emptied: set[int] = set()
         self.fetching: set[str] = set()
         self.wanted: tuple[SliceAssignment, ...] = ()
         self.report: PublishReport | None = None
@@ -557,6 +619,13 @@ class AnyOrder(RuleBasedStateMachine):
                     )
                 assert action.slice in self.wanted
                 self.alive[action.number] = action.slice
+            elif isinstance(action, EmptyWorker):
+                assert action.worker not in self.stopped
+                assert not self.spares - self.stopped
+                assert self.alive[action.worker] not in self.wanted
+                self.alive[action.number] = self.alive.pop(action.worker)
+                self.stopped.add(action.number)
+                self.emptied.add(action.number)
             elif isinstance(action, StopWorker):
                 assert action.worker in self.alive or action.worker in self.spares
                 assert action.worker not in self.stopped
@@ -594,6 +663,16 @@ class AnyOrder(RuleBasedStateMachine):
             self._do(WorkerDied(worker, "signal"))
         else:
             self._do(WorkerReady(worker) if how == "ready" else WorkerFailed(worker, "why"))
+
+    @precondition(lambda self: self.emptied & self.alive.keys())
+    @rule()
+    def a_worker_has_given_up_its_slice(self) -> None:
+        (worker,) = self.emptied & self.alive.keys()
+        del self.alive[worker]
+        self.emptied.remove(worker)
+        self.stopped.remove(worker)
+        self.spares.add(worker)
+        self._do(WorkerEmpty(worker))
 
     @precondition(lambda self: self.spares)
     @rule(data=st.data())

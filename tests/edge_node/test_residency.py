@@ -88,7 +88,7 @@ def test_nothing_mapped_no_file_or_no_proc(file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", EACH_RUNTIME)
 def test_a_warm_model_keeps_its_packed_weights_only(runtime: str) -> None:
-    model = real_models()["iris-landmark"].path
+    model = real_models()["iris-landmark"].path.resolve()
     done = subprocess.run(
         [sys.executable, "-c", _CHILD, str(model), runtime], capture_output=True, text=True, check=True
     )

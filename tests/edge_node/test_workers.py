@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_node.agent import EMPTIED_SHARE
 from edge_node.events import WorkerDied, WorkerReady
 from edge_node.record import Record, Recorder
 from edge_node.workers import Workers
@@ -28,6 +29,7 @@ from tests.edge_node.cluster import (
     Coordinator,
     NodeProcess,
     random_frames,
+    resident_mb,
     running_node,
     slice_assignment,
 )
@@ -111,6 +113,29 @@ def test_the_next_slice_gets_the_spare_worker_and_another_one_is_started(
 
 
 @one_broker
+def test_the_worker_of_a_slice_that_is_stopped_becomes_the_spare_and_runs_another(
+    node: NodeProcess, coordinator: Coordinator
+) -> None:
+    frame = random_frames(1)[0]
+    (process,) = eventually(node.children, JOIN)
+    results = set()
+    for number in range(1, 4):
+        # Started before there is time for a spare: so each time there is none when the slice is stopped.
+        name = f"{number}-0123abcd"
+        coordinator.assign(of_revision(name))
+        eventually(lambda name=name: runs(coordinator, name), JOIN)  # type: ignore[misc]
+        results.add(answer(coordinator, number, frame, name))
+        assert node.children()[0] == process
+        coordinator.assign()
+        eventually(lambda: coordinator.words() == [], JOIN)
+    assert len(results) == 1
+    assert coordinator.capacity is not None
+    assert resident_mb(process) * 1e6 <= EMPTIED_SHARE * coordinator.capacity.worker_memory
+    assert coordinator.report is not None
+    assert coordinator.report.crashes == ()
+
+
+@one_broker
 def test_a_worker_that_does_not_turn_to_another_task_is_killed_and_the_slice_loaded(
     node: NodeProcess, coordinator: Coordinator
 ) -> None:
@@ -136,7 +161,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     (package / "__init__.py").write_text(f"__path__ = [*__path__, {str(real)!r}]\n")
     (package / "interpreter.py").write_text(
         textwrap.dedent(f"""
-            import importlib.util, os, signal
+            import ctypes, importlib.util
 
             spec = importlib.util.spec_from_file_location("ai_edge_litert.sound", {str(real / "interpreter.py")!r})
             sound = importlib.util.module_from_spec(spec)
@@ -145,7 +170,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
             class Interpreter(sound.Interpreter):
                 def invoke(self):
                     if any((self.get_tensor(one["index"]) > 1e20).any() for one in self.get_input_details()):
-                        os.kill(os.getpid(), signal.SIGSEGV)
+                        ctypes.string_at(0)
                     super().invoke()
         """)
     )
