@@ -20,7 +20,8 @@ another one.
 A spare is a worker without a slice: it has imported all that it needs, and the next slice to start gets it. It is
 started when all slices have been at rest for a second, where the memory of all that is wanted and held leaves
 room for one more worker, and ended when it does not. Where there is none, the worker of a slice that is stopped
-becomes it (EmptyWorker): what it has imported need not be imported again.
+becomes it (EmptyWorker): what it has imported need not be imported again. So while two revisions of a pipeline are
+held, one of which drains as a rule, none is started for some time.
 
 Two deaths of a slice's worker within a minute fail the slice (rule 10). Two by the same frame do not: that frame is
 poisoned, and the slice's next worker answers it with an error. Every event of a worker carries the number that
@@ -77,6 +78,7 @@ RETRY_SECONDS = 2.0
 MOST_RETRY_SECONDS = 30.0
 # At rest for so long, the node starts a spare worker; one that died is replaced after so long, and later each time.
 REST_SECONDS = 1.0
+CHANGE_SECONDS = 15.0
 SPARE_AGAIN = 10.0
 MOST_SPARE_AGAIN = 640.0
 # An emptied worker may take so much of a fresh one's memory.
@@ -357,7 +359,10 @@ class Agent:
         if self._spare is not None and not room:
             actions.append(StopWorker(self._spare))
             self._spare, self._spare_due = None, now + REST_SECONDS
-        rested = now - self._busy_at >= REST_SECONDS and now >= self._spare_due
+        revisions = {key[:2] for key in self._held}
+        changing = len({pipeline for pipeline, _ in revisions}) < len(revisions)
+        rest = CHANGE_SECONDS if changing else REST_SECONDS
+        rested = now - self._busy_at >= rest and now >= self._spare_due
         if self._keeps_spare and self._spare is None and self._emptied is None and room and rested:
             self._spare = self._next_worker
             self._next_worker += 1

@@ -462,6 +462,23 @@ def test_the_worker_of_a_stopped_slice_becomes_the_spare_where_there_is_none() -
     assert driver.do(Fetched(B.sha256))[0] == RetaskWorker(empty.number, driver.workers[-1], one("s1", artifact=B))
 
 
+def test_no_spare_is_started_soon_while_two_revisions_are_held() -> None:
+    driver = Driver(memory=200 * MB, spare=True)
+    driver.run(one())
+    (start,) = driver.do(Tick(), 2.0)
+    assert isinstance(start, StartSpare)
+    other = one(revision="2-00000002", artifact=B)
+    driver.run(one(), other)
+    assert driver.do(Tick(), 10.0) == []
+    empty = driver.assign(other)[0]
+    assert isinstance(empty, EmptyWorker)
+    driver.do(WorkerEmpty(empty.number))
+    assert driver.do(Tick(), 20.0) == []
+    driver.run(other, one(revision="3-00000003"))
+    assert driver.do(Tick(), 10.0) == []
+    assert kinds(driver.do(Tick(), 6.0)) == [StartSpare], "a canary may go on for long"
+
+
 def test_a_worker_that_takes_too_much_after_its_slice_ends_and_a_fresh_one_is_started() -> None:
     driver = Driver(memory=200 * MB, spare=True)
     driver.run(one())
