@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODELS := $(VENV)/.models
 KERAS := $(VENV)/.keras
+# Tests that start nodes run one after the other, all others beside them (tests/conftest.py).
+BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: setup models demo test test-slow check format bench lock clean
 
@@ -37,11 +39,11 @@ demo: setup
 
 test: setup
 	@sh tests/install-mosquitto.sh
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(BESIDE)
 
 test-slow: setup $(KERAS)
 	@sh tests/install-mosquitto.sh
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow $(BESIDE)
 
 check: setup
 	$(BIN)/ruff check .

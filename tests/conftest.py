@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from emulator.brokers import Amqtt, Broker, Mosquitto
+
+_ROOT = Path(__file__).parent
+# They start nodes, or measure: two of them at once would share the machine's cores.
+_WITH_PROCESSES = ("e2e", "edge_node", "emulator")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n 2 --dist loadgroup`: tests of whole processes one after the other, the others file by file beside."""
+    items.sort(key=lambda item: item.path.relative_to(_ROOT).parts[0] not in _WITH_PROCESSES)
+    for item in items:
+        room, *_ = item.path.relative_to(_ROOT).parts
+        item.add_marker(pytest.mark.xdist_group("processes" if room in _WITH_PROCESSES else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)
