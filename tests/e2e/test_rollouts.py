@@ -266,6 +266,7 @@ def test_a_rollout_is_paused_resumed_promoted_and_gone_back_on_by_the_command_li
             "revision": third,
             "state": "promoted",
             "running": False,
+            "unchanged": False,
         }
         assert ended(wired, "asked", 3).reason == "canary: promoted by request"
 
