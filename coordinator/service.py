@@ -234,6 +234,9 @@ class CoordinatorService:
                 logger.warning("ignored: %s", error)
             except Exception:
                 logger.exception("an event failed")
+            if self._error is not None:
+                # Somebody took its place: what comes after that must not be answered, be the fence open or not.
+                return
             if time.monotonic() > deadline + _OVERTIME:
                 # More comes than can be handled; beats and what is due by time must not wait for its end.
                 return
@@ -370,7 +373,7 @@ class CoordinatorService:
         if time.monotonic() < self._hold_until:
             return
         # Asked before each: to store or to plan may take long, and this process may have been stopped meanwhile.
-        while self._held and self._fence.open(time.monotonic()):
+        while self._held and self._error is None and self._fence.open(time.monotonic()):
             action = self._held.first
             try:
                 self._do(action)

@@ -174,7 +174,9 @@ class Wire:
         return found.state if found is not None else ""
 
     def nodes(self, name: str = "faces") -> list[str]:
-        """The nodes of the newest plan, in the order of its slices."""
+        """The nodes of the newest plan, in the order of its slices; none before there is one."""
+        if self.topics.plan(name) not in self.documents:
+            return []
         return [node for entry in self.plan(name).plan["slices"] for node in entry["nodes"]]
 
     def planning(self, name: str = "faces") -> dict[str, Any]:
