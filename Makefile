@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 MODELS := $(VENV)/.models
 KERAS := $(VENV)/.keras
 # Tests that start nodes run one after the other, all others beside them (tests/conftest.py).
-BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+BESIDE := -n 2 --no-loadscope-reorder
 
 .PHONY: setup models demo test test-slow check format bench lock clean
 

@@ -48,19 +48,16 @@ def may_help(record: PipelineRecord, wish: Wish) -> bool:
 def begin(record: PipelineRecord, coming: Revision, wish: Wish, settings: Settings, now: float) -> None:
     """`coming` is planned into the memory of what serves: let it wait for it.
 
-    Where that was lost meanwhile, what drains still has its memory.
+    Where that was lost meanwhile, what drains goes at once, for the plan counts its memory as well.
     """
     old = record.active
-    if old is not None:
-        record.room = Room("fetching", old.blueprint, old.intent, wish.room, now + settings.room_fetch)
-        step = "nodes fetch its files"
-    elif record.in_phase("draining") and record.face is not None and record.intent is not None:
-        record.room = Room("emptying", record.face, record.intent, wish.room, math.inf)
-        step = "what is on its way is answered first"
-    else:
+    if old is None:
+        for drains in record.in_phase("draining"):
+            enter(drains, "lost", now)
         return
     enter(coming, "waiting", now)
-    record.status = _text(record, coming, step)
+    record.room = Room("fetching", old.blueprint, old.intent, wish.room, now + settings.room_fetch)
+    record.status = _text(record, coming, "nodes fetch its files")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ CHANGE_SECONDS = 15.0
 SPARE_AGAIN = 10.0
 MOST_SPARE_AGAIN = 640.0
 # An emptied worker may take so much of a fresh one's memory.
-EMPTIED_SHARE = 1.25
+EMPTIED_SHARE = 1.1
 _WORDS: dict[Phase, SliceStateWord] = {
     "fetching": "fetching",
     "waiting": "loading",

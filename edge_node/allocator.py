@@ -17,6 +17,8 @@ _M_MMAP_THRESHOLD = -3
 # Copies of a frame's tensors that a worker holds at once, with some of the next frames' in paho.
 _COPIES = 8
 _LEAST_KEPT, _MOST_KEPT = 1 << 20, 64 << 20
+# What glibc begins with for both.
+_GLIBC_THRESHOLD = 128 << 10
 # What glibc takes at most, on 64 and on 32 bits.
 _MMAP_THRESHOLDS = (32 << 20, 512 << 10)
 
@@ -27,10 +29,13 @@ def kept_bytes(frame_bytes: int) -> int:
 
 
 def give_back() -> None:
-    """Give the kernel back what this process has freed."""
+    """Give the kernel back what this process has freed, and keep memory for no frames any more."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, _GLIBC_THRESHOLD)
+        library.mallopt(_M_TRIM_THRESHOLD, _GLIBC_THRESHOLD)
+        library.malloc_trim(0)
 
 
 def keep_for_frames(frame_bytes: int) -> bool:

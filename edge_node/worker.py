@@ -137,7 +137,8 @@ def _obey(first: Task, voice: _Voice, orders: _Orders) -> None:
                     running = None
                     give_back()
                 if 0 < task.most < resident():
-                    return
+                    # At once: the thread that reads standard input would disturb an orderly end.
+                    os._exit(0)
                 voice.say("waiting")
                 task = orders.next()
                 continue

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emulator.brokers import Amqtt, Broker, Mosquitto
 
-_ROOT = Path(__file__).parent
 # They start nodes, or measure: two of them at once would share the machine's cores.
-_WITH_PROCESSES = ("e2e", "edge_node", "emulator")
+_WITH_PROCESSES = ("e2e", "edge_node", "emulator", "benchmarks")
 
 
-@pytest.hookimpl(trylast=True)
+def _lane(nodeid: str) -> str:
+    """What a test runs one after the other with: all tests of processes, else those of its file."""
+    file = nodeid.partition("::")[0]
+    return "processes" if file.split("/")[1] in _WITH_PROCESSES else file
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: tests of whole processes one after the other, the others file by file beside."""
-    items.sort(key=lambda item: item.path.relative_to(_ROOT).parts[0] not in _WITH_PROCESSES)
-    for item in items:
-        room, *_ = item.path.relative_to(_ROOT).parts
-        item.add_marker(pytest.mark.xdist_group("processes" if room in _WITH_PROCESSES else str(item.path)))
+    """The longest lane begins first."""
+    items.sort(key=lambda item: _lane(item.nodeid) != "processes")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `-n 2`: tests of whole processes one after the other, the others file by file beside."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Lanes(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _lane(nodeid)
+
+    return Lanes(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -449,7 +449,7 @@ def test_the_worker_of_a_stopped_slice_becomes_the_spare_where_there_is_none() -
     worker = driver.run(one())[0]
     empty, report = driver.assign()
     assert isinstance(empty, EmptyWorker)
-    assert (empty.worker, empty.most) == (worker, 12_500_000)
+    assert (empty.worker, empty.most) == (worker, 11_000_000)
     assert isinstance(report, PublishReport)
     assert driver.report == {KEY: ("loading", "stopping")}
     assert driver.do(Tick(), 5.0) == []
@@ -620,6 +620,7 @@ class AnyOrder(RuleBasedStateMachine):
                 self.alive[action.worker] = action.slice
             elif isinstance(action, StartSpare):
                 assert not self.spares - self.stopped
+                assert not self.emptied & self.alive.keys()
                 self.spares.add(action.worker)
             elif isinstance(action, RetaskWorker):
                 assert action.worker not in self.stopped
