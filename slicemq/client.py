@@ -243,18 +243,29 @@ class Pipeline:
         """
         source = iter(iterable)
         mine: deque[int] = deque()
+        # What was taken from the source and is not submitted yet, at most one.
+        coming: deque[Inputs] = deque()
         more = True
         try:
-            while more or mine:
+            while more or coming or mine:
                 few = limit is None or len(mine) < limit
-                if more and (not mine or (few and self._desk.may_submit(mine[0]))):
+                if (more or coming) and (not mine or (few and self._desk.may_submit(mine[0]))):
+                    if not coming:
+                        try:
+                            coming.append(next(source))
+                        except StopIteration:
+                            more = False
+                            continue
                     try:
-                        inputs = next(source)
-                    except StopIteration:
-                        more = False
+                        # The window may have become smaller meanwhile. While frames of this call hold its places,
+                        # nobody but this call can free one: to wait for it here would be for ever.
+                        mine.append(self._submit(coming[0], 0.0 if mine else None, claim=True))
+                    except TimeoutError:
+                        pass
+                    else:
+                        coming.popleft()
                         continue
-                    mine.append(self._submit(inputs, None, claim=True))
-                else:
+                if mine:
                     result = _result(self._desk.take(mine[0], None))
                     mine.popleft()
                     yield _raised(result) if raise_errors else result

@@ -171,6 +171,30 @@ def test_map_keeps_no_more_frames_on_their_way_than_its_limit(quick: Site) -> No
     assert [r.sequence for r in found] == list(range(9))
 
 
+def test_map_goes_on_when_the_window_becomes_smaller_while_its_source_gives_a_frame(quick: Site) -> None:
+    """Rule 9: its own frames hold the places, and only it takes their outcomes."""
+    node = quick.node(R1)
+    quick.master.publish(route(R1), window=4)
+    node.holding = True
+    pipeline = quick.client()
+
+    def frames() -> Iterator[np.ndarray[Any, Any]]:
+        for number in range(6):
+            if number == 2:
+                # There was room when this one was asked for.
+                quick.master.publish(route(R1), window=1)
+                eventually(window_is(pipeline, 1))
+                node.release()
+            yield image(number)
+
+    found: list[Result] = []
+    thread = threading.Thread(target=lambda: found.extend(pipeline.map(frames())), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert [r.sequence for r in found] == list(range(6))
+    assert [float(r.outputs["sum"]) for r in found] == [3.0 * n for n in range(6)]
+
+
 def test_a_frame_of_megabytes_with_a_codec_comes_back_whole(site: Site) -> None:
     site.node(R1)
     site.master.publish(route(R1, codec="lz4"))

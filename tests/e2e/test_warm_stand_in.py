@@ -41,8 +41,8 @@ def test_after_a_loss_no_file_is_fetched_and_what_runs_on_is_not_loaded_again(tm
         used = wire.nodes()
         assert len(used) >= 2
         eventually(lambda: wire.planning()["contingencies"] == {"ready": len(used), "wanted": len(used)}, 120.0)
-        spread = [name for name in NODES if (told := assignment(wire, name)) is not None and told.prefetch]
-        assert spread, "some plan needs a file somewhere"
+        # Some plan needs a file somewhere.
+        eventually(lambda: any((told := assignment(wire, name)) and told.prefetch for name in NODES), 10.0)
         eventually(lambda: all(is_shipped(wire, name) for name in NODES), 60.0)
         wire.listen(f"{wire.topics.prefix}/artifacts/+/request")
         with Flow(site, file) as flow:
