@@ -100,8 +100,8 @@ def advance(record: PipelineRecord, members: Membership, settings: Settings, now
         for old in left:
             if has_drained(old, members, replace(settings, drain_quiet=settings.room_quiet), now):
                 enter(old, "lost", now)
-        if record.in_phase("draining"):
-            return Moved()
+        if still := record.in_phase("draining"):
+            return Moved(len(still) < len(left))
         record.room = replace(room, step="unloading", deadline=now + settings.unload_most)
         return _tell(record, coming, "its place is emptied")
     if _holders(record, members):
