@@ -28,6 +28,8 @@ from slicemq import subscriptions
 Kind = Literal["mosquitto", "amqtt"]
 matches = functools.lru_cache(1 << 16)(subscriptions.matches)
 HOP = 0.001
+# A message that was sent longer ago has been acknowledged, or its connection is lost.
+UNACKNOWLEDGED = 2.0
 """Seconds that a message takes between a client and the broker, at least; up to three times as many are drawn."""
 KEEPALIVE = 5.0
 
@@ -86,8 +88,9 @@ class Connection:
         self._up_at = self._down_at = 0.0
         self._held_up: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._held_down: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._sent: deque[Message] = deque(maxlen=3)
-        self._given: deque[tuple[str, Any, bool]] = deque(maxlen=3)
+        # With the time, because what has been acknowledged for long is not sent again.
+        self._sent: deque[tuple[float, Message]] = deque(maxlen=3)
+        self._given: deque[tuple[float, str, Any, bool]] = deque(maxlen=3)
 
     # -- the client's side ---------------------------------------------------------------------------------
 
@@ -97,7 +100,7 @@ class Connection:
             return False
         message = Message(topic, document, qos, retain)
         if qos:
-            self._sent.append(message)
+            self._sent.append((self.broker.clock.now, message))
         self._up(self.broker.take, self, message)
         return True
 
@@ -153,15 +156,18 @@ class Connection:
     def give(self, topic: str, document: Any, retained: bool, qos: int) -> None:
         """The broker sends a message to the client."""
         if qos:
-            self._given.append((topic, document, retained))
+            self._given.append((self.broker.clock.now, topic, document, retained))
         self._down(self._arrive, topic, document, retained)
 
     def repeat(self) -> None:
-        """The latest messages of QoS 1 come again, both ways."""
-        for message in list(self._sent) if self.open else ():
-            self._up(self.broker.take, self, message)
-        for topic, document, retained in list(self._given) if self.known else ():
-            self._down(self._arrive, topic, document, retained)
+        """The latest messages of QoS 1, of which the other side may not have heard yet, come again, both ways."""
+        least = self.broker.clock.now - UNACKNOWLEDGED
+        for when, message in list(self._sent) if self.open else ():
+            if when >= least:
+                self._up(self.broker.take, self, message)
+        for when, topic, document, retained in list(self._given) if self.known else ():
+            if when >= least:
+                self._down(self._arrive, topic, document, retained)
 
     def drop(self) -> None:
         """The broker ends the connection, or is gone."""

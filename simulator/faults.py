@@ -62,7 +62,7 @@ MEANS: dict[Fault, str] = {
     Fault.BROKER_FORGETS: "the broker is killed and comes back with nothing",
     Fault.BROKER_STALE: "the broker is killed and comes back with earlier documents and cleared topics",
     Fault.SUBSCRIPTIONS_LOST: "for some seconds half of all SUBSCRIBE packets are lost, as amqtt does in a burst",
-    Fault.DUPLICATE: "the latest messages of QoS 1 of a connection come again, both ways",
+    Fault.DUPLICATE: "the messages of QoS 1 of a connection's last 2 s come again, both ways",
     Fault.DELAY: "messages of a connection take up to 0.5 s for a while",
     Fault.LATE_WILL: "a will comes late: of a node's life that is over, or of a connection that was replaced",
     Fault.STALE_PUBLISH: "a document that was retained before is written again",
