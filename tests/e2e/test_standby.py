@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import sys
@@ -53,6 +54,12 @@ class Pair:
         return self.active()
 
 
+def _holds_model(site: Site, number: int) -> bool:
+    """Whether a standby has the model, which a plan is made from, in its store."""
+    digest = hashlib.sha256(model().read_bytes()).hexdigest()
+    return any(digest in path.name for path in (site.folder / f"standby-{number}" / "artifacts").rglob("*"))
+
+
 def _writer(beside: Pair, topic: str) -> str:
     """Whose document is retained there."""
     found = stamp_of(beside.wire.documents[topic])
@@ -67,6 +74,8 @@ def pair(folder: Path, kind: BrokerKind = "mosquitto", standbys: int = 1) -> Ite
         running = [beside.start_standby(f"standby-{number}") for number in range(standbys)]
         try:
             deploy(site, model())
+            # One that was ready before the deploy has yet to fetch its files.
+            eventually(lambda: all(_holds_model(site, number) for number in range(standbys)), 30.0)
             eventually(lambda: len(beside.standbys()) == standbys, 30.0)
             yield beside, running
         finally:
