@@ -164,9 +164,9 @@ class CoordinatorService:
         next_tick = next_beat = next_line = begun
         asked_again = begun
         try:
-            while not stop.is_set() and not self._has_failed():
+            while not stop.is_set():
                 self._handle_until(next_tick)
-                if self._has_failed():
+                if self._error is not None:
                     break
                 now = time.monotonic()
                 next_tick = now + _TICK_SECONDS
@@ -205,10 +205,6 @@ class CoordinatorService:
         """Whether it came to decide."""
         return self._cluster.started
 
-    def _has_failed(self) -> bool:
-        """Whether it must end, because another one has its place."""
-        return self._error is not None
-
     @property
     def _where(self) -> str:
         return self._options.broker.describe()
@@ -240,7 +236,7 @@ class CoordinatorService:
                 logger.warning("ignored: %s", error)
             except Exception:
                 logger.exception("an event failed")
-            if self._has_failed():
+            if self._error is not None:
                 # Somebody took its place: what comes after that must not be answered, be the fence open or not.
                 return
             if time.monotonic() > deadline + _OVERTIME:
@@ -379,7 +375,7 @@ class CoordinatorService:
         if time.monotonic() < self._hold_until:
             return
         # Asked before each: to store or to plan may take long, and this process may have been stopped meanwhile.
-        while self._held and not self._has_failed() and self._fence.open(time.monotonic()):
+        while self._held and self._error is None and self._fence.open(time.monotonic()):
             action = self._held.first
             try:
                 self._do(action)

@@ -76,9 +76,10 @@ Phase = Literal["fetching", "waiting", "starting", "running", "failed", "stoppin
 CRASH_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 MOST_RETRY_SECONDS = 30.0
-# At rest for so long, the node starts a spare worker; one that died is replaced after so long, and later each time.
+# At rest for so long, the node starts a spare worker: longer while an older revision's worker may soon be free.
 REST_SECONDS = 1.0
 CHANGE_SECONDS = 15.0
+# A spare that died is replaced after so long, and later each time.
 SPARE_AGAIN = 10.0
 MOST_SPARE_AGAIN = 640.0
 # An emptied worker may take so much of a fresh one's memory.

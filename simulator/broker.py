@@ -28,9 +28,9 @@ from slicemq import subscriptions
 Kind = Literal["mosquitto", "amqtt"]
 matches = functools.lru_cache(1 << 16)(subscriptions.matches)
 HOP = 0.001
-# A message that was sent longer ago has been acknowledged, or its connection is lost.
-UNACKNOWLEDGED = 2.0
 """Seconds that a message takes between a client and the broker, at least; up to three times as many are drawn."""
+UNACKNOWLEDGED = 2.0
+"""A message of QoS 1 that was sent longer ago has been acknowledged, and does not come again."""
 KEEPALIVE = 5.0
 
 
@@ -88,7 +88,6 @@ class Connection:
         self._up_at = self._down_at = 0.0
         self._held_up: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._held_down: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        # With the time, because what has been acknowledged for long is not sent again.
         self._sent: deque[tuple[float, Message]] = deque(maxlen=3)
         self._given: deque[tuple[float, str, Any, bool]] = deque(maxlen=3)
 

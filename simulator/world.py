@@ -22,7 +22,7 @@ from simulator.node import Board, Node
 from simulator.requester import Operator
 from simulator.scenarios import Scenario
 from simulator.wire import Wire
-from slicemq.messages import Assignment, PipelineDocument, Response
+from slicemq.messages import Artifact, Assignment, PipelineDocument, Response
 from slicemq.operations import RolloutDocument
 from slicemq.outcomes import Outcome
 from slicemq.topics import Topics
@@ -57,6 +57,8 @@ class World:
         self.healed_at = 0.0
         # Models that the coordinator gave up, and said so.
         self.given_up: set[tuple[str, str]] = set()
+        # What each pipeline's latest rollout is of.
+        self.latest: dict[str, Artifact] = {}
         self.counts: Counter[str] = Counter()
         self.disk = Disk()
         self.boards = [
@@ -200,11 +202,10 @@ class World:
                     self.clock.after(3.0, self.deploy, name)
                 return
             self.wanted[name] = Intent(name, by_file(body["model"]["sha256"]).artifact, None, body["options"])
-        elif verb == "rollout" and not response.error and response.body["state"] == "preparing":
-            model = self.checks.models.get((name, response.body["revision"]))
-            if body["action"] == "rollback" and model is not None:
-                # What served before.
-                self.wanted[name] = Intent(name, model.artifact)
+        elif body.get("action") == "rollback" and not response.error and response.body["state"] == "preparing":
+            # What served before. The revision may be gone before anybody else heard of it.
+            known = self.checks.models.get((name, response.body["revision"]))
+            self.wanted[name] = Intent(name, known.artifact if known is not None else self.latest[name])
 
     # -- what happens --------------------------------------------------------------------------------------
 
@@ -237,6 +238,9 @@ class World:
 
     def _look(self, document: RolloutDocument) -> None:
         """The history of a pipeline's rollouts says which were given up, and why."""
+        latest = document.current or (document.history[-1] if document.history else None)
+        if latest is not None:
+            self.latest[document.name] = latest.model
         for entry in document.history:
             if entry.state in ("rolled-back", "refused"):
                 self.checks.gave_up(document.name, entry)

@@ -93,8 +93,9 @@ class BufferPool:
 
     def _give_back(self, buffer: _Buffer) -> None:
         buffer.back = time.monotonic()
-        self._back.append(buffer)
+        # First, since another thread may lend it again as soon as it is back.
         del self._lent[id(buffer)]
+        self._back.append(buffer)
         # Whoever holds the lock, maybe this very thread, sorts it in later.
         if self._lock.acquire(blocking=False):
             try:

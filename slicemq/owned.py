@@ -1,9 +1,10 @@
 """PURE: retained documents that this process alone writes, and when to publish them again (protocol rule 17).
 
 The process watches its own topics. The broker gives every subscriber the publishes of a topic in one order, so what
-arrives before the echo of our newest publish is replaced by it and needs nothing. What arrives after that echo and
-differs from the document is foreign (a late will, what a restarted broker dug out of its file): it is healed by
-publishing again, ever more slowly while somebody keeps writing there.
+arrives before the echo of our newest publish is replaced by it and needs nothing, if that echo comes: there is none
+of what was published before the subscription was confirmed. What arrives after the echo and differs from the
+document is foreign (a late will, what a restarted broker dug out of its file): it is healed by publishing again,
+ever more slowly while somebody keeps writing there.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ class OwnedDocuments:
             document.heal_at = None
             return False
         if document.echoes and now - document.sent < _ECHO_LIMIT:
+            # The echo says that ours came later. There is none when the subscription came later than both.
+            if document.heal_at is None:
+                document.heal_at = document.sent + _ECHO_LIMIT
             return False
         if document.heal_at is None:
             if document.healed is None or now - document.healed > _QUIET:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +114,28 @@ def test_no_buffer_is_lent_while_a_view_lives(steps: list[tuple[str, int]]) -> N
         for expected, one in held:
             assert set(bytes(memoryview(one))) <= {expected}  # type: ignore[arg-type]
         assert pool.free[0] <= 3
+
+
+def test_a_buffer_that_is_lent_again_while_it_is_given_back_comes_back_again() -> None:
+    pool = BufferPool()
+    views = [pool.take(20_000)]
+
+    class Busy(deque[Any]):
+        """Another thread takes what has come back before the one that gave it back goes on."""
+
+        def append(self, one: Any) -> None:
+            super().append(one)
+            if not views:
+                views.append(pool.take(20_000))
+
+    pool._back = Busy()
+    del views[0]
+    assert len(views) == 1
+    assert pool.free == (0, 0)
+    gc.collect()
+    pool._back = deque()
+    views.clear()
+    assert pool.free[0] == 1
 
 
 def test_many_threads_never_share_a_buffer() -> None:

@@ -36,6 +36,18 @@ def test_foreign_content_before_the_echo_is_replaced_by_our_own_publish() -> Non
     assert documents.due(1.0) == []
 
 
+def test_foreign_content_is_healed_when_no_echo_comes() -> None:
+    """Ours and the will came to the broker before the subscription did; it gives the will only."""
+    documents = owner(b"1")
+    assert not documents.received("t", b"late will", 0.1)
+    due = documents.next_time()
+    assert due is not None
+    assert documents.due(due) == [("t", b"1")]
+    documents.sent("t", due)
+    assert not documents.received("t", b"1", due + 0.1)
+    assert documents.next_time() is None
+
+
 def test_foreign_content_after_the_echo_is_healed_at_once() -> None:
     documents = owner(b"1")
     documents.received("t", b"1", 0.1)

@@ -196,15 +196,15 @@ def chain(length: int = 4, shape: Sequence[int] = (1, 4)) -> bytes:
     return tiny.build([x])
 
 
-def diamond() -> bytes:
-    """x -> a; a -> b, a -> c; d = b + c + (skip from x)."""
-    tiny = Tiny()
-    x = tiny.input((1, 4), name="x")
-    a = tiny.op("TANH", [x])
-    b = tiny.op("RELU", [a])
-    c = tiny.op("LOGISTIC", [a])
-    d = tiny.op("ADD", [b, c], options=schema.AddOptionsT())
-    e = tiny.op("ADD", [d, x], options=schema.AddOptionsT())
+def diamond(size: int = 4) -> bytes:
+    """x -> a; a -> b, a -> c; d = b + c + (skip from x); all of shape (1, size)."""
+    tiny, shape = Tiny(), (1, size)
+    x = tiny.input(shape, name="x")
+    a = tiny.op("TANH", [x], shape)
+    b = tiny.op("RELU", [a], shape)
+    c = tiny.op("LOGISTIC", [a], shape)
+    d = tiny.op("ADD", [b, c], shape, options=schema.AddOptionsT())
+    e = tiny.op("ADD", [d, x], shape, options=schema.AddOptionsT())
     return tiny.build([e])
 
 
