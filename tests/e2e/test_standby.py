@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.inbox import stamp_of
+from emulator.relay_handle import RelayProcess
 from emulator.site import BrokerKind, Running, Site
 from slicemq.messages import CoordinatorState, decode
 from slicemq.operations import StandbyState
@@ -30,10 +31,10 @@ class Pair:
         wire.listen(wire.topics.mirror)
         wire.listen(wire.topics.standby("+"))
 
-    def start_standby(self, name: str) -> Running:
+    def start_standby(self, name: str, *network: str) -> Running:
         """Start a coordinator as a standby (again); its store stays in the site's folder."""
         words = ["coordinator", "run", "--standby", "--state-dir", str(self.site.folder / name)]
-        command = [sys.executable, "-m", "coordinator.cli", *words, *self.site.network_options()]
+        command = [sys.executable, "-m", "coordinator.cli", *words, *(network or self.site.network_options())]
         return self.site.run(name, command)
 
     def active(self) -> CoordinatorState:
@@ -54,10 +55,10 @@ class Pair:
         return self.active()
 
 
-def _holds_model(site: Site, number: int) -> bool:
+def _holds_model(site: Site, standby: str) -> bool:
     """Whether a standby has the model, which a plan is made from, in its store."""
     digest = hashlib.sha256(model().read_bytes()).hexdigest()
-    return any(digest in path.name for path in (site.folder / f"standby-{number}" / "artifacts").rglob("*"))
+    return any(digest in path.name for path in (site.folder / standby / "artifacts").rglob("*"))
 
 
 def _writer(beside: Pair, topic: str) -> str:
@@ -71,11 +72,12 @@ def pair(folder: Path, kind: BrokerKind = "mosquitto", standbys: int = 1) -> Ite
     """A deployed pipeline `faces`, its coordinator, and standbys that are ready."""
     with new_site(folder, kind) as site, Wire(started(site, NODES)) as wire:
         beside = Pair(site, wire)
-        running = [beside.start_standby(f"standby-{number}") for number in range(standbys)]
+        names = [f"standby-{number}" for number in range(standbys)]
+        running = [beside.start_standby(name) for name in names]
         try:
             deploy(site, model())
             # One that was ready before the deploy has yet to fetch its files.
-            eventually(lambda: all(_holds_model(site, number) for number in range(standbys)), 30.0)
+            eventually(lambda: all(_holds_model(site, name) for name in names), 30.0)
             eventually(lambda: len(beside.standbys()) == standbys, 30.0)
             yield beside, running
         finally:
@@ -141,6 +143,43 @@ def test_one_that_was_stopped_meanwhile_writes_nothing_and_stands_by(tmp_path: P
         again = beside.taken_over(after.stamp.term)
         assert again.stamp.instance == before.stamp.instance
         lost_node_is_replaced(beside, flow)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mosquitto", "amqtt"])
+def test_one_that_was_cut_off_from_the_broker_stands_by_when_it_is_back(tmp_path: Path, kind: BrokerKind) -> None:
+    """Rules 21 and 22: both live, and both believe for a while that they coordinate."""
+    with pair(tmp_path, kind, standbys=0) as (beside, running), Flow(beside.site, model()) as flow:
+        flow.passes()
+        first, options = flow.revisions[:], beside.site.options
+        with RelayProcess("127.0.0.1:0", f"{options.host}:{options.port}") as relay:
+            network = ["--broker", f"mqtt://127.0.0.1:{relay.port}", "--cluster", beside.site.cluster]
+            running.append(beside.start_standby("standby-cut", *network))
+            eventually(lambda: _holds_model(beside.site, "standby-cut") and len(beside.standbys()) == 1, 30.0)
+            term = beside.active().stamp.term
+            assert beside.site.coordinator is not None
+            beside.site.coordinator.signal(signal.SIGKILL)
+            before = beside.taken_over(term)
+            running.append(beside.start_standby("standby-0"))
+            eventually(lambda: _holds_model(beside.site, "standby-0") and len(beside.standbys()) == 1, 30.0)
+            relay.freeze()
+            after = beside.taken_over(before.stamp.term)
+            lost_node_is_replaced(beside, flow)
+            relay.thaw()
+            eventually(lambda: before.stamp.instance in beside.standbys(), 30.0)
+            flow.passes()
+            assert flow.revisions[: len(first)] == first
+            assert beside.active().stamp.instance == after.stamp.instance
+
+            def written_by() -> set[str]:
+                stamps = [stamp_of(payload) for payload in list(beside.wire.documents.values())]
+                return {stamp[1] for stamp in stamps if stamp is not None}
+
+            eventually(lambda: written_by() == {after.stamp.instance}, 30.0)
+            moved = len(flow.revisions)
+            flow.passes()
+            assert len(flow.revisions) == moved
+            assert all(one.alive for one in running)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import queue
@@ -31,6 +30,7 @@ from tests.edge_node.cluster import (
     running_node,
     slice_assignment,
 )
+from tests.fragile import POISON, fragile_runtime
 from tests.waiting import eventually
 
 JOIN = 40.0
@@ -151,31 +151,8 @@ def test_a_worker_that_does_not_turn_to_another_task_is_killed_and_the_slice_loa
 
 @pytest.fixture
 def fragile(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the nodes of this test a runtime that crashes on inputs above 1e20."""
-    found = importlib.util.find_spec("ai_edge_litert")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("ai_edge_litert is not installed")
-    real = Path(next(iter(found.submodule_search_locations)))
-    folder = tmp_path_factory.mktemp("fragile")
-    package = folder / "ai_edge_litert"
-    package.mkdir()
-    (package / "__init__.py").write_text(f"__path__ = [*__path__, {str(real)!r}]\n")
-    (package / "interpreter.py").write_text(
-        textwrap.dedent(f"""
-            import ctypes, importlib.util
-
-            spec = importlib.util.spec_from_file_location("ai_edge_litert.sound", {str(real / "interpreter.py")!r})
-            sound = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sound)
-
-            class Interpreter(sound.Interpreter):
-                def invoke(self):
-                    if any((self.get_tensor(one["index"]) > 1e20).any() for one in self.get_input_details()):
-                        ctypes.string_at(0)
-                    super().invoke()
-        """)
-    )
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    """For the nodes of this test a runtime that crashes on some inputs."""
+    monkeypatch.setenv("PYTHONPATH", fragile_runtime(tmp_path_factory.mktemp("fragile")))
 
 
 @one_broker
@@ -183,7 +160,7 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 def test_a_frame_that_ends_two_workers_is_poisoned_and_the_slice_goes_on_rule_10(
     broker: Broker, cluster: str, coordinator: Coordinator, state: Path
 ) -> None:
-    poison = np.full(SPEC_IN.shape, 1e30, np.float32)
+    poison = np.full(SPEC_IN.shape, POISON, np.float32)
     frame = random_frames(1)[0]
     name = FrameName("tester", f"{7:016x}", 5)
     with running_node(broker.options, cluster, state, "--runtime", "ai_edge_litert") as node:
