@@ -8,6 +8,9 @@ node's speeds alone.
 
 A correction changes plans, so noise must not: it is adopted when the samples agree with each other and the
 factor differs by more than `ADOPT` from the one that plans use.
+
+Samples are of processor time, which others on the board hardly change. A call that takes far longer by the clock
+has something else beside it: then the clock counts, by steps of `CLEAR`, because its times agree with nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ AGREE = 0.1
 """Samples agree when the middle half of them lies within this share of their median."""
 ADOPT = 0.05
 """A correction is adopted when it differs by more than this share from the one in use."""
+CLEAR = 0.5
+"""A slice is slowed down when three quarters of SAMPLES take this share more by the clock than of the processor."""
 LEAST, MOST = 0.25, 4.0
 AGENT = 0.005
 """What a node's agent takes of a core; a node with less than one core takes it off its speeds, too."""
@@ -57,12 +62,12 @@ class Subject:
 
 @dataclass
 class _Track:
-    """One running slice: its counters at the last sample, and its samples in seconds."""
+    """One running slice: its counters at the last sample; its samples, each as (own seconds, by the clock)."""
 
     frames: int
     since: float
     alone: bool = True
-    samples: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
 
 class Feedback:
@@ -101,13 +106,13 @@ class Feedback:
         fresh = beat.frames - track.frames
         if fresh < SAMPLE_FRAMES:
             return False
-        seconds = _call_seconds(beat, cores)
+        seconds, clock = _call_seconds(beat, cores)
         busy = fresh * seconds >= LOAD * (now - track.since)
         counts = track.alone and busy and beat.frames >= WARM_FRAMES and seconds > 0.0
         track.frames, track.since, track.alone = beat.frames, now, True
         if not counts or predicted <= 0.0:
             return False
-        track.samples.append(seconds)
+        track.samples.append((seconds, clock))
         self._tracks.move_to_end(key)
         return self._consider(subject, track, predicted)
 
@@ -153,15 +158,22 @@ class Feedback:
         return self._factors.get((model, node)) or _NOTHING
 
     def _consider(self, subject: Subject, track: _Track, predicted: float) -> bool:
-        samples = sorted(track.samples)
-        if len(samples) < MIN_SAMPLES:
+        own = sorted(seconds for seconds, _ in track.samples)
+        clock = sorted(seconds for _, seconds in track.samples)
+        if len(own) < MIN_SAMPLES:
             return False
-        middle = statistics.median(samples)
-        quarter = len(samples) // 4
-        if samples[-1 - quarter] - samples[quarter] > AGREE * middle:
+        quarter, middle, used = len(own) // 4, statistics.median(own), self.in_use(subject)
+        # What counts as slowed down already does so until it is far less.
+        already = used * predicted > (1.0 + CLEAR / 2) * middle
+        slowed = clock[quarter] > (1.0 + (CLEAR / 2 if already else CLEAR)) * middle
+        if slowed and len(own) == SAMPLES:
+            seconds, least = statistics.median(clock), CLEAR
+        elif own[-1 - quarter] - own[quarter] <= AGREE * middle:
+            seconds, least = middle, ADOPT
+        else:
             return False
-        factor = min(MOST, max(LEAST, middle / predicted))
-        if abs(math.log(factor / self.in_use(subject))) <= math.log1p(ADOPT):
+        factor = min(MOST, max(LEAST, seconds / predicted))
+        if abs(math.log(factor / used)) <= math.log1p(least):
             return False
         self._put(subject, round(factor, 4))
         return True
@@ -178,13 +190,17 @@ class Feedback:
             self._factors.popitem(last=False)
 
 
-def _call_seconds(beat: SliceBeat, cores: float) -> float:
-    """What a call takes by the clock when nothing but its own share of a core stops it.
+def _call_seconds(beat: SliceBeat, cores: float) -> tuple[float, float]:
+    """What a call takes when nothing but its own share of a core stops it, and what it takes by the clock.
 
-    Under a quota the clock alone deceives: a call may fit into one burst, and what waits for the next one is then
-    something else, or nothing is. Nodes before 1.2 tell no processor time.
+    Under a quota the clock deceives: a call may fit into one burst, and what waits for the next one is then
+    something else, or nothing is. There both are the first. Nodes before 1.2 tell no processor time: both are the
+    second.
     """
-    if beat.invoke_cpu_ms > 0.0 and cores > 0.0:
-        own = cores if cores >= 1.0 else max(0.1 * cores, cores - AGENT)
-        return beat.invoke_cpu_ms / 1e3 / min(1.0, own)
-    return beat.invoke_ms / 1e3
+    clock = beat.invoke_ms / 1e3
+    if beat.invoke_cpu_ms <= 0.0 or cores <= 0.0:
+        return clock, clock
+    if cores >= 1.0:
+        return beat.invoke_cpu_ms / 1e3, clock
+    own = beat.invoke_cpu_ms / 1e3 / max(0.1 * cores, cores - AGENT)
+    return own, own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from coordinator.feedback import (
     MIN_SAMPLES,
     MOST,
     SAMPLE_FRAMES,
+    SAMPLES,
     WARM_FRAMES,
     Feedback,
     Subject,
@@ -38,14 +40,26 @@ class Worker:
         self.frames = 0
         self.epoch = "life-1"
 
-    def beats(self, *seconds: float, fresh: int = SAMPLE_FRAMES, pause: float = 1.0, alone: bool = True) -> int:
-        """One heartbeat for each mean time, `fresh` frames apart; how often a correction was adopted."""
+    def beats(
+        self,
+        *seconds: float,
+        fresh: int = SAMPLE_FRAMES,
+        pause: float = 1.0,
+        alone: bool = True,
+        clock: Sequence[float] = (),
+    ) -> int:
+        """One heartbeat for each mean time, `fresh` frames apart; how often a correction was adopted.
+
+        `clock`: in turn, the times by the clock; without, they are the same.
+        """
         adopted = 0
-        for mean in seconds:
+        for number, mean in enumerate(seconds):
+            took = clock[number % len(clock)] if clock else mean
             self.frames += fresh
             # `pause`: time passed over time computed.
             self.now += fresh * mean * pause
-            beat = SliceBeat("p", "1-a", self.slice_id, "up", frames=self.frames, invoke_ms=1e3 * mean)
+            figures = {"frames": self.frames, "invoke_ms": 1e3 * took, "invoke_cpu_ms": 1e3 * mean}
+            beat = SliceBeat("p", "1-a", self.slice_id, "up", **figures)  # type: ignore[arg-type]
             adopted += self.feedback.note(self.now, beat, self.subject, PREDICTED, alone=alone, epoch=self.epoch)
         return adopted
 
@@ -83,6 +97,22 @@ def test_a_steady_difference_is_adopted_once_there_are_enough_samples(worker: Wo
 def test_a_correction_is_bounded(worker: Worker, measured: float, factor: float) -> None:
     worker.beats(*[measured] * MIN_SAMPLES)
     assert worker.factor == pytest.approx(factor)
+
+
+def test_something_else_on_the_board_counts_when_it_slows_a_slice_down_for_long(worker: Worker) -> None:
+    """Three to five times as slow by the clock, by turns; the processor time is what it was."""
+    slow = [3 * PREDICTED, 5 * PREDICTED, 4 * PREDICTED]
+    assert worker.beats(*[PREDICTED] * (SAMPLES - 3), clock=slow) == 0
+    assert worker.beats(*[PREDICTED] * SAMPLES, clock=slow) == 1
+    assert worker.factor == pytest.approx(4.0)
+    assert worker.beats(*[PREDICTED] * 60, clock=slow) == 0
+    assert worker.beats(*[PREDICTED] * 60, clock=[2.9 * PREDICTED]) == 0, "not by a step that counts"
+    assert worker.beats(*[PREDICTED] * SAMPLES, clock=[1.1 * PREDICTED]) == 1
+    assert worker.factor == 1.0
+
+
+def test_a_busy_board_changes_no_plan_now_and_then(worker: Worker) -> None:
+    assert worker.beats(*[PREDICTED] * 100, clock=[n * PREDICTED for n in (1.1, 1.3, 1.7, 1.2, 4.0)]) == 0
 
 
 @settings(max_examples=40, deadline=None)

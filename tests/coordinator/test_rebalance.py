@@ -108,6 +108,24 @@ def test_stages_that_drift_move_slices(site: Site) -> None:
     assert coming.why == "rebalanced: 33.3 frames/s planned, 25 before"
 
 
+def test_corrections_that_change_a_little_all_the_time_neither_hinder_nor_repeat_it(site: Site) -> None:
+    run(site, ("n1", 20.0), ("n2", 20.0))
+    busy = Subject(intent().model.sha256, "n1", "ai_edge_litert 2", "0")
+
+    def flutter(seconds: float) -> int:
+        before = len(site.ahead)
+        for number in range(round(seconds / 10.0)):
+            site.cluster.situation.feedback._put(busy, (1.05, 1.15, 1.1)[number % 3])
+            idle(site, 10.0)
+            if site.cluster.rebalance.under_way:
+                compared(site, ("n1", 20.0), ("n2", 20.0))
+        return sum(not action.lost for action in site.ahead[before:])
+
+    assert flutter(90.0) == 1
+    site.cluster.situation.feedback._put(replace(busy, node="n2", operators="1"), 2.0)
+    assert flutter(90.0) == 1
+
+
 def test_a_pipeline_moves_once_in_a_while(site: Site) -> None:
     run(site, ("n1", 30.0), ("n2", 30.0))
     idle(site, rebalance.STABLE + 10.0)
