@@ -9,8 +9,10 @@ node's speeds alone.
 A correction changes plans, so noise must not: it is adopted when the samples agree with each other and the
 factor differs by more than `ADOPT` from the one that plans use.
 
-Samples are of processor time, which others on the board hardly change. A call that takes far longer by the clock
-has something else beside it: then the clock counts, by steps of `CLEAR`, because its times agree with nothing.
+Samples are of processor time, which others on the board hardly change. A slice whose calls take far longer by the
+clock has something else beside it: then the clock counts, by steps of `CLEAR`, because its times agree with
+nothing. That passes, and the pipeline may have left the node: such a correction is forgotten `PASSING` seconds
+after it last showed, and not stored. With several threads, and under a quota, there is no such difference to see.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ AGREE = 0.1
 ADOPT = 0.05
 """A correction is adopted when it differs by more than this share from the one in use."""
 CLEAR = 0.5
-"""A slice is slowed down when three quarters of SAMPLES take this share more by the clock than of the processor."""
+"""A slice is slowed down when most of SAMPLES take this share more by the clock than of the processor, and until
+most take less than half of it more."""
+PASSING = 3600.0
 LEAST, MOST = 0.25, 4.0
 AGENT = 0.005
 """What a node's agent takes of a core; a node with less than one core takes it off its speeds, too."""
@@ -62,11 +66,15 @@ class Subject:
 
 @dataclass
 class _Track:
-    """One running slice: its counters at the last sample; its samples, each as (own seconds, by the clock)."""
+    """One running slice: its counters at the last sample; its samples, each as (own seconds, by the clock).
+
+    `slowed`: something else takes the node's processor.
+    """
 
     frames: int
     since: float
     alone: bool = True
+    slowed: bool = False
     samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
 
@@ -77,6 +85,8 @@ class Feedback:
         self._tracks: OrderedDict[tuple[str, SliceKey], _Track] = OrderedDict()
         # (model, node) -> (runtime, operators) -> factor; the latest last in both.
         self._factors: OrderedDict[tuple[str, str], OrderedDict[tuple[str, str], float]] = OrderedDict()
+        # Those that hold for now only, and until when.
+        self._passing: dict[Subject, float] = {}
 
     def note(
         self,
@@ -89,12 +99,28 @@ class Feedback:
         epoch: str,
         cores: float = 1.0,
     ) -> bool:
-        """Take in one slice's heartbeat; whether a correction was adopted.
+        """Take in one slice's heartbeat; whether a correction was adopted or forgotten.
 
         `predicted`: seconds of one call by the profile and the node's speeds, without any correction.
         `alone`: no other slice of the node has computed since its last heartbeat. `epoch`: the node's life.
         `cores`: what its interpreter's thread has of a core; 0 when there are several threads.
         """
+        gone = [one for one, until in self._passing.items() if now >= until]
+        for one in gone:
+            self._drop(one)
+        return self._note(now, beat, subject, predicted, alone=alone, epoch=epoch, cores=cores) or bool(gone)
+
+    def _note(
+        self,
+        now: float,
+        beat: SliceBeat,
+        subject: Subject,
+        predicted: float,
+        *,
+        alone: bool,
+        epoch: str,
+        cores: float,
+    ) -> bool:
         key = (epoch, (beat.pipeline, beat.revision, beat.slice))
         track = self._tracks.get(key)
         if track is None or beat.frames < track.frames:
@@ -107,14 +133,14 @@ class Feedback:
         if fresh < SAMPLE_FRAMES:
             return False
         seconds, clock = _call_seconds(beat, cores)
-        busy = fresh * seconds >= LOAD * (now - track.since)
+        busy = fresh * max(seconds, clock) >= LOAD * (now - track.since)
         counts = track.alone and busy and beat.frames >= WARM_FRAMES and seconds > 0.0
         track.frames, track.since, track.alone = beat.frames, now, True
         if not counts or predicted <= 0.0:
             return False
         track.samples.append((seconds, clock))
         self._tracks.move_to_end(key)
-        return self._consider(subject, track, predicted)
+        return self._consider(now, subject, track, predicted)
 
     def corrections(self, model: str, runtimes: dict[str, str]) -> tuple[Correction, ...]:
         """The corrections in use for a model on some nodes (node -> its runtime), the latest last."""
@@ -136,11 +162,16 @@ class Feedback:
         """Drop the corrections of a node."""
         for place in [place for place in self._factors if place[1] == node]:
             del self._factors[place]
+        for one in [one for one in self._passing if one.node == node]:
+            del self._passing[one]
 
     def plain(self) -> list[Any]:
         """The corrections in JSON's terms, for the store."""
         return [
-            [*place, *what, factor] for place, factors in self._factors.items() for what, factor in factors.items()
+            [*place, *what, factor]
+            for place, factors in self._factors.items()
+            for what, factor in factors.items()
+            if Subject(*place, *what) not in self._passing
         ]
 
     def load(self, body: Any) -> None:
@@ -157,26 +188,44 @@ class Feedback:
     def _known(self, model: str, node: str) -> Mapping[tuple[str, str], float]:
         return self._factors.get((model, node)) or _NOTHING
 
-    def _consider(self, subject: Subject, track: _Track, predicted: float) -> bool:
+    def _consider(self, now: float, subject: Subject, track: _Track, predicted: float) -> bool:
         own = sorted(seconds for seconds, _ in track.samples)
         clock = sorted(seconds for _, seconds in track.samples)
         if len(own) < MIN_SAMPLES:
             return False
-        quarter, middle, used = len(own) // 4, statistics.median(own), self.in_use(subject)
-        # What counts as slowed down already does so until it is far less.
-        already = used * predicted > (1.0 + CLEAR / 2) * middle
-        slowed = clock[quarter] > (1.0 + (CLEAR / 2 if already else CLEAR)) * middle
-        if slowed and len(own) == SAMPLES:
+        quarter, middle = len(own) // 4, statistics.median(own)
+        if track.slowed:
+            track.slowed = clock[-1 - quarter] >= (1.0 + CLEAR / 2) * middle
+        elif clock[quarter] > (1.0 + CLEAR) * middle:
+            if len(own) < SAMPLES:
+                return False
+            track.slowed = True
+        if track.slowed:
             seconds, least = statistics.median(clock), CLEAR
+            if subject in self._passing:
+                self._passing[subject] = now + PASSING
         elif own[-1 - quarter] - own[quarter] <= AGREE * middle:
             seconds, least = middle, ADOPT
         else:
             return False
         factor = min(MOST, max(LEAST, seconds / predicted))
-        if abs(math.log(factor / used)) <= math.log1p(least):
+        if abs(math.log(factor / self.in_use(subject))) <= math.log1p(least):
             return False
         self._put(subject, round(factor, 4))
+        if track.slowed:
+            self._passing[subject] = now + PASSING
+        else:
+            self._passing.pop(subject, None)
         return True
+
+    def _drop(self, subject: Subject) -> None:
+        self._passing.pop(subject, None)
+        place = (subject.model, subject.node)
+        factors = self._factors.get(place)
+        if factors is not None:
+            factors.pop((subject.runtime, subject.operators), None)
+            if not factors:
+                del self._factors[place]
 
     def _put(self, subject: Subject, factor: float) -> None:
         place, what = (subject.model, subject.node), (subject.runtime, subject.operators)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,6 +108,27 @@ def mean_factor(corrections: Iterable[Correction]) -> float:
     """What operators that were not measured are corrected by: the geometric mean; 1 for none."""
     logs = [math.log(correction.factor) for correction in corrections]
     return round(math.exp(sum(logs) / len(logs)), 4) if logs else 1.0
+
+
+def similar(one: Sequence[Correction], other: Sequence[Correction], share: float) -> bool:
+    """Whether no operators are corrected by factors that differ by more than `share`.
+
+    On a busy node corrections change a little all the time.
+    """
+    nodes = {(item.node, item.runtime) for item in (*one, *other)}
+    for node, runtime in nodes:
+        before, after = (
+            {item.operators: item for item in items if (item.node, item.runtime) == (node, runtime)}
+            for items in (one, other)
+        )
+        means = mean_factor(before.values()), mean_factor(after.values())
+        pairs = [means]
+        for operators in before.keys() | after.keys():
+            first, second = before.get(operators), after.get(operators)
+            pairs.append((first.factor if first else means[0], second.factor if second else means[1]))
+        if any(abs(math.log(a / b)) > math.log1p(share) for a, b in pairs):
+            return False
+    return True
 
 
 class Cuts:

@@ -1,8 +1,9 @@
 """When a running pipeline is worth moving: nodes came back, or stages take other times than planned. PURE.
 
 In idle time, after all plans for losses are ready, a pipeline is planned again when what plans are made from
-(`Situation.inputs`) has been alike for `STABLE` seconds and was not compared yet. The plan is adopted when it is
-better than what runs by `GAIN` at least, by the objective that the operator chose; what runs is judged by the
+(`Situation.inputs`) has been the same for `STABLE` seconds and was not compared yet; a correction may change by
+`STEADY` meanwhile, and is news when it differs by more than `GAIN` from what was compared. The plan is adopted when
+it is better than what runs by `GAIN` at least, by the objective that the operator chose; what runs is judged by the
 figures of its plan, with the corrections of today in place of those that it was made with. A move costs transfers
 and cold caches, so a pipeline moves at most once in `PAUSE` seconds.
 
@@ -18,13 +19,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from coordinator.intents import Blueprint, PipelineRecord, Revision
+from coordinator.known import similar
 from coordinator.situation import Inputs, Situation
 
 OPTION = "rebalance"
 GAIN = 0.10
 """A plan is adopted when the one that runs is worse by this share of it at least."""
-ALIKE = 0.2
-"""Facts are alike while no correction differs by more than this share: on a busy node they change all the time."""
+STEADY = 0.2
+"""Facts are the same while no correction differs by more than this share."""
 STABLE = 30.0
 PAUSE = 180.0
 LOOK = 5.0
@@ -79,12 +81,13 @@ class Rebalance:
             if record.intent.plan is not None and not _may_go_back(record.intent.plan, revision, inputs):
                 continue
             known = self._seen.get(record.name)
-            if known is None or not alike(known[0], inputs):
+            if known is None or not alike(known[0], inputs, STEADY):
                 self._seen[record.name] = (inputs, now)
                 continue
             compared = self._compared.get(record.name)
-            news = compared is None or compared[0] != revision.id or not alike(compared[1], inputs)
+            news = compared is None or compared[0] != revision.id or not alike(compared[1], inputs, GAIN)
             if now - known[1] >= STABLE and news:
+                self._seen[record.name] = (inputs, now)
                 return Wanted(record.name, revision.id, inputs)
         return None
 
@@ -106,7 +109,7 @@ class Rebalance:
         if wanted is None or record is None or revision is None or revision.id != wanted.revision:
             return None
         intent = wanted.inputs.intent
-        if record.intent != intent or not alike(situation.inputs(record.name, intent), wanted.inputs):
+        if record.intent != intent or situation.inputs(record.name, intent) != wanted.inputs:
             return None
         self._compared[record.name] = (revision.id, wanted.inputs)
         if blueprint.digest == revision.blueprint.digest:
@@ -122,17 +125,10 @@ class Rebalance:
         return Move(record.name, blueprint, why)
 
 
-def alike(one: Inputs, other: Inputs) -> bool:
-    """Whether plans of both may be expected to be of one worth."""
+def alike(one: Inputs, other: Inputs, share: float) -> bool:
+    """Whether the facts are the same but for corrections, and those within `share`."""
     bare, others = (replace(inputs, known=replace(inputs.known, corrections=())) for inputs in (one, other))
-    if bare != others:
-        return False
-    before, after = (
-        {(item.node, item.runtime, item.operators): item.factor for item in inputs.known.corrections}
-        for inputs in (one, other)
-    )
-    changes = (before.get(key, 1.0) / after.get(key, 1.0) for key in before.keys() | after.keys())
-    return all(abs(math.log(change)) <= math.log1p(ALIKE) for change in changes)
+    return bare == others and similar(one.known.corrections, other.known.corrections, share)
 
 
 def movable(record: PipelineRecord) -> Revision | None:

@@ -150,7 +150,8 @@ class Situation:
             return False
         before = {(e.pipeline, e.revision, e.slice): e.frames for e in (node.beat.slices if node.beat else ())}
         keys = {(e.pipeline, e.revision, e.slice): e for e in beat.slices}
-        moved = {key for key, entry in keys.items() if entry.frames != before.get(key, 0)}
+        # A call may take longer than the time between two beats.
+        moved = {key for key, entry in keys.items() if entry.frames != before.get(key, 0) or entry.waiting > 0}
         changed = False
         for key, entry in keys.items():
             record = self.records.get(entry.pipeline)

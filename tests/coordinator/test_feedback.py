@@ -16,6 +16,7 @@ from coordinator.feedback import (
     LEAST,
     MIN_SAMPLES,
     MOST,
+    PASSING,
     SAMPLE_FRAMES,
     SAMPLES,
     WARM_FRAMES,
@@ -107,7 +108,43 @@ def test_something_else_on_the_board_counts_when_it_slows_a_slice_down_for_long(
     assert worker.factor == pytest.approx(4.0)
     assert worker.beats(*[PREDICTED] * 60, clock=slow) == 0
     assert worker.beats(*[PREDICTED] * 60, clock=[2.9 * PREDICTED]) == 0, "not by a step that counts"
-    assert worker.beats(*[PREDICTED] * SAMPLES, clock=[1.1 * PREDICTED]) == 1
+    worker.beats(*[PREDICTED] * SAMPLES, clock=[1.1 * PREDICTED])
+    assert worker.factor == 1.0
+    assert worker.beats(*[PREDICTED] * SAMPLES, clock=[1.1 * PREDICTED]) == 0
+
+
+def test_what_slows_a_slice_down_is_not_forgotten_by_a_few_quick_frames_or_a_new_revision(worker: Worker) -> None:
+    worker.beats(*[PREDICTED] * 20, clock=[4 * PREDICTED])
+    assert worker.factor == 4.0
+    clock = [4 * PREDICTED] * 16 + [PREDICTED] * 4
+    assert worker.beats(*[PREDICTED] * 100, clock=clock) == 0
+    worker.slice_id, worker.frames = "s1", 0
+    assert worker.beats(*[PREDICTED] * 30, clock=[4 * PREDICTED]) == 0
+
+
+def test_that_something_slows_a_slice_down_is_forgotten_after_a_while_and_not_stored(worker: Worker) -> None:
+    other = Worker(worker.feedback, Subject(SUBJECT.model, "n2", "litert 2", "0-9"), "s7")
+    other.beats(*[0.03] * 30)
+    worker.beats(*[PREDICTED] * 20, clock=[4 * PREDICTED])
+    assert [row[1] for row in worker.feedback.plain()] == ["n2"]
+    other.now = worker.now + PASSING - 60.0
+    assert other.beats(*[0.03] * 10) == 0
+    assert worker.factor == 4.0
+    other.now = worker.now + PASSING
+    assert other.beats(0.03) == 1, "plans are made anew"
+    assert worker.factor == 1.0
+    assert other.factor == 1.5
+
+
+def test_a_slice_that_is_hardly_ever_given_the_processor_counts(worker: Worker) -> None:
+    assert worker.beats(*[PREDICTED] * 20, clock=[20 * PREDICTED], pause=20.0) == 1
+    assert worker.factor == MOST
+
+
+def test_a_hot_board_that_cools_down_is_not_taken_for_a_slowed_one(worker: Worker) -> None:
+    worker.beats(*[1.8 * PREDICTED] * 20)
+    assert worker.factor == pytest.approx(1.8)
+    worker.beats(*[PREDICTED] * 20, clock=[1.3 * PREDICTED])
     assert worker.factor == 1.0
 
 

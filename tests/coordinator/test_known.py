@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.known import Correction, Cuts, Known, informed, operators_of, ranges
+from coordinator.known import Correction, Cuts, Known, informed, operators_of, ranges, similar
 from coordinator.planner.model import Fleet, NodeSpec
 from coordinator.planner.tables.sharing import Usage
 from tests.coordinator.site import blueprint, intent
@@ -73,3 +73,28 @@ def test_a_fleet_is_told_what_is_known() -> None:
     assert (n3.busy, n3.busy_up, n3.busy_down) == (0.4, 1e5, 2e5)
     assert n3.slowdown(0) == pytest.approx(1 / 0.6)
     assert informed(fleet, Known()) == fleet
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ({}, {}, True),
+        ({"0-3": 1.0}, {"0-3": 1.09}, True),
+        ({"0-3": 1.09}, {"0-3": 1.0}, True),
+        ({"0-3": 1.0}, {"0-3": 1.2}, False),
+        ({}, {"0-3": 1.05}, True),
+        ({}, {"0-3": 2.0}, False),
+        # Those that were not measured take the mean of the others.
+        ({"0-1": 4.0}, {"0-1": 4.0, "2": 4.1}, True),
+        ({"0-1": 4.0}, {"0-1": 4.0, "2": 1.0}, False),
+    ],
+)
+def test_corrections_that_differ_a_little(
+    before: dict[str, float], after: dict[str, float], expected: bool
+) -> None:
+    one, other = (
+        [Correction("n1", "r", operators, factor) for operators, factor in factors.items()]
+        for factors in (before, after)
+    )
+    assert similar(one, other, 0.1) is expected
+    assert similar(one, [Correction("n2", "r", "9", 1.0), *other], 0.1) is expected

@@ -100,6 +100,19 @@ def test_a_correction_makes_the_plans_ahead_anew(site: Site) -> None:
     assert len(site.jobs) == 1
 
 
+def test_a_small_change_of_a_correction_makes_no_plan_anew(site: Site) -> None:
+    revision = run(site, "n1", "n2")
+    work(site, ("faces", revision, "s0"), seconds=0.03)
+    site.foresee()
+    before = [action.lost for action in site.ahead]
+    work(site, ("faces", revision, "s0"), seconds=0.032)
+    assert known(site).corrections[0].factor == 1.6
+    site.foresee()
+    assert [action.lost for action in site.ahead if action.lost] == before
+    site.die("n2")
+    assert len(site.jobs) == 1, "the plan made ahead is taken"
+
+
 def test_an_estimate_is_not_corrected(site: Site) -> None:
     revision = run(site, "n1", "n2", measured=False)
     work(site, ("faces", revision, "s0"), seconds=0.03)
@@ -113,6 +126,13 @@ def test_two_slices_that_compute_on_one_node_teach_nothing(site: Site) -> None:
     assert known(site).corrections == ()
     work(site, ("faces", faces, "s0"), seconds=0.03)
     assert [correction.node for correction in known(site).corrections] == ["n1"]
+
+
+def test_a_slice_beside_a_call_that_lasts_longer_than_a_beat_teaches_nothing(site: Site) -> None:
+    faces, birds = run(site, "n1"), run(site, "n1", name="birds")
+    site.boards["n1"].beats["birds", birds, "s0"] = {"frames": 7, "waiting": 2.0}
+    work(site, ("faces", faces, "s0"), seconds=0.03)
+    assert known(site).corrections == ()
 
 
 def test_heartbeats_of_another_life_teach_nothing(site: Site) -> None:
