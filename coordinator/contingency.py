@@ -1,10 +1,10 @@
 """Plans made ahead, one for each node that a pipeline may lose. PURE.
 
 A plan is ready for a loss when its inputs are those that the loss will bring: they are computed by the same
-function (`Situation.inputs`) and compared as a whole, but for the files that nodes have (those of the plan are on
-their way to its stand-ins, so that it stays the best one) and for corrections that changed by less than `SIMILAR`.
-Else a prepared plan is what planning would give then. Whatever else changes the inputs (a node that comes or goes,
-other free memory, a larger correction, another pipeline) makes it useless, and it is made again when there is time.
+function (`Situation.inputs`) and compared as a whole, but for the files that nodes have: those of the plan are on
+their way to its stand-ins, so that it stays the best one. Else a prepared plan is what planning would give then.
+Whatever changes the inputs (a node that comes or goes, other free memory, a correction, another pipeline) makes it
+useless, and it is made again when there is time.
 
 Plans ahead are made one at a time, and only while no pipeline wants, makes or changes to a plan. One that failed
 although there may be one (its process died, a disk was full) is tried again, later each time.
@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from coordinator.intents import Blueprint, PipelineRecord
-from coordinator.known import similar
 from coordinator.situation import Inputs, Situation
 
 IDLE_SECONDS = 1.0
@@ -28,8 +27,6 @@ LOOK_SECONDS = 10.0
 AGAIN_SECONDS = 10.0
 """How long after it failed a plan is tried again; twice as long after each further failure."""
 AGAIN_AT_MOST = 640.0
-SIMILAR = 0.1
-"""By this share corrections may differ from those that a plan was made with: on a busy node they come and go."""
 MOST = 64
 """How many plans are kept ready; of further losses the first in order of pipelines and nodes have one."""
 
@@ -192,13 +189,11 @@ class Contingencies:
 def _alike(made: Inputs, wanted: Inputs) -> bool:
     """Whether a plan made from the first answers the second.
 
-    Which files nodes have by now decides nothing: the stand-ins of the plan that is ready fetch its own. A small
-    change of corrections is not worth a plan.
+    Which files nodes have by now decides nothing: the stand-ins of the plan that is ready fetch its own.
     """
-    bare, others = (
-        replace(inputs, known=replace(inputs.known, held={}, corrections=())) for inputs in (made, wanted)
+    return replace(made, known=replace(made.known, held={})) == replace(
+        wanted, known=replace(wanted.known, held={})
     )
-    return bare == others and similar(made.known.corrections, wanted.known.corrections, SIMILAR)
 
 
 def _settled(record: PipelineRecord) -> bool:

@@ -8,11 +8,6 @@ node's speeds alone.
 
 A correction changes plans, so noise must not: it is adopted when the samples agree with each other and the
 factor differs by more than `ADOPT` from the one that plans use.
-
-Samples are of processor time, which others on the board hardly change. A slice whose calls take far longer by the
-clock has something else beside it: then the clock counts, by steps of `CLEAR`, because its times agree with
-nothing. That passes, and the pipeline may have left the node: such a correction is forgotten `PASSING` seconds
-after it last showed, and not stored. With several threads, and under a quota, there is no such difference to see.
 """
 
 from __future__ import annotations
@@ -41,10 +36,6 @@ AGREE = 0.1
 """Samples agree when the middle half of them lies within this share of their median."""
 ADOPT = 0.05
 """A correction is adopted when it differs by more than this share from the one in use."""
-CLEAR = 0.5
-"""A slice is slowed down when most of SAMPLES take this share more by the clock than of the processor, and until
-most take less than half of it more."""
-PASSING = 3600.0
 LEAST, MOST = 0.25, 4.0
 AGENT = 0.005
 """What a node's agent takes of a core; a node with less than one core takes it off its speeds, too."""
@@ -66,16 +57,12 @@ class Subject:
 
 @dataclass
 class _Track:
-    """One running slice: its counters at the last sample; its samples, each as (own seconds, by the clock).
-
-    `slowed`: something else takes the node's processor.
-    """
+    """One running slice: its counters at the last sample, and its samples in seconds."""
 
     frames: int
     since: float
     alone: bool = True
-    slowed: bool = False
-    samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+    samples: deque[float] = field(default_factory=lambda: deque(maxlen=SAMPLES))
 
 
 class Feedback:
@@ -85,8 +72,6 @@ class Feedback:
         self._tracks: OrderedDict[tuple[str, SliceKey], _Track] = OrderedDict()
         # (model, node) -> (runtime, operators) -> factor; the latest last in both.
         self._factors: OrderedDict[tuple[str, str], OrderedDict[tuple[str, str], float]] = OrderedDict()
-        # Those that hold for now only, and until when.
-        self._passing: dict[Subject, float] = {}
 
     def note(
         self,
@@ -99,28 +84,12 @@ class Feedback:
         epoch: str,
         cores: float = 1.0,
     ) -> bool:
-        """Take in one slice's heartbeat; whether a correction was adopted or forgotten.
+        """Take in one slice's heartbeat; whether a correction was adopted.
 
         `predicted`: seconds of one call by the profile and the node's speeds, without any correction.
         `alone`: no other slice of the node has computed since its last heartbeat. `epoch`: the node's life.
         `cores`: what its interpreter's thread has of a core; 0 when there are several threads.
         """
-        gone = [one for one, until in self._passing.items() if now >= until]
-        for one in gone:
-            self._drop(one)
-        return self._note(now, beat, subject, predicted, alone=alone, epoch=epoch, cores=cores) or bool(gone)
-
-    def _note(
-        self,
-        now: float,
-        beat: SliceBeat,
-        subject: Subject,
-        predicted: float,
-        *,
-        alone: bool,
-        epoch: str,
-        cores: float,
-    ) -> bool:
         key = (epoch, (beat.pipeline, beat.revision, beat.slice))
         track = self._tracks.get(key)
         if track is None or beat.frames < track.frames:
@@ -132,15 +101,15 @@ class Feedback:
         fresh = beat.frames - track.frames
         if fresh < SAMPLE_FRAMES:
             return False
-        seconds, clock = _call_seconds(beat, cores)
-        busy = fresh * max(seconds, clock) >= LOAD * (now - track.since)
+        seconds = _call_seconds(beat, cores)
+        busy = fresh * seconds >= LOAD * (now - track.since)
         counts = track.alone and busy and beat.frames >= WARM_FRAMES and seconds > 0.0
         track.frames, track.since, track.alone = beat.frames, now, True
         if not counts or predicted <= 0.0:
             return False
-        track.samples.append((seconds, clock))
+        track.samples.append(seconds)
         self._tracks.move_to_end(key)
-        return self._consider(now, subject, track, predicted)
+        return self._consider(subject, track, predicted)
 
     def corrections(self, model: str, runtimes: dict[str, str]) -> tuple[Correction, ...]:
         """The corrections in use for a model on some nodes (node -> its runtime), the latest last."""
@@ -162,16 +131,11 @@ class Feedback:
         """Drop the corrections of a node."""
         for place in [place for place in self._factors if place[1] == node]:
             del self._factors[place]
-        for one in [one for one in self._passing if one.node == node]:
-            del self._passing[one]
 
     def plain(self) -> list[Any]:
         """The corrections in JSON's terms, for the store."""
         return [
-            [*place, *what, factor]
-            for place, factors in self._factors.items()
-            for what, factor in factors.items()
-            if Subject(*place, *what) not in self._passing
+            [*place, *what, factor] for place, factors in self._factors.items() for what, factor in factors.items()
         ]
 
     def load(self, body: Any) -> None:
@@ -188,44 +152,19 @@ class Feedback:
     def _known(self, model: str, node: str) -> Mapping[tuple[str, str], float]:
         return self._factors.get((model, node)) or _NOTHING
 
-    def _consider(self, now: float, subject: Subject, track: _Track, predicted: float) -> bool:
-        own = sorted(seconds for seconds, _ in track.samples)
-        clock = sorted(seconds for _, seconds in track.samples)
-        if len(own) < MIN_SAMPLES:
+    def _consider(self, subject: Subject, track: _Track, predicted: float) -> bool:
+        samples = sorted(track.samples)
+        if len(samples) < MIN_SAMPLES:
             return False
-        quarter, middle = len(own) // 4, statistics.median(own)
-        if track.slowed:
-            track.slowed = clock[-1 - quarter] >= (1.0 + CLEAR / 2) * middle
-        elif clock[quarter] > (1.0 + CLEAR) * middle:
-            if len(own) < SAMPLES:
-                return False
-            track.slowed = True
-        if track.slowed:
-            seconds, least = statistics.median(clock), CLEAR
-            if subject in self._passing:
-                self._passing[subject] = now + PASSING
-        elif own[-1 - quarter] - own[quarter] <= AGREE * middle:
-            seconds, least = middle, ADOPT
-        else:
+        middle = statistics.median(samples)
+        quarter = len(samples) // 4
+        if samples[-1 - quarter] - samples[quarter] > AGREE * middle:
             return False
-        factor = min(MOST, max(LEAST, seconds / predicted))
-        if abs(math.log(factor / self.in_use(subject))) <= math.log1p(least):
+        factor = min(MOST, max(LEAST, middle / predicted))
+        if abs(math.log(factor / self.in_use(subject))) <= math.log1p(ADOPT):
             return False
         self._put(subject, round(factor, 4))
-        if track.slowed:
-            self._passing[subject] = now + PASSING
-        else:
-            self._passing.pop(subject, None)
         return True
-
-    def _drop(self, subject: Subject) -> None:
-        self._passing.pop(subject, None)
-        place = (subject.model, subject.node)
-        factors = self._factors.get(place)
-        if factors is not None:
-            factors.pop((subject.runtime, subject.operators), None)
-            if not factors:
-                del self._factors[place]
 
     def _put(self, subject: Subject, factor: float) -> None:
         place, what = (subject.model, subject.node), (subject.runtime, subject.operators)
@@ -239,17 +178,13 @@ class Feedback:
             self._factors.popitem(last=False)
 
 
-def _call_seconds(beat: SliceBeat, cores: float) -> tuple[float, float]:
-    """What a call takes when nothing but its own share of a core stops it, and what it takes by the clock.
+def _call_seconds(beat: SliceBeat, cores: float) -> float:
+    """What a call takes by the clock when nothing but its own share of a core stops it.
 
-    Under a quota the clock deceives: a call may fit into one burst, and what waits for the next one is then
-    something else, or nothing is. There both are the first. Nodes before 1.2 tell no processor time: both are the
-    second.
+    Under a quota the clock alone deceives: a call may fit into one burst, and what waits for the next one is then
+    something else, or nothing is. Nodes before 1.2 tell no processor time.
     """
-    clock = beat.invoke_ms / 1e3
-    if beat.invoke_cpu_ms <= 0.0 or cores <= 0.0:
-        return clock, clock
-    if cores >= 1.0:
-        return beat.invoke_cpu_ms / 1e3, clock
-    own = beat.invoke_cpu_ms / 1e3 / max(0.1 * cores, cores - AGENT)
-    return own, own
+    if beat.invoke_cpu_ms > 0.0 and cores > 0.0:
+        own = cores if cores >= 1.0 else max(0.1 * cores, cores - AGENT)
+        return beat.invoke_cpu_ms / 1e3 / min(1.0, own)
+    return beat.invoke_ms / 1e3

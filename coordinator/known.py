@@ -111,24 +111,19 @@ def mean_factor(corrections: Iterable[Correction]) -> float:
 
 
 def similar(one: Sequence[Correction], other: Sequence[Correction], share: float) -> bool:
-    """Whether no operators are corrected by factors that differ by more than `share`.
-
-    On a busy node corrections change a little all the time.
-    """
-    nodes = {(item.node, item.runtime) for item in (*one, *other)}
-    for node, runtime in nodes:
-        before, after = (
-            {item.operators: item for item in items if (item.node, item.runtime) == (node, runtime)}
-            for items in (one, other)
-        )
-        means = mean_factor(before.values()), mean_factor(after.values())
-        pairs = [means]
-        for operators in before.keys() | after.keys():
-            first, second = before.get(operators), after.get(operators)
-            pairs.append((first.factor if first else means[0], second.factor if second else means[1]))
+    """Whether no operators of a node are corrected by factors that differ by more than `share`."""
+    for place in {(item.node, item.runtime) for item in (*one, *other)}:
+        before, after = ([item for item in items if (item.node, item.runtime) == place] for items in (one, other))
+        pairs = [(mean_factor(before), mean_factor(after))]
+        first, second = _by_operator(before), _by_operator(after)
+        pairs += [(first.get(k, pairs[0][0]), second.get(k, pairs[0][1])) for k in first.keys() | second.keys()]
         if any(abs(math.log(a / b)) > math.log1p(share) for a, b in pairs):
             return False
     return True
+
+
+def _by_operator(corrections: Iterable[Correction]) -> dict[int, float]:
+    return {operator: item.factor for item in corrections for operator in operators_of(item.operators)}
 
 
 class Cuts:

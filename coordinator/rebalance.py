@@ -1,11 +1,11 @@
 """When a running pipeline is worth moving: nodes came back, or stages take other times than planned. PURE.
 
 In idle time, after all plans for losses are ready, a pipeline is planned again when what plans are made from
-(`Situation.inputs`) has been the same for `STABLE` seconds and was not compared yet; a correction may change by
-`STEADY` meanwhile, and is news when it differs by more than `GAIN` from what was compared. The plan is adopted when
-it is better than what runs by `GAIN` at least, by the objective that the operator chose; what runs is judged by the
-figures of its plan, with the corrections of today in place of those that it was made with. A move costs transfers
-and cold caches, so a pipeline moves at most once in `PAUSE` seconds.
+(`Situation.inputs`) has been the same for `STABLE` seconds and was not compared yet. On a busy node corrections
+change a little all the time: `STEADY` of that counts as the same, and `GAIN` as news since the last comparison. The
+plan is adopted when it is better than what runs by `GAIN` at least, by the objective that the operator chose; what
+runs is judged by the figures of its plan, with the corrections that the new plan was made with in place of its own.
+A move costs transfers and cold caches, so a pipeline moves at most once in `PAUSE` seconds.
 
 A pipeline with a plan file moves only back to it, once all its nodes are there. The option `rebalance` (false)
 forbids all of it.
@@ -38,11 +38,12 @@ Factors = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Wanted:
-    """A plan to compare what runs with."""
+    """A plan to compare what runs with; `factors`: the corrections of what runs that it is made with."""
 
     pipeline: str
     revision: str
     inputs: Inputs
+    factors: Factors
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,14 @@ class Rebalance:
             if record.intent.plan is not None and not _may_go_back(record.intent.plan, revision, inputs):
                 continue
             known = self._seen.get(record.name)
-            if known is None or not alike(known[0], inputs, STEADY):
+            if known is None or not _alike(known[0], inputs, STEADY):
                 self._seen[record.name] = (inputs, now)
                 continue
             compared = self._compared.get(record.name)
-            news = compared is None or compared[0] != revision.id or not alike(compared[1], inputs, GAIN)
+            news = compared is None or compared[0] != revision.id or not _alike(compared[1], inputs, GAIN)
             if now - known[1] >= STABLE and news:
                 self._seen[record.name] = (inputs, now)
-                return Wanted(record.name, revision.id, inputs)
+                return Wanted(record.name, revision.id, inputs, situation.factors(record))
         return None
 
     def begin(self, job: int, wanted: Wanted) -> None:
@@ -109,7 +110,7 @@ class Rebalance:
         if wanted is None or record is None or revision is None or revision.id != wanted.revision:
             return None
         intent = wanted.inputs.intent
-        if record.intent != intent or situation.inputs(record.name, intent) != wanted.inputs:
+        if record.intent != intent or not _alike(situation.inputs(record.name, intent), wanted.inputs, STEADY):
             return None
         self._compared[record.name] = (revision.id, wanted.inputs)
         if blueprint.digest == revision.blueprint.digest:
@@ -118,14 +119,14 @@ class Rebalance:
             why = "the nodes of its plan file are back"
         else:
             goal = str(intent.options.get("objective") or "throughput")
-            why = gain(revision, blueprint, situation.factors(record), goal)
+            why = gain(revision, blueprint, wanted.factors, goal)
         if not why:
             return None
         self._moved[record.name] = now
         return Move(record.name, blueprint, why)
 
 
-def alike(one: Inputs, other: Inputs, share: float) -> bool:
+def _alike(one: Inputs, other: Inputs, share: float) -> bool:
     """Whether the facts are the same but for corrections, and those within `share`."""
     bare, others = (replace(inputs, known=replace(inputs.known, corrections=())) for inputs in (one, other))
     return bare == others and similar(one.known.corrections, other.known.corrections, share)
@@ -141,7 +142,7 @@ def movable(record: PipelineRecord) -> Revision | None:
 
 
 def gain(running: Revision, made: Blueprint, factors: Factors, goal: str = "throughput") -> str:
-    """Why `made` is better by enough; empty: it is not. `factors` are the corrections of today."""
+    """Why `made` is better by enough; empty: it is not. `factors` are the corrections that it was made with."""
     now = value(running.blueprint.plan, goal, drifts(running, factors))
     then = value(made.plan, goal)
     if not 0.0 < then < math.inf or not 0.0 < now < math.inf or now < then * (1.0 + GAIN):

@@ -52,13 +52,15 @@ class Roll:
         check: Callable[[], None] = lambda: None,
         coordinator: bool = True,
     ) -> None:
-        """Wait until `nodes` are ready, and (`coordinator`) a coordinator is; `check` may raise meanwhile.
+        """Wait until `nodes` are ready, and (`coordinator`) a coordinator is; `check` may raise all the while.
 
         Raises SliceMQError, which names who is missing, after `timeout` seconds.
         """
         wanted = set(nodes)
         deadline = time.monotonic() + timeout
         while True:
+            # First: what has just died is still retained as ready.
+            check()
             with self._changed:
                 missing = sorted(name for name in wanted if self._states.get(name) != "ready")
                 if coordinator and self._coordinator != "ready":
@@ -66,7 +68,6 @@ class Roll:
                 if not missing:
                     return
                 self._changed.wait(_LOOK_SECONDS)
-            check()
             if time.monotonic() > deadline:
                 raise SliceMQError(f"not ready after {timeout:g} s: {', '.join(missing)}")
 

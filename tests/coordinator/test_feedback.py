@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -16,9 +15,7 @@ from coordinator.feedback import (
     LEAST,
     MIN_SAMPLES,
     MOST,
-    PASSING,
     SAMPLE_FRAMES,
-    SAMPLES,
     WARM_FRAMES,
     Feedback,
     Subject,
@@ -41,26 +38,14 @@ class Worker:
         self.frames = 0
         self.epoch = "life-1"
 
-    def beats(
-        self,
-        *seconds: float,
-        fresh: int = SAMPLE_FRAMES,
-        pause: float = 1.0,
-        alone: bool = True,
-        clock: Sequence[float] = (),
-    ) -> int:
-        """One heartbeat for each mean time, `fresh` frames apart; how often a correction was adopted.
-
-        `clock`: in turn, the times by the clock; without, they are the same.
-        """
+    def beats(self, *seconds: float, fresh: int = SAMPLE_FRAMES, pause: float = 1.0, alone: bool = True) -> int:
+        """One heartbeat for each mean time, `fresh` frames apart; how often a correction was adopted."""
         adopted = 0
-        for number, mean in enumerate(seconds):
-            took = clock[number % len(clock)] if clock else mean
+        for mean in seconds:
             self.frames += fresh
             # `pause`: time passed over time computed.
             self.now += fresh * mean * pause
-            figures = {"frames": self.frames, "invoke_ms": 1e3 * took, "invoke_cpu_ms": 1e3 * mean}
-            beat = SliceBeat("p", "1-a", self.slice_id, "up", **figures)  # type: ignore[arg-type]
+            beat = SliceBeat("p", "1-a", self.slice_id, "up", frames=self.frames, invoke_ms=1e3 * mean)
             adopted += self.feedback.note(self.now, beat, self.subject, PREDICTED, alone=alone, epoch=self.epoch)
         return adopted
 
@@ -98,58 +83,6 @@ def test_a_steady_difference_is_adopted_once_there_are_enough_samples(worker: Wo
 def test_a_correction_is_bounded(worker: Worker, measured: float, factor: float) -> None:
     worker.beats(*[measured] * MIN_SAMPLES)
     assert worker.factor == pytest.approx(factor)
-
-
-def test_something_else_on_the_board_counts_when_it_slows_a_slice_down_for_long(worker: Worker) -> None:
-    """Three to five times as slow by the clock, by turns; the processor time is what it was."""
-    slow = [3 * PREDICTED, 5 * PREDICTED, 4 * PREDICTED]
-    assert worker.beats(*[PREDICTED] * (SAMPLES - 3), clock=slow) == 0
-    assert worker.beats(*[PREDICTED] * SAMPLES, clock=slow) == 1
-    assert worker.factor == pytest.approx(4.0)
-    assert worker.beats(*[PREDICTED] * 60, clock=slow) == 0
-    assert worker.beats(*[PREDICTED] * 60, clock=[2.9 * PREDICTED]) == 0, "not by a step that counts"
-    worker.beats(*[PREDICTED] * SAMPLES, clock=[1.1 * PREDICTED])
-    assert worker.factor == 1.0
-    assert worker.beats(*[PREDICTED] * SAMPLES, clock=[1.1 * PREDICTED]) == 0
-
-
-def test_what_slows_a_slice_down_is_not_forgotten_by_a_few_quick_frames_or_a_new_revision(worker: Worker) -> None:
-    worker.beats(*[PREDICTED] * 20, clock=[4 * PREDICTED])
-    assert worker.factor == 4.0
-    clock = [4 * PREDICTED] * 16 + [PREDICTED] * 4
-    assert worker.beats(*[PREDICTED] * 100, clock=clock) == 0
-    worker.slice_id, worker.frames = "s1", 0
-    assert worker.beats(*[PREDICTED] * 30, clock=[4 * PREDICTED]) == 0
-
-
-def test_that_something_slows_a_slice_down_is_forgotten_after_a_while_and_not_stored(worker: Worker) -> None:
-    other = Worker(worker.feedback, Subject(SUBJECT.model, "n2", "litert 2", "0-9"), "s7")
-    other.beats(*[0.03] * 30)
-    worker.beats(*[PREDICTED] * 20, clock=[4 * PREDICTED])
-    assert [row[1] for row in worker.feedback.plain()] == ["n2"]
-    other.now = worker.now + PASSING - 60.0
-    assert other.beats(*[0.03] * 10) == 0
-    assert worker.factor == 4.0
-    other.now = worker.now + PASSING
-    assert other.beats(0.03) == 1, "plans are made anew"
-    assert worker.factor == 1.0
-    assert other.factor == 1.5
-
-
-def test_a_slice_that_is_hardly_ever_given_the_processor_counts(worker: Worker) -> None:
-    assert worker.beats(*[PREDICTED] * 20, clock=[20 * PREDICTED], pause=20.0) == 1
-    assert worker.factor == MOST
-
-
-def test_a_hot_board_that_cools_down_is_not_taken_for_a_slowed_one(worker: Worker) -> None:
-    worker.beats(*[1.8 * PREDICTED] * 20)
-    assert worker.factor == pytest.approx(1.8)
-    worker.beats(*[PREDICTED] * 20, clock=[1.3 * PREDICTED])
-    assert worker.factor == 1.0
-
-
-def test_a_busy_board_changes_no_plan_now_and_then(worker: Worker) -> None:
-    assert worker.beats(*[PREDICTED] * 100, clock=[n * PREDICTED for n in (1.1, 1.3, 1.7, 1.2, 4.0)]) == 0
 
 
 @settings(max_examples=40, deadline=None)

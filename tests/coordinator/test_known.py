@@ -87,6 +87,8 @@ def test_a_fleet_is_told_what_is_known() -> None:
         # Those that were not measured take the mean of the others.
         ({"0-1": 4.0}, {"0-1": 4.0, "2": 4.1}, True),
         ({"0-1": 4.0}, {"0-1": 4.0, "2": 1.0}, False),
+        # The latest counts.
+        ({"0-9": 1.0, "0-4": 3.0}, {"0-4": 3.0, "0-9": 1.0}, False),
     ],
 )
 def test_corrections_that_differ_a_little(

@@ -100,19 +100,6 @@ def test_a_correction_makes_the_plans_ahead_anew(site: Site) -> None:
     assert len(site.jobs) == 1
 
 
-def test_a_small_change_of_a_correction_makes_no_plan_anew(site: Site) -> None:
-    revision = run(site, "n1", "n2")
-    work(site, ("faces", revision, "s0"), seconds=0.03)
-    site.foresee()
-    before = [action.lost for action in site.ahead]
-    work(site, ("faces", revision, "s0"), seconds=0.032)
-    assert known(site).corrections[0].factor == 1.6
-    site.foresee()
-    assert [action.lost for action in site.ahead if action.lost] == before
-    site.die("n2")
-    assert len(site.jobs) == 1, "the plan made ahead is taken"
-
-
 def test_an_estimate_is_not_corrected(site: Site) -> None:
     revision = run(site, "n1", "n2", measured=False)
     work(site, ("faces", revision, "s0"), seconds=0.03)

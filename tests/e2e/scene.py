@@ -106,13 +106,13 @@ def room_for(slices_mb: float) -> tuple[str, str]:
     return "--memory-mb", str(math.ceil(slices_mb + _measured()[1] / 1e6))
 
 
-def start_node(site: Site, name: str, *arguments: str, prefix: Sequence[str] = ()) -> None:
+def start_node(site: Site, name: str, *arguments: str) -> None:
     """Start a node on one thread, which need not measure this machine again."""
     state = site.folder / name
     state.mkdir(exist_ok=True)
     if not (state / "speeds.json").exists():
         shutil.copy(_measured()[0], state / "speeds.json")
-    site.start_node(name, "--threads", "1", *arguments, prefix=prefix)
+    site.start_node(name, "--threads", "1", *arguments)
 
 
 def new_site(folder: Path, kind: BrokerKind = "mosquitto") -> Site:

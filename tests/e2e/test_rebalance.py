@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
 
-from emulator.cgroups import limit
 from tests.e2e.scene import LARGER, ONE_TURN, PATIENT, Flow, Wire, deploy, model, new_site, start_node, started
-from tests.emulator.machine import need_limits
+from tests.fragile import tired_runtime
 
 pytestmark = pytest.mark.slow
 # It moves when what it knows has not changed for half a minute, by a plan that idle time must make.
@@ -31,15 +29,15 @@ def test_a_pipeline_moves_to_a_node_that_joins(tmp_path: Path) -> None:
             assert len(flow.revisions) == 2
 
 
-def test_a_pipeline_leaves_a_node_that_became_slow(tmp_path: Path) -> None:
-    """Its stage takes five times as long as planned: what is measured counts, not what the node said of itself."""
-    need_limits()
-    file = model(LARGER)
-    with contextlib.ExitStack() as stack, new_site(tmp_path) as site:
-        group = limit("slow-node")
-        stack.callback(group.remove)
-        started(site, ("n2",), coordinator=PATIENT)
-        start_node(site, "n1", prefix=group.prefix())
+def test_a_pipeline_leaves_a_node_that_became_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stage takes four times as long as planned: what is measured counts, not what the node said of itself."""
+    file, mark = model(LARGER), tmp_path / "tired"
+    (tmp_path / "runtime").mkdir()
+    with new_site(tmp_path) as site:
+        started(site, ("n2",), "--runtime", "ai_edge_litert", coordinator=PATIENT)
+        monkeypatch.setenv("PYTHONPATH", tired_runtime(tmp_path / "runtime", mark, 4))
+        start_node(site, "n1", "--runtime", "ai_edge_litert")
+        monkeypatch.delenv("PYTHONPATH")
         site.wait_ready(("n1", "n2"))
         with Wire(site) as wire:
             deploy(site, file, "faces", *ONE_TURN, "--pin", "s0=n1")
@@ -49,7 +47,7 @@ def test_a_pipeline_leaves_a_node_that_became_slow(tmp_path: Path) -> None:
                 flow.passes()
                 before = wire.plan().plan["slices"]
                 assert "n1" in wire.nodes()
-                group.set_limits(share=0.2)
+                mark.touch()
                 flow.moves_on(MOVES)
                 flow.passes()
                 assert wire.plan().plan["slices"] != before
