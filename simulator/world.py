@@ -237,7 +237,7 @@ class World:
                 self.say(f"respond to {client}: {response.error or response.body}")
 
     def _look(self, document: RolloutDocument) -> None:
-        """The history of a pipeline's rollouts says which were given up, and why."""
+        """A pipeline's rollouts say what was asked for last, and which were given up, and why."""
         latest = document.current or (document.history[-1] if document.history else None)
         if latest is not None:
             self.latest[document.name] = latest.model

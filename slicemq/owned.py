@@ -81,9 +81,7 @@ class OwnedDocuments:
             return False
         if payload in document.echoes:
             del document.echoes[: document.echoes.index(payload) + 1]
-            if payload == document.payload and not document.echoes:
-                document.heal_at = None
-            if payload == document.payload or document.echoes:
+            if document.echoes:
                 return False
         if payload == document.payload:
             document.heal_at = None
